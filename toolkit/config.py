@@ -1,0 +1,254 @@
+"""Every setting of a run, as documented, validated records; recipes are YAML files of this shape.
+
+A key that does not exist, a value out of its range, or two values that cannot go together is one
+:class:`~dmdkit.errors.ConfigError` naming the key as the user typed it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from dmdkit.errors import ConfigError
+
+__all__ = [
+    "DataConfig",
+    "DropoutConfig",
+    "ModelConfig",
+    "ModelShape",
+    "PerModality",
+    "RunConfig",
+    "TrainingConfig",
+    "load_run_config",
+    "recipe_names",
+    "recipe_path",
+    "validated",
+]
+
+RECIPES_DIR = Path(__file__).parent / "training" / "recipes"
+_MAX_CONFIG_BYTES = 1 << 20
+
+Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
+PositiveInt = Annotated[int, Field(ge=1)]
+T = TypeVar("T")
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class PerModality(_Record):
+    """One positive integer for each modality."""
+
+    text: PositiveInt
+    audio: PositiveInt
+    vision: PositiveInt
+
+    def as_dict(self) -> dict[str, int]:
+        """The three values by modality name, in the order text, audio, vision."""
+        return {"text": self.text, "audio": self.audio, "vision": self.vision}
+
+
+class DropoutConfig(_Record):
+    """Dropout probabilities, each applied only while training."""
+
+    attention_text: Probability = Field(0.0, description="attention weights: source text, all memory blocks")
+    attention_audio: Probability = Field(0.0, description="attention weights of blocks whose source is audio")
+    attention_vision: Probability = Field(0.0, description="attention weights of blocks whose source is vision")
+    embed: Probability = Field(0.0, description="scaled inputs plus positions")
+    text: Probability = Field(0.0, description="raw text features")
+    output: Probability = Field(0.0, description="heads and read-out")
+    residual: Probability = Field(0.0, description="residual branches")
+    relu: Probability = Field(0.0, description="inside the feed-forward")
+
+
+class ModelConfig(_Record):
+    """The sizes a recipe chooses; what the data decides (widths, lengths, classes) is added in :class:`ModelShape`."""
+
+    width: PositiveInt = Field(description="d, channels after the projection")
+    heads: PositiveInt = Field(description="H, attention heads; divides width")
+    levels: PositiveInt = Field(description="L, layers of self and cross-modal blocks; memory blocks have max(L, 3)")
+    kernels: PerModality = Field(description="projection kernel k_m per modality")
+    gd_homo_width: PositiveInt = Field(64, description="g of the GD-Unit on the common part")
+    gd_hetero_width: PositiveInt = Field(32, description="g of the GD-Unit on the exclusive part")
+    dropout: DropoutConfig = Field(default_factory=DropoutConfig)
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> ModelConfig:
+        if self.width % self.heads:
+            raise ValueError(f"heads={self.heads} does not divide width={self.width}")
+        if self.width < 4:
+            raise ValueError(f"width={self.width} leaves no room for sinusoidal positions; use 4 or more")
+        return self
+
+
+class ModelShape(_Record):
+    """Everything needed to build the modules of a DMD model: :class:`ModelConfig` plus what the data decides."""
+
+    feature_dims: PerModality = Field(description="D_m, input features per step")
+    lengths: PerModality = Field(description="T_m, input steps")
+    kernels: PerModality
+    width: PositiveInt
+    heads: PositiveInt
+    levels: PositiveInt
+    num_outputs: PositiveInt = Field(description="C: 1 for regression, else classes")
+    gd_homo_width: PositiveInt = 64
+    gd_hetero_width: PositiveInt = 32
+
+    @model_validator(mode="after")
+    def _kernels_fit(self) -> ModelShape:
+        for name, length in self.lengths.as_dict().items():
+            kernel = self.kernels.as_dict()[name]
+            if kernel > length:
+                raise ValueError(f"kernels.{name}={kernel} is longer than the {length} steps of {name}; use at most {length}")
+        if self.width % self.heads:
+            raise ValueError(f"heads={self.heads} does not divide width={self.width}")
+        return self
+
+    @property
+    def projected_lengths(self) -> dict[str, int]:
+        """T'_m = T_m - k_m + 1, steps after the projection."""
+        kernels = self.kernels.as_dict()
+        return {name: length - kernels[name] + 1 for name, length in self.lengths.as_dict().items()}
+
+    @property
+    def memory_levels(self) -> int:
+        """Layers of the memory blocks."""
+        return max(self.levels, 3)
+
+    @classmethod
+    def from_config(
+        cls, config: ModelConfig, feature_dims: dict[str, int], lengths: dict[str, int], num_outputs: int
+    ) -> ModelShape:
+        """The shape of ``config``'s model for data of these widths and lengths."""
+        values = config.model_dump(exclude={"dropout"})
+        return validated(cls, {**values, "feature_dims": feature_dims, "lengths": lengths, "num_outputs": num_outputs}, "model")
+
+
+class DataConfig(_Record):
+    """Which file a run reads and how."""
+
+    path: str | None = Field(None, description="feature file; set by --data")
+    sha256: str | None = Field(None, description="hash of that file; written by the run")
+    task: Literal["auto", "regression", "classification"] = "auto"
+    label_range: tuple[float, float] | None = Field(None, description="low, high of a regression label; else inferred")
+    nan_policy: Literal["refuse", "zero"] = Field("refuse", description="what a NaN or infinity in the features does")
+    normalisation: Literal["none", "standardise"] = Field(
+        "none", description="standardise: zero mean, unit variance per column over the training steps that are not padding"
+    )
+
+
+class TrainingConfig(_Record):
+    """How the model is optimised; the defaults are the published ones (MODEL.md section 7)."""
+
+    losses: Literal["released", "paper"] = Field("released", description="objective of the published code, or of the paper")
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 1
+    epochs: PositiveInt = Field(100, description="at most this many; early stopping usually ends sooner")
+    batch_size: Annotated[int, Field(ge=2)] = 16
+    accumulate_batches: PositiveInt = Field(10, description="batches whose gradients are summed before a step")
+    learning_rate: Annotated[float, Field(gt=0.0)] = 1e-4
+    clip_value: Annotated[float, Field(gt=0.0)] = Field(0.6, description="gradients are clipped to +- this after every backward")
+    plateau_patience: PositiveInt = Field(5, description="epochs without a better validation loss before lr is halved")
+    early_stop_patience: PositiveInt = Field(10, description="epochs without a better validation loss before training stops")
+    distillation_weight: Annotated[float, Field(ge=0.0)] = Field(0.05, description="weight of the GD-Units' terms")
+    decoupling_weight: Annotated[float, Field(ge=0.0)] = Field(0.1, description="weight of rec, cyc, and 0.1*(margin + ort)")
+    modality_dropout: Probability = Field(
+        0.0, description="chance that one modality of a training sample is zeroed, so that it may be absent at run time"
+    )
+    precision: Literal["32-true", "bf16-mixed"] = Field("32-true", description="Lightning Fabric precision")
+
+
+class RunConfig(_Record):
+    """A whole recipe: data, model and training."""
+
+    data: DataConfig = Field(default_factory=DataConfig)
+    model: ModelConfig
+    training: TrainingConfig = Field(default_factory=TrainingConfig)
+
+
+def validated(record: type[T], values: Any, where: str) -> T:
+    """``values`` as a ``record``, with every problem in one readable error.
+
+    Raises:
+        ConfigError: Naming each wrong key by its dotted path, what was wrong, and what was given.
+    """
+    try:
+        return record.model_validate(values)  # type: ignore[attr-defined, no-any-return]
+    except ValidationError as cause:
+        problems = []
+        for error in cause.errors(include_url=False):
+            key = ".".join(str(part) for part in error["loc"]) or where
+            reason = error["msg"].removeprefix("Value error, ")
+            if error["type"] == "extra_forbidden":
+                reason = "unknown key"
+            given = error.get("input")
+            problems.append(f"{key}: {reason}" + ("" if isinstance(given, dict) else f" (given {given!r:.80})"))
+        raise ConfigError(f"{where}: " + "; ".join(problems)) from cause
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with dmdkit, without their suffix."""
+    return sorted(path.stem for path in RECIPES_DIR.glob("*.yaml"))
+
+
+def recipe_path(name: str) -> Path:
+    """The file of a recipe given as a path, or as the name of one that comes with dmdkit (``small``, ``small.yaml``).
+
+    Raises:
+        ConfigError: Neither a file nor a known recipe.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    embedded = RECIPES_DIR / f"{path.stem}.yaml"
+    if path.name in {embedded.name, embedded.stem} and embedded.is_file():
+        return embedded
+    raise ConfigError(f"no config {name!r}: neither a file nor one of the recipes {', '.join(recipe_names())}")
+
+
+def load_run_config(path: Path, assignments: Sequence[str] = ()) -> RunConfig:
+    """Reads a recipe and applies ``--set key.path=value`` assignments (values are YAML).
+
+    Raises:
+        ConfigError: Unreadable file, bad YAML, unknown key, wrong value, malformed assignment.
+    """
+    try:
+        if path.stat().st_size > _MAX_CONFIG_BYTES:
+            raise ConfigError(f"{path}: larger than {_MAX_CONFIG_BYTES} bytes, so it is no recipe")
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as cause:
+        raise ConfigError(f"{path}: cannot be read: {cause}") from cause
+    except yaml.YAMLError as cause:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(cause).split())}") from cause
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected the sections data, model, training, found {type(values).__name__}")
+    for assignment in assignments:
+        _assign(values, assignment)
+    return validated(RunConfig, values, str(path))
+
+
+def _assign(values: dict[str, Any], assignment: str) -> None:
+    key, separator, text = assignment.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"--set {assignment!r}: expected key=value, for example --set training.seed=2")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as cause:
+        raise ConfigError(f"--set {assignment!r}: the value is not valid YAML") from cause
+    if isinstance(value, str):  # YAML 1.1 reads 1e-3 as a string; people mean the number
+        try:
+            value = float(value)
+        except ValueError:
+            pass
+    *parents, last = key.split(".")
+    section: dict[str, Any] = values
+    for parent in parents:
+        child = section.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"--set {assignment!r}: {parent} is not a section")
+        section = child
+    section[last] = value

@@ -1,0 +1,97 @@
+"""What every reader returns: three feature arrays, labels and ids per split, checked once and then trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["MODALITIES", "SPLITS", "Dataset", "FloatArray", "LabelArray", "Split", "Task"]
+
+MODALITIES = ("text", "audio", "vision")
+SPLITS = ("train", "valid", "test")
+
+FloatArray = npt.NDArray[np.float32]
+LabelArray = npt.NDArray[np.float32] | npt.NDArray[np.int64]
+Task = Literal["regression", "classification"]
+
+
+@dataclass(frozen=True)
+class Split:
+    """The samples of one split, in file order.
+
+    Attributes:
+        ids: N sample names, unique within the split.
+        text: float32 (N, T_text, D_text), padding steps all zero.
+        audio: float32 (N, T_audio, D_audio), padding steps all zero.
+        vision: float32 (N, T_vision, D_vision), padding steps all zero.
+        labels: float32 (N,) for regression, int64 (N,) class numbers from 0 for classification.
+    """
+
+    ids: tuple[str, ...]
+    text: FloatArray
+    audio: FloatArray
+    vision: FloatArray
+    labels: LabelArray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def features(self) -> dict[str, FloatArray]:
+        """The three feature arrays by modality, in the order text, audio, vision."""
+        return {"text": self.text, "audio": self.audio, "vision": self.vision}
+
+    def take(self, indices: npt.NDArray[np.int64]) -> Split:
+        """The samples at ``indices``, as a split of their own."""
+        return Split(
+            ids=tuple(self.ids[int(index)] for index in indices),
+            text=self.text[indices],
+            audio=self.audio[indices],
+            vision=self.vision[indices],
+            labels=self.labels[indices],
+        )
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A feature file after reading and checking.
+
+    Attributes:
+        source: The file it came from, as the user named it, or a description of a generated set.
+        sha256: SHA-256 of that file.
+        task: What the labels are.
+        label_range: (low, high) of a regression task, declared or inferred from the training labels; None for classes.
+        num_classes: Number of classes, or None for regression.
+        padding_side: Per modality "left", "right" or "none", as seen in the data.
+        splits: Splits by name; at least one of train, valid, test. All have the same T and D per modality.
+        notes: What the reader changed or assumed, one readable sentence each (replaced values, unused keys).
+    """
+
+    source: str
+    sha256: str
+    task: Task
+    label_range: tuple[float, float] | None
+    num_classes: int | None
+    padding_side: Mapping[str, Literal["left", "right", "none"]]
+    splits: Mapping[str, Split]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def num_outputs(self) -> int:
+        """C, the outputs per head: 1 for regression, else the number of classes."""
+        return self.num_classes or 1
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        """T_m, steps per modality."""
+        first = next(iter(self.splits.values()))
+        return {name: array.shape[1] for name, array in first.features().items()}
+
+    @property
+    def feature_dims(self) -> dict[str, int]:
+        """D_m, feature width per modality."""
+        first = next(iter(self.splits.values()))
+        return {name: array.shape[2] for name, array in first.features().items()}

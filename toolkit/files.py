@@ -1,0 +1,127 @@
+"""Files that are either whole or absent: atomic writes, content hashes, JSON that never holds NaN."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from dmdkit.errors import DmdkitError
+
+__all__ = ["atomic_directory", "atomic_path", "sha256_of_bytes", "sha256_of_file", "write_bytes", "write_json", "write_text"]
+
+_CHUNK_BYTES = 1 << 20
+
+
+def sha256_of_bytes(data: bytes) -> str:
+    """The SHA-256 of ``data`` as 64 lower-case hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_of_file(path: Path) -> str:
+    """The SHA-256 of a file's content as 64 lower-case hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def atomic_path(path: Path, error: type[DmdkitError] = DmdkitError) -> Iterator[Path]:
+    """Yields a temporary name beside ``path``; on a clean exit it is synced and renamed onto ``path``.
+
+    The temporary keeps the suffix of ``path``, because several writers choose their format by it.
+
+    Raises:
+        DmdkitError: Of class ``error``, when the directory cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=f".tmp{path.suffix}", dir=path.parent)
+        os.close(descriptor)
+    except OSError as cause:
+        raise error(f"cannot write {path}: {cause.strerror or cause}; choose a writable place") from cause
+    temporary = Path(name)
+    try:
+        temporary.chmod(0o644)
+        yield temporary
+        _fsync(temporary)
+        os.replace(temporary, path)
+    except OSError as cause:
+        raise error(f"cannot write {path}: {cause.strerror or cause}; choose a writable place with free space") from cause
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_directory(path: Path, error: type[DmdkitError] = DmdkitError, *, replace: bool = False) -> Iterator[Path]:
+    """Yields a temporary directory beside ``path``; on a clean exit it becomes ``path``, otherwise it is removed.
+
+    Args:
+        replace: Whether an existing ``path`` gives way (it is moved aside first, so it survives a failure).
+    """
+    if path.exists() and not replace:
+        raise error(f"{path} exists; choose another name or pass --force to replace it")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", suffix=".tmp", dir=path.parent))
+        temporary.chmod(0o755)
+    except OSError as cause:
+        raise error(f"cannot write {path}: {cause.strerror or cause}; choose a writable place") from cause
+    try:
+        yield temporary
+        _replace_directory(temporary, path)
+    except OSError as cause:
+        raise error(f"cannot write {path}: {cause.strerror or cause}; choose a writable place with free space") from cause
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replace_directory(temporary: Path, path: Path) -> None:
+    if not path.exists():
+        os.replace(temporary, path)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", suffix=".old", dir=path.parent))
+    os.replace(path, aside / path.name)
+    try:
+        os.replace(temporary, path)
+    except OSError:
+        os.replace(aside / path.name, path)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _write(path: Path, error: type[DmdkitError], write: Callable[[Path], object]) -> None:
+    with atomic_path(path, error) as temporary:
+        write(temporary)
+
+
+def write_bytes(path: Path, data: bytes, error: type[DmdkitError] = DmdkitError) -> None:
+    """Writes ``data`` to ``path`` atomically."""
+    _write(path, error, lambda temporary: temporary.write_bytes(data))
+
+
+def write_text(path: Path, text: str, error: type[DmdkitError] = DmdkitError) -> None:
+    """Writes ``text`` to ``path`` as UTF-8, atomically."""
+    _write(path, error, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path, value: Any, error: type[DmdkitError] = DmdkitError) -> None:
+    """Writes ``value`` as indented JSON, atomically; NaN and infinities are refused because JSON has no such numbers."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n", error)
