@@ -1,0 +1,94 @@
+"""Opens a feature file of any accepted format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, get_args
+
+from dmdkit.data.arrays import read_npz, read_safetensors
+from dmdkit.data.checks import dataset_from_raw
+from dmdkit.data.dataset import Dataset
+from dmdkit.data.mmsa import read_mmsa
+from dmdkit.data.values import NanPolicy
+from dmdkit.errors import DataError
+from dmdkit.files import sha256_of_file
+
+__all__ = ["FileFormat", "TaskChoice", "format_of", "load_dataset"]
+
+TaskChoice = Literal["auto", "regression", "classification"]
+FileFormat = Literal["pickle", "npz", "safetensors"]
+
+_ACCEPTED = "an MMSA pickle, an .npz or a .safetensors"
+
+
+def load_dataset(
+    path: str | Path,
+    *,
+    task: TaskChoice = "auto",
+    label_range: tuple[float, float] | None = None,
+    nan_policy: NanPolicy = "refuse",
+) -> Dataset:
+    """The checked content of a feature file.
+
+    Example:
+        >>> dataset = load_dataset("mosi.pkl", nan_policy="zero")  # doctest: +SKIP
+
+    Args:
+        path: An MMSA pickle, an ``.npz`` or a ``.safetensors``; the content decides, not the suffix.
+        task: What the labels are; "auto" goes by the file (docs/data.md).
+        label_range: (low, high) of a regression task; else the file's own, else inferred from the training labels.
+        nan_policy: "refuse" NaN and infinities in features, replace them by "zero", or "keep" them, to be counted only.
+
+    Raises:
+        DataError: The file is missing, damaged, forbidden, or does not follow its schema.
+    """
+    for value, choices, name in ((task, TaskChoice, "task"), (nan_policy, NanPolicy, "nan_policy")):
+        if value not in get_args(choices):
+            raise DataError(f"{name} must be one of {', '.join(get_args(choices))}, not {value!r}")
+    path, source = Path(path), str(path)
+    kind = format_of(path)
+    try:
+        sha256 = sha256_of_file(path)
+    except OSError as cause:
+        raise DataError(f"cannot read {source}: {cause.strerror or cause}") from cause
+    try:
+        if kind == "pickle":
+            raw = read_mmsa(path, source, sha256, task)
+        elif kind == "npz":
+            raw = read_npz(path, source, sha256)
+        else:
+            raw = read_safetensors(path, source, sha256)
+        return dataset_from_raw(raw, task=task, label_range=label_range, nan_policy=nan_policy)
+    except MemoryError as cause:
+        raise DataError(f"{source} does not fit in memory; split it, or use a machine with more") from cause
+
+
+def format_of(path: Path) -> FileFormat:
+    """The format of a file by its first bytes.
+
+    Raises:
+        DataError: The file cannot be read or is of no accepted format.
+    """
+    if path.is_dir():
+        raise DataError(f"{path} is a directory; name the feature file in it: {_ACCEPTED}")
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(16)
+            size_bytes = path.stat().st_size
+    except FileNotFoundError as cause:
+        raise DataError(f"{path} does not exist; expected {_ACCEPTED}, or make one with: dmdkit data sample") from cause
+    except OSError as cause:
+        raise DataError(f"cannot read {path}: {cause.strerror or cause}") from cause
+    if not head:
+        raise DataError(f"{path} is empty; expected {_ACCEPTED}; fetch or save it again")
+    if head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
+        return "npz"
+    # A safetensors file begins with its header's length, so its first byte may be any, that of a pickle included.
+    if head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= size_bytes - 8:
+        return "safetensors"
+    if (head[0] == 0x80 and head[1:2] <= b"\x05") or path.suffix in (".pkl", ".pickle"):
+        return "pickle"
+    hint = {b"\x93NUM": "a single .npy array", b"\x89HDF": "HDF5", b"\x1f\x8b\x08\x00": "gzip, unpack it first"}.get(
+        head[:4]
+    )
+    raise DataError(f"{path}: expected {_ACCEPTED}, found {hint or f'a file that begins with {head[:8]!r}'}")
