@@ -1,1 +1,16 @@
-"""x"""
+"""The runtime: opens a bundle, predicts, explains and checks itself, with numpy and ONNX Runtime alone."""
+
+from dmdkit.errors import BundleError, DmdkitError, InputError
+from dmdkit.runtime.runtime import Explanation, Prediction, Runtime
+from dmdkit.runtime.self_check import GraphCheck, SelfCheck
+
+__all__ = [
+    "BundleError",
+    "DmdkitError",
+    "Explanation",
+    "GraphCheck",
+    "InputError",
+    "Prediction",
+    "Runtime",
+    "SelfCheck",
+]

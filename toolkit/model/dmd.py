@@ -8,7 +8,7 @@ published ones.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -26,8 +26,7 @@ CROSS_PAIRS = {"text": ("audio", "vision"), "audio": ("text", "vision"), "vision
 """Target -> its two sources, in the order in which its memory block concatenates them."""
 
 
-@dataclass(frozen=True)
-class DmdOutput:
+class DmdOutput(NamedTuple):
     """Everything the losses, the GD-Units and the explanation read; dictionaries are keyed by modality.
 
     Attributes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,7 @@ from dmdkit.model.gd_unit import GdUnit
 __all__ = ["DmdSystem", "SystemOutput"]
 
 
-@dataclass(frozen=True)
-class SystemOutput:
+class SystemOutput(NamedTuple):
     """The model's outputs and, where the system has GD-Units, the normalised edges, (B, 6) each."""
 
     model: DmdOutput

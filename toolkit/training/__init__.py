@@ -1,1 +1,1 @@
-"""x"""
+"""Training, evaluation and run directories."""

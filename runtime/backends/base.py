@@ -1,0 +1,93 @@
+"""The runner contract that every backend keeps: open, describe inputs, infer, close."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+
+from dmdkit.errors import InputError
+
+__all__ = ["Runner", "TensorSpec"]
+
+Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output; the first axis of ``shape`` is the batch and is -1."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+class Runner(ABC):
+    """One opened graph. ``infer`` may be called from several threads at once.
+
+    Args:
+        name: The graph's name, for messages.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._closed = False
+
+    @property
+    @abstractmethod
+    def backend(self) -> str:
+        """What runs the graph, with its version."""
+
+    @property
+    @abstractmethod
+    def inputs(self) -> Sequence[TensorSpec]:
+        """The inputs, in the graph's order."""
+
+    @abstractmethod
+    def _infer(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        """Runs the graph on checked arrays."""
+
+    def _close(self) -> None:  # noqa: B027 - a backend without resources has nothing to do
+        """Releases what the backend holds."""
+
+    def infer(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        """Output name -> array, for float32, C-contiguous inputs of the described shapes.
+
+        Raises:
+            InputError: A wrong name, dtype or shape, or the runner is closed.
+        """
+        if self._closed:
+            raise InputError(f"{self.name} is closed")
+        for spec in self.inputs:
+            array = feed.get(spec.name)
+            if array is None:
+                raise InputError(f"{self.name}: input {spec.name!r} is missing; it takes {self._signature()}")
+            if array.dtype != np.float32 or array.ndim != len(spec.shape) or array.shape[1:] != spec.shape[1:]:
+                raise InputError(
+                    f"{self.name}: input {spec.name!r} is {array.dtype} {array.shape}, expected float32 {_text(spec)}"
+                )
+        return self._infer(feed)
+
+    def _signature(self) -> str:
+        return ", ".join(f"{spec.name} {_text(spec)}" for spec in self.inputs)
+
+    def close(self) -> None:
+        """Releases the graph; calling it again does nothing."""
+        if not self._closed:
+            self._closed = True
+            self._close()
+
+    def __enter__(self) -> Runner:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _text(spec: TensorSpec) -> str:
+    return "(" + ", ".join("batch" if size < 0 else str(size) for size in spec.shape) + ")"

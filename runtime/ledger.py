@@ -1,0 +1,199 @@
+"""The parity ledger of a bundle: every hop, on held-out samples, written into the bundle with its verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict
+
+from dmdkit.data.dataset import Split
+from dmdkit.errors import BundleError, DataError
+from dmdkit.files import write_json
+from dmdkit.runtime.bundle import Bundle
+from dmdkit.runtime.inputs import RangeGuard
+from dmdkit.runtime.manifest import Manifest, VerdictRecord, write_manifest
+from dmdkit.runtime.parity import HopRecord, Status, compare
+from dmdkit.runtime.runtime import open_runner
+
+__all__ = ["Ledger", "measure", "outcome", "record"]
+
+Array = npt.NDArray[np.float32]
+REPORT_FILE = "report/parity.json"
+_BATCH = 32
+PYTORCH = "pytorch.fp32"
+
+
+class Ledger(BaseModel):
+    """``report/parity.json``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    created: str
+    data: str
+    data_sha256: str | None
+    split: str
+    samples: int
+    out_of_range: dict[str, float]
+    hops: list[HopRecord]
+
+
+def run_graph(bundle: Bundle, name: str, features: dict[str, Array], advance: Callable[[], None]) -> dict[str, Array]:
+    """A graph's outputs on all samples, in batches, with one thread."""
+    count = len(next(iter(features.values())))
+    parts: list[dict[str, Array]] = []
+    with open_runner(bundle, name) as runner:
+        for start in range(0, count, _BATCH):
+            chunk = {key: np.ascontiguousarray(array[start : start + _BATCH]) for key, array in features.items()}
+            parts.append(runner.infer(chunk))
+    advance()
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+
+def _check_split(bundle: Bundle, split: Split, source: str) -> None:
+    for name, record in bundle.manifest.inputs.items():
+        shape = split.features()[name].shape[1:]
+        if shape != (record.steps, record.features):
+            raise DataError(
+                f"{source}: {name} has {shape[0]} steps of {shape[1]} features, "
+                f"the bundle {bundle.path} takes {record.steps} of {record.features}"
+            )
+
+
+def measure(
+    bundle: Bundle,
+    *,
+    split: Split | None,
+    split_name: str,
+    source: str,
+    data_sha256: str | None,
+    reference: Callable[[Split], dict[str, Array]] | None = None,
+    advance: Callable[[], None] = lambda: None,
+) -> Ledger:
+    """Measures every hop of a bundle.
+
+    Args:
+        bundle: An opened bundle.
+        split: Held-out samples with labels; None uses the golden samples, which prove nothing but show drift.
+        split_name: Its name.
+        source: Where the samples came from, for the report.
+        data_sha256: Hash of that file.
+        reference: The PyTorch model's outputs (score, logit_*, edges_*) on the samples; None: only the outputs recorded
+            with the golden samples are there, and the first hop is reported as recorded.
+        advance: Called after each graph.
+
+    Raises:
+        DataError: The samples do not fit the bundle.
+        BundleError: A graph is damaged.
+    """
+    manifest = bundle.manifest
+    golden = bundle.golden()
+    if split is not None:
+        _check_split(bundle, split, source)
+    features = golden.inputs if split is None else split.features()
+    labels = None if split is None else split.labels
+    ids = tuple(manifest.golden.ids) if split is None else split.ids
+    hops: list[HopRecord] = []
+
+    for kind in ("fusion", "explain"):
+        outputs = {
+            name: run_graph(bundle, name, features, advance)
+            for name, graph in manifest.graphs.items()
+            if graph.kind == kind
+        }
+        base = f"{kind}.fp32"
+        if base not in outputs:
+            raise BundleError(f"{bundle.path}: {base} is missing")
+
+        def hop(
+            source_name: str,
+            name: str,
+            before: dict[str, Array],
+            after: dict[str, Array],
+            hop_kind: Literal["measured", "recorded", "simulated"],
+            *,
+            on_golden: bool = False,
+        ) -> HopRecord:
+            return compare(
+                source_name,
+                name,
+                before,
+                after,
+                precision=manifest.graphs[name].precision,
+                task=manifest.task,
+                label_range=manifest.label_range,
+                labels=None if on_golden else labels,
+                ids=manifest.golden.ids if on_golden else ids,
+                kind=hop_kind,
+            )
+
+        if reference is not None and split is not None:
+            truth = reference(split)
+            hops.append(hop(PYTORCH, base, {k: truth[k] for k in outputs[base] if k in truth}, outputs[base], "measured"))
+        else:
+            now = outputs[base] if split is None else run_graph(bundle, base, golden.inputs, lambda: None)
+            recorded = {k: golden.reference[k] for k in now if k in golden.reference}
+            hops.append(hop(PYTORCH, base, recorded, now, "recorded", on_golden=True))
+        for name, found in outputs.items():
+            if name != base:
+                simulated = manifest.graphs[name].simulated_on_cpu
+                hops.append(hop(base, name, outputs[base], found, "simulated" if simulated else "measured"))
+
+    shares = RangeGuard(manifest.inputs).alarms(features)
+    return Ledger(
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        data=source,
+        data_sha256=data_sha256,
+        split=split_name,
+        samples=len(ids),
+        out_of_range=shares,
+        hops=hops,
+    )
+
+
+def _verdict(ledger: Ledger, judged: str, previous: VerdictRecord) -> VerdictRecord:
+    """The verdict of graph ``judged``: of its own hop, and for a lowering also of the fp32 graph it came from."""
+    chain = [hop for hop in ledger.hops if hop.target in {judged, f"{judged.split('.')[0]}.fp32"}]
+    own = next((hop for hop in chain if hop.target == judged), None)
+    if own is None:
+        return previous
+    for status in ("failed", "unverified"):
+        bad = next((hop for hop in chain if hop.status == status), None)
+        if bad is None:
+            continue
+        if status == "unverified" and previous.status == "passed":
+            return previous  # less evidence than before does not undo a proof; only a failure does
+        reason = bad.reason if bad is own else f"{bad.target}: {bad.reason}"
+        return VerdictRecord(status=bad.status, reason=reason, samples=own.samples, data_sha256=ledger.data_sha256)
+    return VerdictRecord(status="passed", reason=own.reason, samples=own.samples, data_sha256=ledger.data_sha256)
+
+
+def record(bundle_path: Path, manifest: Manifest, ledger: Ledger) -> Manifest:
+    """Writes the ledger and its verdicts into the bundle; returns the new manifest.
+
+    GD-Unit graphs alone share the explain graph's verdict, because their edges are compared there.
+    """
+    graphs = {}
+    for name, graph in manifest.graphs.items():
+        judged = "explain.fp32" if graph.kind.startswith("gd_") else name
+        graphs[name] = graph.model_copy(update={"verdict": _verdict(ledger, judged, graph.verdict)})
+    updated = manifest.model_copy(update={"graphs": graphs})
+    write_json(bundle_path / REPORT_FILE, ledger.model_dump(mode="json"), BundleError)
+    write_manifest(bundle_path, updated)
+    return updated
+
+
+def outcome(ledger: Ledger, manifest: Manifest) -> Status:
+    """What a check says as a whole, given the manifest with its verdicts.
+
+    failed if a hop failed; unverified if a hop measured now is, or if a graph has never been proven; else passed.
+    """
+    if any(hop.status == "failed" for hop in ledger.hops):
+        return "failed"
+    doubtful = any(hop.status == "unverified" and hop.kind != "recorded" for hop in ledger.hops)
+    unproven = any(graph.verdict.status != "passed" for graph in manifest.graphs.values())
+    return "unverified" if doubtful or unproven else "passed"

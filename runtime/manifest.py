@@ -1,0 +1,240 @@
+"""The bundle's schema: everything a reader of ``manifest.json`` may rely on (docs/bundle.md says it in prose).
+
+Export writes through these records and the runtime reads through them, so the format has one owner.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from dmdkit.config import ModelShape
+from dmdkit.errors import BundleError
+from dmdkit.files import write_json
+
+__all__ = [
+    "MANIFEST_FILE",
+    "SCHEMA_VERSION",
+    "CalibrationRecord",
+    "FileRecord",
+    "GoldenRecord",
+    "GraphRecord",
+    "InputRecord",
+    "Manifest",
+    "OutputRecord",
+    "SourceRecord",
+    "VerdictRecord",
+    "read_manifest",
+    "write_manifest",
+]
+
+SCHEMA_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+MAX_MANIFEST_BYTES = 16 << 20
+_SAFE_PATH = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*$")
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Count = Annotated[int, Field(ge=0)]
+Modality = Literal["text", "audio", "vision"]
+Precision = Literal["fp32", "fp16", "int8-cpu", "int8-trt"]
+GraphKind = Literal["fusion", "explain", "gd_homo", "gd_hetero"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class FileRecord(_Record):
+    """A file of the bundle."""
+
+    sha256: Sha256
+    size_bytes: Count
+
+
+class InputRecord(_Record):
+    """One input of the graphs: float32 (batch, steps, features), raw features."""
+
+    steps: Annotated[int, Field(ge=1)]
+    features: Annotated[int, Field(ge=1)]
+    dtype: Literal["float32"] = "float32"
+    padding_side: Literal["left", "right", "none", "unknown"] = "unknown"
+    normalisation: Literal["none", "standardise"] = Field(
+        "none", description="standardise: the graph itself applies the training statistics"
+    )
+    trained_absent: bool = Field(False, description="whether the modality may be absent at run time")
+    minimum: list[float] | None = Field(None, description="training minimum per feature; None: not known")
+    maximum: list[float] | None = Field(None, description="training maximum per feature; None: not known")
+    provenance: dict[str, str] = Field(default_factory=dict, description="extractor, version, rate, where known")
+
+    @model_validator(mode="after")
+    def _ranges_fit(self) -> InputRecord:
+        for name, values in (("minimum", self.minimum), ("maximum", self.maximum)):
+            if values is not None and len(values) != self.features:
+                raise ValueError(f"{name} has {len(values)} values for {self.features} features")
+        return self
+
+
+class OutputRecord(_Record):
+    """One output of a graph."""
+
+    meaning: str
+    shape: list[int | str] = Field(description="'batch' for the dynamic axis")
+    order: list[str] | None = Field(None, description="what each entry of the axis after batch stands for")
+    range: tuple[float, float] | None = None
+
+
+class VerdictRecord(_Record):
+    """Whether a graph answers like the model it came from."""
+
+    status: Literal["passed", "failed", "unverified"]
+    reason: str
+    samples: Count
+    data_sha256: Sha256 | None = None
+
+
+class GraphRecord(_Record):
+    """One ONNX graph."""
+
+    kind: GraphKind
+    precision: Precision
+    file: str
+    opset: Count
+    ir_version: Count
+    session_options: dict[str, str] = Field(default_factory=dict, description="ONNX Runtime session config entries")
+    simulated_on_cpu: bool = Field(False, description="ONNX Runtime's CPU simulates this lowering; an engine runs it")
+    weight_bytes: Count = Field(description="weight matrices with their scales")
+    weights_stored_int8: Share = Field(description="share of weight-matrix elements stored as INT8")
+    multiply_adds: Count = Field(description="per sample, all matrix products and convolutions")
+    multiply_adds_int8: Share = Field(description="share of them computed in INT8")
+    verdict: VerdictRecord
+
+
+class CalibrationRecord(_Record):
+    """Which samples chose the INT8 ranges, and how."""
+
+    method: str
+    sample_ids: list[str]
+    content_sha256: Sha256 = Field(description="over the samples' features, in this order")
+    data_sha256: Sha256
+    used_by: list[str] = Field(description="graphs whose activation ranges came from these samples")
+
+
+class GoldenRecord(_Record):
+    """The samples a device replays to check itself."""
+
+    file: str
+    kind: Literal["real", "synthetic"]
+    samples: Annotated[int, Field(ge=1)]
+    ids: list[str]
+
+
+class SourceRecord(_Record):
+    """Where the weights came from."""
+
+    run: str
+    origin: Literal["train", "import"]
+    model_sha256: Sha256
+    data_sha256: Sha256 | None
+    created: str
+
+
+class Manifest(_Record):
+    """``manifest.json``."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    name: str
+    created: str
+    tools: dict[str, str] = Field(description="versions of what made the bundle")
+    source: SourceRecord
+    model: ModelShape
+    task: Literal["regression", "classification"]
+    label_range: tuple[float, float] | None
+    output_sd: Annotated[float, Field(ge=0)] = Field(description="standard deviation of the reference score, for tolerances")
+    modality_order: list[Modality] = Field(description="order of the modality axis of explain's outputs")
+    edge_order: list[tuple[Modality, Modality]] = Field(description="(student, teacher) per edge")
+    inputs: dict[Modality, InputRecord]
+    outputs: dict[str, OutputRecord]
+    graphs: dict[str, GraphRecord] = Field(description="keyed KIND.PRECISION")
+    calibration: CalibrationRecord | None
+    golden: GoldenRecord
+    files: dict[str, FileRecord]
+
+    @field_validator("files")
+    @classmethod
+    def _paths_stay_inside(cls, files: dict[str, FileRecord]) -> dict[str, FileRecord]:
+        for path in files:
+            if not _SAFE_PATH.match(path):
+                raise ValueError(f"file name {path!r:.100} is not a plain relative path")
+        return files
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Manifest:
+        if set(self.inputs) != {"text", "audio", "vision"}:
+            raise ValueError(f"inputs: expected text, audio, vision, found {', '.join(self.inputs)}")
+        for name, graph in self.graphs.items():
+            if name != f"{graph.kind}.{graph.precision}":
+                raise ValueError(f"graphs.{name} describes {graph.kind}.{graph.precision}")
+            if graph.file not in self.files:
+                raise ValueError(f"graphs.{name}: {graph.file} is not listed under files")
+        if self.golden.file not in self.files:
+            raise ValueError(f"golden: {self.golden.file} is not listed under files")
+        return self
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a key occurs twice in one object")
+    return result
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def read_manifest(bundle: Path) -> Manifest:
+    """Reads and checks ``manifest.json``.
+
+    Raises:
+        BundleError: Missing, unreadable, too large, not JSON, of another version, or inconsistent.
+    """
+    path = bundle / MANIFEST_FILE
+    if not bundle.is_dir():
+        raise BundleError(f"{bundle}: no such bundle (expected a directory written by `dmdkit export`)")
+    try:
+        if path.stat().st_size > MAX_MANIFEST_BYTES:
+            raise BundleError(f"{path}: larger than {MAX_MANIFEST_BYTES} bytes, so it is no manifest")
+        values = json.loads(
+            path.read_text(encoding="utf-8"), object_pairs_hook=_without_duplicates, parse_constant=_no_constant
+        )
+    except FileNotFoundError as cause:
+        raise BundleError(f"{bundle}: not a bundle: {MANIFEST_FILE} is missing") from cause
+    except OSError as cause:
+        raise BundleError(f"{path}: cannot be read: {cause.strerror or cause}") from cause
+    except (ValueError, RecursionError) as cause:
+        raise BundleError(f"{path}: damaged: {str(cause) or type(cause).__name__:.200}; export the bundle again") from cause
+    found = values.get("schema_version") if isinstance(values, dict) else None
+    if found != SCHEMA_VERSION:
+        raise BundleError(
+            f"{path}: schema version {found!r:.40}, this dmdkit reads version {SCHEMA_VERSION}; "
+            "use the dmdkit that wrote the bundle, or export it again"
+        )
+    try:
+        return Manifest.model_validate(values)
+    except ValidationError as cause:
+        first = cause.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BundleError(
+            f"{path}: damaged: {where}: {first['msg'].removeprefix('Value error, '):.200}"
+            f" ({cause.error_count()} problems); export the bundle again"
+        ) from cause
+
+
+def write_manifest(bundle: Path, manifest: Manifest) -> None:
+    """Writes ``manifest.json`` atomically."""
+    write_json(bundle / MANIFEST_FILE, manifest.model_dump(mode="json"), BundleError)

@@ -1,0 +1,231 @@
+"""How far apart two versions of the model are, and whether that is near enough.
+
+Every hop compares a model with the one it was made from on real held-out samples. The limits are DESIGN.md's; loosening
+one needs a written reason beside it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict
+
+from dmdkit.metrics import classification_metrics, correlation, paired_bootstrap_interval, regression_metrics
+
+__all__ = [
+    "MIN_VERIFIED_SAMPLES",
+    "EdgeChange",
+    "HopRecord",
+    "MetricChange",
+    "compare",
+]
+
+Array = npt.NDArray[np.float32]
+Task = Literal["regression", "classification"]
+Status = Literal["passed", "failed", "unverified"]
+
+FP32_MAX_ERROR = 1e-4
+"""fp32 hop: largest error, times max(1, sd of the output): what reordered float sums give, with room."""
+
+COMPRESSED_MIN_CORRELATION = 0.995
+"""INT8 and fp16, regression: correlation with fp32."""
+
+COMPRESSED_P99_ERROR_SD = 0.25
+"""INT8 and fp16, regression: 99th percentile of the error in standard deviations of the output."""
+
+COMPRESSED_MAE_SHARE = 0.02 / 6
+"""INT8 and fp16, regression: the 95 % interval of the change in MAE lies within +- this share of the label range."""
+
+COMPRESSED_MIN_AGREEMENT = 0.98
+"""INT8 and fp16, classes: share of samples with the same top class."""
+
+EDGE_MAX_CHANGE = 0.02
+"""Every hop: largest change of a normalised edge."""
+
+MIN_VERIFIED_SAMPLES = 50
+"""Fewer samples prove nothing: the verdict is then ``unverified``."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class MetricChange(_Record):
+    """One task metric before and after the hop; the interval is the paired bootstrap's 95 %, where one is defined."""
+
+    before: float | None
+    after: float | None
+    interval: tuple[float, float] | None = None
+
+
+class EdgeChange(_Record):
+    """Largest change of any edge of one space."""
+
+    space: Literal["homo", "hetero"]
+    max_change: float
+
+
+class HopRecord(_Record):
+    """One hop of the ledger; errors are absolute, over all samples and outputs."""
+
+    source: str
+    target: str
+    kind: Literal["measured", "recorded", "simulated"]
+    samples: int
+    max_error: float
+    mean_error: float
+    p99_error: float
+    output_sd: float
+    cosine: float | None
+    sqnr_db: float | None
+    sign_flips: int
+    correlation: float | None
+    top1_agreement: float | None
+    worst_sample: str
+    metrics: dict[str, MetricChange]
+    edges: list[EdgeChange]
+    status: Status
+    reason: str
+
+
+def _cosine(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float | None:
+    norm = math.sqrt(float(a @ a) * float(b @ b))
+    return float(a @ b) / norm if norm > 0 else None
+
+
+def _sqnr_db(signal: npt.NDArray[np.float64], noise: npt.NDArray[np.float64]) -> float | None:
+    power, noise_power = float(signal @ signal), float(noise @ noise)
+    return 10 * math.log10(power / noise_power) if power > 0 and noise_power > 0 else None
+
+
+def _metric_changes(
+    before: Array,
+    after: Array,
+    labels: npt.NDArray[np.float32] | npt.NDArray[np.int64],
+    task: Task,
+    label_range: tuple[float, float] | None,
+) -> dict[str, MetricChange]:
+    if task == "classification":
+        old, new = classification_metrics(before, labels), classification_metrics(after, labels)
+        hits = [(scores.argmax(1) == labels).astype(np.float64) for scores in (before, after)]
+        intervals = {"accuracy": paired_bootstrap_interval(hits[0], hits[1])}
+    else:
+        old, new = (
+            regression_metrics(before[:, 0], labels, label_range),
+            regression_metrics(after[:, 0], labels, label_range),
+        )
+        errors = [np.abs(values[:, 0].astype(np.float64) - labels) for values in (before, after)]
+        hits = [((values[:, 0] >= 0) == (labels >= 0)).astype(np.float64) for values in (before, after)]
+        intervals = {
+            "mae": paired_bootstrap_interval(errors[0], errors[1]),
+            "acc2_has_zero": paired_bootstrap_interval(hits[0], hits[1]),
+        }
+    return {name: MetricChange(before=old[name], after=new[name], interval=intervals.get(name)) for name in old}
+
+
+def _judge(
+    record: dict[str, float | None], precision: str, task: Task, mae: MetricChange | None, range_width: float | None
+) -> list[str]:
+    """Every limit that was missed, in words."""
+    missed = []
+
+    def limit(name: str, value: float | None, bound: float, *, at_least: bool = False) -> None:
+        if value is None or math.isnan(value):
+            missed.append(f"{name} is undefined")
+        elif (value < bound) if at_least else (value > bound):
+            missed.append(f"{name} {value:.4g} {'<' if at_least else '>'} {bound:.4g}")
+
+    sd = record["output_sd"] or 0.0
+    if precision == "fp32":
+        limit("max error", record["max_error"], FP32_MAX_ERROR * max(1.0, sd))
+    elif task == "classification":
+        limit("top-1 agreement", record["top1_agreement"], COMPRESSED_MIN_AGREEMENT, at_least=True)
+    else:
+        limit("correlation", record["correlation"], COMPRESSED_MIN_CORRELATION, at_least=True)
+        limit("p99 error", record["p99_error"], COMPRESSED_P99_ERROR_SD * sd)
+        if mae is not None and mae.interval is not None and range_width is not None:
+            bound = COMPRESSED_MAE_SHARE * range_width
+            limit("change in MAE (95 % interval)", max(abs(mae.interval[0]), abs(mae.interval[1])), bound)
+    limit("edge change", record["edge_change"] or 0.0, EDGE_MAX_CHANGE)
+    return missed
+
+
+def compare(
+    source: str,
+    target: str,
+    before: dict[str, Array],
+    after: dict[str, Array],
+    *,
+    precision: str,
+    task: Task,
+    label_range: tuple[float, float] | None,
+    labels: npt.NDArray[np.float32] | npt.NDArray[np.int64] | None,
+    ids: tuple[str, ...] | list[str],
+    kind: Literal["measured", "recorded", "simulated"] = "measured",
+) -> HopRecord:
+    """Compares the outputs of two versions of the model on the same samples.
+
+    Args:
+        source: Name of the version before the hop.
+        target: Name of the version after it.
+        before: Output name -> array with the batch first; ``score`` (N, C) must be there, ``edges_*`` (N, 6) may.
+        after: The same outputs of the target.
+        precision: fp32 asks for equality up to rounding; anything else for the compressed limits.
+        task: What the score is.
+        label_range: Range of a regression label.
+        labels: (N,), or None where the samples have none; metrics are then left out.
+        ids: N sample names.
+        kind: How the outputs were had.
+    """
+    common = [name for name in before if name in after]
+    missing_edges = [name for name in before if name.startswith("edges_") and name not in after]
+    old, new = before["score"].astype(np.float64), after["score"].astype(np.float64)
+    finite = bool(np.isfinite(new).all())
+    error = np.abs(new - old)
+    others = [name for name in common if name != "score" and not name.startswith("edges_")]
+    worst_other = max((float(np.abs(after[n].astype(np.float64) - before[n]).max()) for n in others), default=0.0)
+    edges = [
+        EdgeChange(space="homo" if name.endswith("homo") else "hetero", max_change=float(np.abs(after[name] - before[name]).max()))
+        for name in common
+        if name.startswith("edges_")
+    ]
+    metrics = {} if labels is None else _metric_changes(before["score"], after["score"], labels, task, label_range)
+    values: dict[str, float | None] = {
+        "max_error": max(float(error.max()), worst_other if precision == "fp32" else 0.0),
+        "mean_error": float(error.mean()),
+        "p99_error": float(np.percentile(error, 99)),
+        "output_sd": float(old.std()),
+        "cosine": _cosine(old.ravel(), new.ravel()),
+        "sqnr_db": _sqnr_db(old.ravel(), (new - old).ravel()),
+        "correlation": correlation(old, new),
+        "top1_agreement": float(np.mean(old.argmax(1) == new.argmax(1))) if task == "classification" else None,
+    }
+    width = None if label_range is None else label_range[1] - label_range[0]
+    edge_change = max((edge.max_change for edge in edges), default=0.0)
+    missed = _judge({**values, "edge_change": edge_change}, precision, task, metrics.get("mae"), width)
+    if missing_edges:
+        missed.append(f"{', '.join(missing_edges)} missing from {target}")
+    if not finite:
+        missed.insert(0, "outputs that are not finite")
+    status: Status = "failed" if missed else "passed"
+    reason = "; ".join(missed) if missed else "within every limit"
+    if len(ids) < MIN_VERIFIED_SAMPLES and not missed:
+        status, reason = "unverified", f"{len(ids)} samples, {MIN_VERIFIED_SAMPLES} are needed to prove anything"
+    elif kind == "recorded" and not missed:
+        status, reason = "unverified", "recorded at export, not measured now"
+    return HopRecord(
+        source=source,
+        target=target,
+        kind=kind,
+        samples=len(ids),
+        sign_flips=int(np.sum((old >= 0) != (new >= 0))) if task == "regression" else 0,
+        worst_sample=str(ids[int(error.max(1).argmax())]),
+        metrics=metrics,
+        edges=edges,
+        status=status,
+        reason=reason,
+        **values,  # type: ignore[arg-type]
+    )

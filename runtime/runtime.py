@@ -1,0 +1,287 @@
+"""The object an application holds: opens a bundle, predicts, explains, checks itself."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from dmdkit.errors import BundleError, InputError
+from dmdkit.runtime.bundle import Bundle
+from dmdkit.runtime.inputs import RangeGuard, check_inputs
+from dmdkit.runtime.manifest import Manifest
+from dmdkit.runtime.self_check import SelfCheck, check_outputs
+
+if TYPE_CHECKING:
+    from dmdkit.runtime.backends.base import Runner
+
+__all__ = ["Explanation", "OutOfRange", "Prediction", "Runtime", "choose_graph", "open_runner"]
+
+Array = npt.NDArray[np.float32]
+
+AUTO_ORDER = ("int8-cpu", "fp32")
+"""What ``auto`` prefers on a CPU among the graphs that passed parity; int8-trt belongs to TensorRT, a CPU only simulates it."""
+
+OutOfRange = Callable[[dict[str, float]], None]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What ``predict`` returns.
+
+    Attributes:
+        score: float32 (B, C), or (C,) where the inputs had no batch axis: regression value or raw class logits.
+        latency_ms: Time inside ``predict``.
+        graph: The graph that answered.
+        out_of_range: Modality -> share of its values outside the training range, where that is worth a look.
+    """
+
+    score: Array
+    latency_ms: float
+    graph: str
+    out_of_range: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What ``explain`` returns; arrays lack the batch axis where the inputs did.
+
+    Attributes:
+        score: float32 (B, C).
+        logit_homo: float32 (B, 3, C), what each modality's common part says alone; order as in the manifest.
+        logit_hetero: float32 (B, 3, C), the same for the exclusive part.
+        edges_homo: float32 (B, 6), which modality teaches which; None for a bundle without GD-Units.
+        edges_hetero: float32 (B, 6), the same in the exclusive space.
+        modality_order: Order of the axis of three.
+        edge_order: (student, teacher) per edge.
+        latency_ms: Time inside ``explain``.
+        graph: The graph that answered.
+    """
+
+    score: Array
+    logit_homo: Array
+    logit_hetero: Array
+    edges_homo: Array | None
+    edges_hetero: Array | None
+    modality_order: tuple[str, ...]
+    edge_order: tuple[tuple[str, str], ...]
+    latency_ms: float
+    graph: str
+
+
+def open_runner(bundle: Bundle, graph: str, *, threads: int = 1, device: str = "cpu") -> Runner:
+    """Opens one graph of a bundle with ONNX Runtime, after checking its hash."""
+    record = bundle.graph(graph)
+    from dmdkit.runtime.backends.onnxruntime import OnnxRuntimeRunner
+
+    return OnnxRuntimeRunner(
+        graph, bundle.read(record.file), record.session_options, threads=threads, device=device
+    )
+
+
+def choose_graph(manifest: Manifest, kind: str, graph: str | None) -> str:
+    """The name of the graph to open for ``kind``: the one asked for, or the preferred one that passed parity.
+
+    Args:
+        manifest: The bundle's manifest.
+        kind: fusion or explain.
+        graph: A full name (``fusion.int8-cpu``), a precision (``int8-cpu``), or None for automatic choice.
+
+    Raises:
+        BundleError: There is none, or none has passed.
+    """
+    names = [name for name, record in manifest.graphs.items() if record.kind == kind]
+    if graph is not None:
+        name = graph if graph in manifest.graphs else f"{kind}.{graph}"
+        if name not in names:
+            raise BundleError(f"no {kind} graph {graph!r}; the bundle has {', '.join(names) or 'none'}")
+        return name
+    for precision in AUTO_ORDER:
+        record = manifest.graphs.get(f"{kind}.{precision}")
+        if record is not None and record.verdict.status == "passed":
+            return f"{kind}.{precision}"
+    states = ", ".join(f"{name} {manifest.graphs[name].verdict.status}" for name in names)
+    raise BundleError(
+        f"no {kind} graph of this bundle has passed parity ({states or 'it has none'}); prove one with "
+        f"`dmdkit check`, or name one yourself (graph='fp32')"
+    )
+
+
+class Runtime:
+    """A bundle, ready to predict. Calls from several threads at once are safe; each thread may also open its own.
+
+    Use :meth:`open`; the constructor is for it.
+    """
+
+    def __init__(self, bundle: Bundle, runner: Runner, threads: int, device: str, on_out_of_range: OutOfRange | None) -> None:
+        self._bundle, self._runner = bundle, runner
+        self._threads, self._device, self._on_out_of_range = threads, device, on_out_of_range
+        self._guard = RangeGuard(bundle.manifest.inputs)
+        self._lock = threading.Lock()
+        self._explain_runner: Runner | None = None
+        self._out_of_range_count = 0
+        self._closed = False
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        device: str = "auto",
+        graph: str | None = None,
+        threads: int = 1,
+        on_out_of_range: OutOfRange | None = None,
+    ) -> Runtime:
+        """Opens a bundle.
+
+        Args:
+            path: The bundle's directory.
+            device: auto, cpu or cuda.
+            graph: A precision (``fp32``, ``int8-cpu``) or a full name; None takes the preferred one that passed parity.
+            threads: Threads inside one prediction.
+            on_out_of_range: Called with the shares when inputs leave the training range.
+
+        Raises:
+            BundleError: Missing, damaged, of another version, or nothing in it has passed parity.
+            InputError: A device or thread count that cannot be.
+        """
+        if threads < 1:
+            raise InputError(f"threads={threads}: expected 1 or more")
+        if device not in ("auto", "cpu", "cuda"):
+            raise InputError(f"device={device!r}: expected auto, cpu or cuda")
+        resolved = "cpu" if device == "auto" else device
+        bundle = Bundle.open(Path(path))
+        name = choose_graph(bundle.manifest, "fusion", graph)
+        if resolved != "cpu":
+            from dmdkit.runtime.backends.onnxruntime import available_devices
+
+            if resolved not in available_devices():
+                raise InputError(f"device={device!r}: this ONNX Runtime has only {', '.join(available_devices())}")
+        runner = open_runner(bundle, name, threads=threads, device=resolved)
+        return cls(bundle, runner, threads, resolved, on_out_of_range)
+
+    @property
+    def manifest(self) -> Manifest:
+        """The bundle's manifest."""
+        return self._bundle.manifest
+
+    @property
+    def graph(self) -> str:
+        """The graph that predicts."""
+        return self._runner.name
+
+    @property
+    def backend(self) -> str:
+        """What runs it, with its version."""
+        return self._runner.backend
+
+    @property
+    def out_of_range_count(self) -> int:
+        """How many calls had inputs outside the training range."""
+        return self._out_of_range_count
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise InputError("this runtime is closed")
+
+    def _note_range(self, feed: Mapping[str, Array]) -> dict[str, float]:
+        alarms = self._guard.alarms(feed)
+        if alarms:
+            with self._lock:
+                self._out_of_range_count += 1
+            if self._on_out_of_range is not None:
+                self._on_out_of_range(alarms)
+        return alarms
+
+    def predict(self, *, text: object = None, audio: object = None, vision: object = None) -> Prediction:
+        """Scores raw features.
+
+        Args:
+            text: float32 (B, T, D) or (T, D) of the manifest's sizes; None only where the model was trained without it.
+            audio: The same.
+            vision: The same.
+
+        Raises:
+            InputError: An input has a wrong name, shape, dtype or value, or may not be absent.
+        """
+        start = time.perf_counter()
+        self._require_open()
+        checked = check_inputs({"text": text, "audio": audio, "vision": vision}, self.manifest.inputs)
+        alarms = self._note_range(checked.feed)
+        score = self._runner.infer(checked.feed)["score"]
+        latency_ms = (time.perf_counter() - start) * 1e3
+        return Prediction(score if checked.batched else score[0], latency_ms, self.graph, alarms)
+
+    def _explainer(self) -> Runner:
+        with self._lock:
+            if self._explain_runner is None:
+                # The same precision as the prediction where there is one: an explanation of another model misleads.
+                precision = self.manifest.graphs[self.graph].precision
+                name = f"explain.{precision}" if f"explain.{precision}" in self.manifest.graphs else "explain.fp32"
+                self._explain_runner = open_runner(self._bundle, name, threads=self._threads, device=self._device)
+            return self._explain_runner
+
+    def explain(self, *, text: object = None, audio: object = None, vision: object = None) -> Explanation:
+        """Says what each modality says alone, and which teaches which. The first call opens the explain graph.
+
+        Raises:
+            InputError: As :meth:`predict`.
+            BundleError: The explain graph is damaged.
+        """
+        start = time.perf_counter()
+        self._require_open()
+        checked = check_inputs({"text": text, "audio": audio, "vision": vision}, self.manifest.inputs)
+        self._note_range(checked.feed)
+        runner = self._explainer()
+        found = {name: a if checked.batched else a[0] for name, a in runner.infer(checked.feed).items()}
+        return Explanation(
+            score=found["score"],
+            logit_homo=found["logit_homo"],
+            logit_hetero=found["logit_hetero"],
+            edges_homo=found.get("edges_homo"),
+            edges_hetero=found.get("edges_hetero"),
+            modality_order=tuple(self.manifest.modality_order),
+            edge_order=tuple(self.manifest.edge_order),
+            latency_ms=(time.perf_counter() - start) * 1e3,
+            graph=runner.name,
+        )
+
+    def self_check(self, *, every_graph: bool = False) -> SelfCheck:
+        """Replays the golden samples through the predicting and the explaining graph (or every graph).
+
+        Raises:
+            BundleError: The golden samples or a graph are damaged.
+        """
+        self._require_open()
+        golden = self._bundle.golden()
+        names = list(self.manifest.graphs) if every_graph else [self.graph, self._explainer().name]
+        checks = []
+        for name in names:
+            record = self.manifest.graphs[name]
+            with open_runner(self._bundle, name, threads=self._threads, device=self._device) as runner:
+                found = runner.infer(golden.inputs_of(record.kind))
+            recorded = golden.recorded.get(name, {})
+            checks.append(check_outputs(name, record.precision, found, recorded, self.manifest.output_sd))
+        return SelfCheck(all(check.passed for check in checks), self.manifest.golden.samples, tuple(checks))
+
+    def close(self) -> None:
+        """Releases the graphs; calling it again does nothing."""
+        self._closed = True
+        self._runner.close()
+        if self._explain_runner is not None:
+            self._explain_runner.close()
+
+    def __enter__(self) -> Runtime:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

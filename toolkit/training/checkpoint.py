@@ -1,0 +1,58 @@
+"""The resumable state of a training, whole or absent on disk at any moment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dmdkit.errors import RunError
+from dmdkit.files import atomic_path
+
+__all__ = ["TrainingState", "load_state", "save_state"]
+
+FORMAT = 1
+
+
+@dataclass
+class TrainingState:
+    """Everything an epoch boundary needs to go on as if nothing had happened.
+
+    Randomness is not in here: every epoch seeds its generators from (seed, epoch).
+    """
+
+    next_epoch: int = 0
+    best_epoch: int = -1
+    best_loss: float = float("inf")
+    stopped_early: bool = False
+    history: list[dict[str, float | int | None]] = field(default_factory=list)
+    model: dict[str, Tensor] = field(default_factory=dict)
+    best_model: dict[str, Tensor] = field(default_factory=dict)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    scheduler: dict[str, Any] = field(default_factory=dict)
+
+
+def save_state(state: TrainingState, path: Path) -> None:
+    """Writes the state atomically."""
+    with atomic_path(path, RunError) as temporary:
+        torch.save({"format": FORMAT, **{item.name: getattr(state, item.name) for item in fields(state)}}, temporary)
+
+
+def load_state(path: Path) -> TrainingState:
+    """Reads a state; nothing in the file is executed.
+
+    Raises:
+        RunError: Missing, damaged, or of another format.
+    """
+    if not path.is_file():
+        raise RunError(f"{path.parent}: nothing to resume: no {path.name}; start it anew with --force")
+    try:
+        values = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
+            raise ValueError("another format")
+        return TrainingState(**values)
+    except Exception as cause:  # torch raises many kinds here, all of them meaning the file is not what it should be
+        raise RunError(f"{path}: damaged or of another dmdkit; start the run anew with --force") from cause

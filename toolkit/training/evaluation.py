@@ -1,0 +1,68 @@
+"""Predictions and metrics of a trained system."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from dmdkit.data.dataset import Split, Task
+from dmdkit.errors import RunError
+from dmdkit.metrics import classification_metrics, regression_metrics
+from dmdkit.model import DmdSystem
+from dmdkit.training.run import Run
+
+__all__ = ["features_on", "load_system", "predict", "task_metrics"]
+
+_BATCH = 64
+
+
+def features_on(split: Split, device: torch.device | str) -> dict[str, Tensor]:
+    """The three feature arrays as tensors on ``device``."""
+    return {name: torch.from_numpy(array).to(device) for name, array in split.features().items()}
+
+
+def load_system(run: Run, device: torch.device | str = "cpu") -> DmdSystem:
+    """The run's model in evaluation mode.
+
+    Raises:
+        RunError: The weights do not belong to the run's shape.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    system = DmdSystem(
+        run.facts.shape, run.config.model.dropout, standardised=run.facts.standardised, gd_units=run.facts.gd_units
+    )
+    try:
+        system.load_state_dict(load_file(run.model_file))
+    except (SafetensorError, OSError, RuntimeError) as cause:
+        raise RunError(f"{run.model_file}: damaged or not of this run: {' '.join(str(cause).split()):.300}") from cause
+    return system.to(device).eval()
+
+
+def predict(system: nn.Module, split: Split, device: torch.device | str = "cpu") -> npt.NDArray[np.float32]:
+    """The model's output for every sample, float32 (N, C), in evaluation mode."""
+    training = system.training
+    system.eval()
+    outputs = []
+    with torch.inference_mode():
+        for start in range(0, len(split), _BATCH):
+            part = split.take(np.arange(start, min(start + _BATCH, len(split))))
+            outputs.append(system(**features_on(part, device)).model.output.float().cpu())
+    system.train(training)
+    result: npt.NDArray[np.float32] = torch.cat(outputs).numpy()
+    return result
+
+
+def task_metrics(
+    predicted: npt.NDArray[np.float32],
+    labels: npt.NDArray[np.float32] | npt.NDArray[np.int64],
+    task: Task,
+    label_range: tuple[float, float] | None,
+) -> dict[str, float | None]:
+    """Every metric of the task for outputs (N, C)."""
+    if task == "classification":
+        return classification_metrics(predicted, labels)
+    return regression_metrics(predicted[:, 0], labels, label_range)

@@ -1,0 +1,202 @@
+"""A run directory: what ``dmdkit train`` and ``dmdkit import`` leave behind and ``dmdkit export`` reads.
+
+``config.yaml`` the recipe as used, ``model.safetensors`` the weights (written last, when the run is finished),
+``facts.json`` what later stages must know about the training data, ``history.csv``, ``metrics.json``,
+``environment.json``, and ``last.ckpt`` to resume from.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import sys
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from dmdkit.config import ModelShape, RunConfig, validated
+from dmdkit.errors import ConfigError, RunError
+from dmdkit.files import sha256_of_file, write_json, write_text
+
+__all__ = ["InputFacts", "Run", "RunFacts", "newest_run", "prepare_directory", "write_environment"]
+
+MODEL_FILE = "model.safetensors"
+CONFIG_FILE = "config.yaml"
+FACTS_FILE = "facts.json"
+METRICS_FILE = "metrics.json"
+HISTORY_FILE = "history.csv"
+ENVIRONMENT_FILE = "environment.json"
+CHECKPOINT_FILE = "last.ckpt"
+RUN_FILES = (MODEL_FILE, CONFIG_FILE, FACTS_FILE, METRICS_FILE, HISTORY_FILE, ENVIRONMENT_FILE, CHECKPOINT_FILE)
+
+
+class InputFacts(BaseModel):
+    """What one modality looked like in training."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    padding_side: Literal["left", "right", "none"]
+    empty_share: float = Field(ge=0, le=1, description="share of training samples whose features are all zero")
+    minimum: list[float] = Field(description="per column, over steps that are not padding")
+    maximum: list[float] = Field(description="per column, over steps that are not padding")
+    trained_absent: bool = Field(description="whether the model saw enough samples without this modality")
+
+
+class RunFacts(BaseModel):
+    """What later stages must know about a run and its training data."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    origin: Literal["train", "import"]
+    shape: ModelShape
+    task: Literal["regression", "classification"]
+    label_range: tuple[float, float] | None
+    standardised: bool
+    gd_units: bool
+    train_samples: int | None = Field(None, description="None for an imported checkpoint, whose data is not known")
+    inputs: dict[str, InputFacts] | None = None
+    notes: list[str] = Field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Run:
+    """An existing, finished run."""
+
+    path: Path
+    config: RunConfig
+    facts: RunFacts
+
+    @classmethod
+    def open(cls, path: Path) -> Run:
+        """Reads a finished run.
+
+        Raises:
+            RunError: Not a run, unfinished, or damaged.
+        """
+        if not path.is_dir():
+            raise RunError(f"{path}: no such run directory; make one with `dmdkit train` or `dmdkit import`")
+        if not (path / CONFIG_FILE).is_file() or not (path / FACTS_FILE).is_file():
+            raise RunError(f"{path}: not a run: {CONFIG_FILE} or {FACTS_FILE} is missing")
+        if not (path / MODEL_FILE).is_file():
+            raise RunError(f"{path}: training did not finish; continue it with `dmdkit train --resume {path}`")
+        return cls(path, read_config(path), read_facts(path))
+
+    @property
+    def model_file(self) -> Path:
+        """The weights."""
+        return self.path / MODEL_FILE
+
+    @property
+    def model_sha256(self) -> str:
+        """SHA-256 of the weights file."""
+        return sha256_of_file(self.model_file)
+
+
+def read_config(path: Path) -> RunConfig:
+    """The recipe a run directory holds."""
+    try:
+        values = yaml.safe_load((path / CONFIG_FILE).read_text(encoding="utf-8"))
+        return validated(RunConfig, values, str(path / CONFIG_FILE))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, ConfigError) as cause:
+        raise RunError(f"{path / CONFIG_FILE}: damaged: {' '.join(str(cause).split())}") from cause
+
+
+def read_facts(path: Path) -> RunFacts:
+    """The facts a run directory holds."""
+    try:
+        return RunFacts.model_validate_json((path / FACTS_FILE).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ValidationError) as cause:
+        raise RunError(f"{path / FACTS_FILE}: damaged: {' '.join(str(cause).split()):.300}") from cause
+
+
+def prepare_directory(path: Path, *, force: bool) -> None:
+    """Makes ``path`` an empty directory for a new run.
+
+    An existing run is removed only with ``force``, and only when it holds nothing but a run's files.
+
+    Raises:
+        RunError: It exists without ``force``, holds other files, or cannot be written.
+    """
+    if path.exists() and not path.is_dir():
+        raise RunError(f"{path} is a file; choose another --out")
+    entries = [entry.name for entry in path.iterdir()] if path.is_dir() else []
+    if entries and not force:
+        raise RunError(f"{path} exists and is not empty; choose another --out, continue it with --resume, or pass --force")
+    foreign = [name for name in entries if name not in RUN_FILES and not name.startswith(".")]
+    if foreign:
+        raise RunError(f"{path} holds files that are not a run's ({', '.join(sorted(foreign)[:5])}); choose another --out")
+    try:
+        if entries:
+            shutil.rmtree(path)
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / ".probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as cause:
+        raise RunError(f"cannot write {path}: {cause.strerror or cause}; choose a writable --out") from cause
+
+
+def start_directory(path: Path, config: RunConfig, facts: RunFacts, *, force: bool) -> None:
+    """Prepares ``path`` and writes what is known before the first epoch."""
+    prepare_directory(path, force=force)
+    write_text(path / CONFIG_FILE, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), RunError)
+    write_json(path / FACTS_FILE, facts.model_dump(mode="json"), RunError)
+    write_environment(path)
+
+
+def installed_versions(names: tuple[str, ...]) -> dict[str, str]:
+    """Versions of the installed ones among ``names``."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def write_environment(path: Path) -> None:
+    """Writes ``environment.json``: versions, machine and time, so that a result can be traced."""
+    value: dict[str, Any] = {
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "packages": installed_versions(("dmdkit", "torch", "lightning-fabric", "numpy", "safetensors")),
+    }
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        value["torch_threads"] = torch.get_num_threads()
+        value["cuda_device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    write_json(path / ENVIRONMENT_FILE, value, RunError)
+
+
+def newest_run(parent: Path) -> Run:
+    """The most recently finished run under ``parent``.
+
+    Raises:
+        RunError: There is none.
+    """
+    finished = sorted(
+        (entry / MODEL_FILE for entry in parent.glob("*") if (entry / MODEL_FILE).is_file() and (entry / FACTS_FILE).is_file()),
+        key=lambda file: file.stat().st_mtime,
+    )
+    if not finished:
+        raise RunError(f"no finished run under {parent}/; name one, or make one with `dmdkit train`")
+    return Run.open(finished[-1].parent)
+
+
+def metrics_of(path: Path) -> dict[str, Any]:
+    """``metrics.json`` of a run."""
+    try:
+        loaded = json.loads((path / METRICS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as cause:
+        raise RunError(f"{path / METRICS_FILE}: cannot be read: {cause}") from cause
+    assert isinstance(loaded, dict)
+    return loaded

@@ -1,0 +1,348 @@
+"""Training as published (MODEL.md section 7), on any device, resumable to the byte.
+
+Gradients of ``accumulate_batches`` batches are summed, clipped by value after every backward, and an incomplete group
+at an epoch's end is dropped; the learning rate halves and training stops on the validation loss; the best epoch is
+kept. Test data chooses nothing.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from lightning_fabric import Fabric
+from safetensors.torch import save as safetensors_bytes
+from torch import Tensor
+
+from dmdkit.config import ModelShape, RunConfig
+from dmdkit.data.dataset import MODALITIES, Dataset, Split
+from dmdkit.errors import ConfigError, DataError, RunError
+from dmdkit.files import write_bytes, write_json, write_text
+from dmdkit.model import DmdSystem, LossTerms, LossWeights, loss_terms, total_loss
+from dmdkit.training.checkpoint import TrainingState, load_state, save_state
+from dmdkit.training.evaluation import predict, task_metrics
+from dmdkit.training.run import (
+    CHECKPOINT_FILE,
+    HISTORY_FILE,
+    METRICS_FILE,
+    MODEL_FILE,
+    Run,
+    RunFacts,
+    read_facts,
+    start_directory,
+)
+from dmdkit.training.statistics import input_facts, standardisation
+
+__all__ = ["Progress", "SilentProgress", "model_bytes", "train"]
+
+_DEVICES = {"auto": "auto", "cpu": "cpu", "cuda": "cuda", "mps": "mps"}
+
+
+class Progress(Protocol):
+    """What a caller may show while training runs."""
+
+    def start(self, epochs: int, batches: int, first_epoch: int) -> None:
+        """Training is about to run epochs ``first_epoch`` .. ``epochs`` - 1 of ``batches`` batches each."""
+
+    def batch(self, epoch: int, batch: int, loss: float) -> None:
+        """A batch was done."""
+
+    def epoch(self, row: dict[str, float | int | None], *, best: bool) -> None:
+        """An epoch was done; ``row`` is its line in history.csv."""
+
+
+class SilentProgress:
+    """Shows nothing."""
+
+    def start(self, epochs: int, batches: int, first_epoch: int) -> None:
+        """Shows nothing."""
+
+    def batch(self, epoch: int, batch: int, loss: float) -> None:
+        """Shows nothing."""
+
+    def epoch(self, row: dict[str, float | int | None], *, best: bool) -> None:
+        """Shows nothing."""
+
+
+@dataclass(frozen=True)
+class _Tensors:
+    features: dict[str, Tensor]
+    labels: Tensor
+
+    @classmethod
+    def of(cls, split: Split, device: torch.device) -> _Tensors:
+        features = {name: torch.from_numpy(array).to(device) for name, array in split.features().items()}
+        return cls(features, torch.from_numpy(np.ascontiguousarray(split.labels)).to(device))
+
+
+def _fabric(device: str, precision: str) -> Fabric:
+    name, _, index = device.partition(":")
+    if name not in _DEVICES or (index and not index.isdigit()):
+        raise ConfigError(f"--device {device!r}: expected auto, cpu, cuda, cuda:N or mps")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda: PyTorch sees no NVIDIA GPU here; use --device cpu, or see `dmdkit doctor`")
+    try:
+        return Fabric(accelerator=_DEVICES[name], devices=[int(index)] if index else 1, precision=precision)  # type: ignore[arg-type]
+    except Exception as cause:
+        raise ConfigError(f"--device {device!r} with precision {precision}: {cause}") from cause
+
+
+def _epoch_seed(seed: int, epoch: int) -> int:
+    return int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
+
+
+def _batches(count: int, size: int, seed: int) -> list[Tensor]:
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    return list(order.split(size))
+
+
+def _drop_modalities(features: dict[str, Tensor], probability: float) -> dict[str, Tensor]:
+    """Zeroes at most one modality of each sample with ``probability``."""
+    if probability == 0:
+        return features
+    batch = next(iter(features.values())).shape[0]
+    chosen = torch.randint(len(MODALITIES), (batch,))
+    chosen[torch.rand(batch) >= probability] = -1
+    return {
+        name: features[name] * (chosen != index).to(features[name]).view(-1, 1, 1)
+        for index, name in enumerate(MODALITIES)
+    }
+
+
+def model_bytes(system: DmdSystem | dict[str, Tensor]) -> bytes:
+    """The weights as safetensors, the same bytes for the same values (no metadata: its order is not fixed)."""
+    state = system if isinstance(system, dict) else system.state_dict()
+    return safetensors_bytes({name: value.detach().cpu().contiguous() for name, value in sorted(state.items())})
+
+
+def _group_means(sums: dict[str, float], count: int) -> dict[str, float]:
+    return {name: value / max(count, 1) for name, value in sums.items()}
+
+
+def _groups(terms: LossTerms) -> Iterator[tuple[str, float]]:
+    groups = {
+        "task": terms.task,
+        "reconstruction": terms.reconstruction,
+        "cycle": terms.cycle,
+        "orthogonality": terms.orthogonality,
+        "margin": {"": terms.margin},
+        **{f"{space}_{name}": {"": value} for space, unit in terms.distillation.items() for name, value in unit.items()},
+    }
+    for name, values in groups.items():
+        yield name, float(sum(value.detach() for value in values.values()))
+
+
+class _Trainer:
+    def __init__(self, config: RunConfig, facts: RunFacts, dataset: Dataset, device: str) -> None:
+        settings = config.training
+        self.config, self.settings, self.facts, self.dataset = config, settings, facts, dataset
+        self.fabric = _fabric(device, settings.precision)
+        torch.manual_seed(settings.seed)
+        self.system = DmdSystem(
+            facts.shape, config.model.dropout, standardised=facts.standardised, gd_units=facts.gd_units
+        )
+        train_split = dataset.splits["train"]
+        if facts.standardised:
+            statistics = standardisation(train_split)
+            self.system.dmd.set_statistics(
+                {name: (torch.from_numpy(mean), torch.from_numpy(scale)) for name, (mean, scale) in statistics.items()}
+            )
+        optimizer = torch.optim.Adam(self.system.parameters(), lr=settings.learning_rate)
+        self.model, self.optimizer = self.fabric.setup(self.system, optimizer)
+        self.scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            optimizer, factor=0.5, patience=settings.plateau_patience
+        )
+        self.train_data = _Tensors.of(train_split, self.fabric.device)
+        self.weights = LossWeights(settings.distillation_weight, settings.decoupling_weight)
+        self.classes = facts.task == "classification"
+
+    def batches_per_epoch(self) -> int:
+        return math.ceil(len(self.dataset.splits["train"]) / self.settings.batch_size)
+
+    def _step(self, indices: Tensor) -> LossTerms:
+        indices = indices.to(self.fabric.device)
+        features = {name: tensor[indices] for name, tensor in self.train_data.features.items()}
+        out = self.model(**_drop_modalities(features, self.settings.modality_dropout))
+        terms = loss_terms(out, self.train_data.labels[indices], self.settings.losses, classes=self.classes)
+        total = total_loss(terms, self.settings.losses, self.weights)
+        if not torch.isfinite(total):
+            raise RunError(
+                f"the loss became {float(total)}; lower training.learning_rate, or standardise the features with "
+                "--set data.normalisation=standardise"
+            )
+        self.fabric.backward(total)
+        torch.nn.utils.clip_grad_value_(self.system.parameters(), self.settings.clip_value)
+        self._last_loss = float(total.detach())
+        return terms
+
+    def run_epoch(self, epoch: int, progress: Progress) -> dict[str, float]:
+        """One pass over the training split; returns the mean of each group of loss terms."""
+        seed = _epoch_seed(self.settings.seed, epoch)
+        torch.manual_seed(seed)
+        self.model.train()
+        self.optimizer.zero_grad()
+        sums: dict[str, float] = {}
+        batches = _batches(len(self.dataset.splits["train"]), self.settings.batch_size, seed)
+        group = min(self.settings.accumulate_batches, len(batches))
+        for index, indices in enumerate(batches):
+            terms = self._step(indices)
+            for name, value in (("total", self._last_loss), *_groups(terms)):
+                sums[name] = sums.get(name, 0.0) + value
+            if (index + 1) % group == 0:
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+            progress.batch(epoch, index + 1, self._last_loss)
+        self.optimizer.zero_grad()  # an incomplete group is dropped, as published
+        return _group_means(sums, len(batches))
+
+    def validate(self, split: str) -> tuple[float, dict[str, float | None]]:
+        """The validation loss (mean absolute error, or cross-entropy) and every metric of ``split``."""
+        part = self.dataset.splits[split]
+        predicted = predict(self.model, part, self.fabric.device)
+        if not np.isfinite(predicted).all():
+            raise RunError("the model's outputs are not finite; lower training.learning_rate")
+        metrics = task_metrics(predicted, part.labels, self.facts.task, self.facts.label_range)
+        if self.classes:
+            loss = float(F.cross_entropy(torch.from_numpy(predicted), torch.from_numpy(part.labels)))
+        else:
+            loss = float(np.abs(predicted[:, 0].astype(np.float64) - part.labels).mean())
+        return loss, metrics
+
+    def capture(self, state: TrainingState) -> None:
+        """Copies the live state into ``state``."""
+        state.model = {name: value.detach().cpu().clone() for name, value in self.system.state_dict().items()}
+        state.optimizer = self.optimizer.state_dict()
+        state.scheduler = self.scheduler.state_dict()
+
+    def restore(self, state: TrainingState) -> None:
+        """Makes ``state`` the live one."""
+        try:
+            self.system.load_state_dict(state.model)
+            self.optimizer.load_state_dict(state.optimizer)
+            self.scheduler.load_state_dict(state.scheduler)
+        except (RuntimeError, ValueError, KeyError) as cause:
+            raise RunError("last.ckpt does not belong to this run's config; start it anew with --force") from cause
+
+    def fit(self, out: Path, state: TrainingState, progress: Progress) -> TrainingState:
+        """Trains from ``state`` on, saving after every epoch."""
+        progress.start(self.settings.epochs, self.batches_per_epoch(), state.next_epoch)
+        while state.next_epoch < self.settings.epochs and not state.stopped_early:
+            epoch = state.next_epoch
+            rate = self.optimizer.param_groups[0]["lr"]
+            losses = self.run_epoch(epoch, progress)
+            valid_loss, metrics = self.validate("valid")
+            self.scheduler.step(valid_loss)
+            best = valid_loss < state.best_loss
+            if best:
+                state.best_epoch, state.best_loss = epoch, valid_loss
+            row: dict[str, float | int | None] = {"epoch": epoch, "learning_rate": rate}
+            row |= {f"train_{name}": value for name, value in losses.items()}
+            row |= {"valid_loss": valid_loss, **{f"valid_{name}": value for name, value in metrics.items()}}
+            state.history.append(row)
+            state.next_epoch = epoch + 1
+            state.stopped_early = epoch - state.best_epoch >= self.settings.early_stop_patience
+            self.capture(state)
+            if best:
+                state.best_model = state.model
+            save_state(state, out / CHECKPOINT_FILE)
+            write_text(out / HISTORY_FILE, _csv(state.history), RunError)
+            progress.epoch(row, best=best)
+        return state
+
+
+def _csv(rows: list[dict[str, float | int | None]]) -> str:
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, fieldnames=list(rows[0]) if rows else ["epoch"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()
+
+
+def _require_splits(dataset: Dataset) -> None:
+    for name in ("train", "valid"):
+        if name not in dataset.splits:
+            raise DataError(
+                f"{dataset.source}: training needs a {name} split, found {', '.join(dataset.splits)}; "
+                "validation chooses the best epoch, so it cannot be left out"
+            )
+    if len(dataset.splits["train"]) < 2:
+        raise DataError(f"{dataset.source}: the train split has one sample; training needs at least 2")
+
+
+def train(
+    config: RunConfig,
+    dataset: Dataset,
+    out: Path,
+    *,
+    device: str = "auto",
+    force: bool = False,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> Run:
+    """Trains ``config`` on ``dataset`` into the run directory ``out``.
+
+    Args:
+        config: The recipe; its data section must already name ``dataset``'s file and hash.
+        dataset: Splits train and valid, and test where the run shall be measured on it.
+        out: The run directory.
+        device: auto, cpu, cuda, cuda:N or mps.
+        force: Whether an existing run gives way.
+        resume: Whether to go on from ``out``'s last.ckpt.
+        progress: Told about every batch and epoch.
+
+    Raises:
+        DmdkitError: One readable message; a run directory that was not there before is left only once training began.
+    """
+    _require_splits(dataset)
+    settings = config.training
+    standardised = config.data.normalisation == "standardise"
+    facts = RunFacts(
+        origin="train",
+        shape=ModelShape.from_config(config.model, dataset.feature_dims, dataset.lengths, dataset.num_outputs),
+        task=dataset.task,
+        label_range=dataset.label_range,
+        standardised=standardised,
+        gd_units=True,
+        train_samples=len(dataset.splits["train"]),
+        inputs=input_facts(dataset, settings.modality_dropout),
+        notes=list(dataset.notes),
+    )
+    trainer = _Trainer(config, facts, dataset, device)
+    state = TrainingState()
+    if resume:
+        if read_facts(out) != facts:
+            raise RunError(f"{out}: the data or the sizes are not those the run began with; start it anew with --force")
+        state = load_state(out / CHECKPOINT_FILE) if (out / CHECKPOINT_FILE).exists() else state
+        for stale in out.glob(".*.tmp*"):
+            stale.unlink()
+        if state.next_epoch:
+            trainer.restore(state)
+    else:
+        start_directory(out, config, facts, force=force)
+    trainer.fit(out, state, progress or SilentProgress())
+    return _finish(trainer, state, out)
+
+
+def _finish(trainer: _Trainer, state: TrainingState, out: Path) -> Run:
+    trainer.system.load_state_dict(state.best_model)
+    metrics: dict[str, Any] = {
+        "best_epoch": state.best_epoch,
+        "epochs": state.next_epoch,
+        "stopped_early": state.stopped_early,
+        "splits": {},
+    }
+    for split in ("valid", "test"):
+        if split in trainer.dataset.splits:
+            _, values = trainer.validate(split)
+            metrics["splits"][split] = {"samples": len(trainer.dataset.splits[split]), **values}
+    write_json(out / METRICS_FILE, metrics, RunError)
+    write_bytes(out / MODEL_FILE, model_bytes(state.best_model), RunError)
+    return Run.open(out)
