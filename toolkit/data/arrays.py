@@ -156,8 +156,8 @@ def _raw_file(source: str, sha256: str, values: Mapping[str, object], unused: li
         key: array_from(source, "all", key, values[key]) for key in (*MODALITIES, "labels", *_LENGTHS) if key in values
     }
     count = len(split_names)
-    for key, rows in ({**arrays, "ids": ids}).items():
-        shape = rows.shape if isinstance(rows, np.ndarray) else (len(rows),)
+    shapes = {key: array.shape for key, array in arrays.items()} | {"ids": (len(ids),)}
+    for key, shape in shapes.items():
         if not shape or shape[0] != count:
             expected = f"{count} samples as in 'split'"
             raise data_error(source, None, key, expected, f"shape {shape}", "give every key one row per sample")

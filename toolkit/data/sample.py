@@ -80,8 +80,9 @@ def sample_dataset(seed: int = 0) -> Dataset:
 
 
 def _direction(generator: np.random.Generator, width: int) -> _Array:
-    vector = generator.standard_normal(width)
-    return vector / np.sqrt(np.mean(vector**2))
+    vector: _Array = generator.standard_normal(width)
+    vector /= np.sqrt(np.mean(vector**2))
+    return vector
 
 
 def _carried(generator: np.random.Generator, sentiment: _Array, width: int) -> _Array:

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from dmdkit.data import load_dataset
+from dmdkit.errors import DataError
+
+from tests.data.builders import flat_content, write_npz
+
+
+def load_labels(tmp_path, labels, **options):
+    content = flat_content()
+    content["labels"] = np.resize(np.asarray(labels), len(content["ids"]))
+    return load_dataset(write_npz(tmp_path / "a.npz", content), **options)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_label_that_is_no_number_is_refused_with_its_sample(tmp_path, value):
+    with pytest.raises(DataError, match=r"split 'train', key 'labels': expected a finite label.*'train_3'"):
+        load_labels(tmp_path, [0.5] * 3 + [value] + [0.5] * 9)
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ([-2.4, 1.0], (-3.0, 3.0)),
+        ([0.2, 0.9], (0.0, 1.0)),
+        ([-0.9, -0.2], (-1.0, 0.0)),
+        ([2.0, 2.0], (1.0, 3.0)),
+        ([1.0, 5.0], (1.0, 5.0)),
+    ],
+)
+def test_the_range_is_inferred_outward_to_whole_numbers(tmp_path, labels, expected):
+    dataset = load_labels(tmp_path, labels)
+    assert dataset.label_range == expected
+    assert any("inferred from the training labels" in note for note in dataset.notes)
+
+
+def test_other_splits_outside_the_inferred_range_are_noted(tmp_path):
+    dataset = load_labels(tmp_path, [-0.5, 0.5] * 6 + [7.0])
+    assert dataset.label_range == (-1.0, 1.0)
+    assert any(note.startswith("test: 1 labels lie outside") for note in dataset.notes)
+
+
+def test_labels_outside_a_declared_range_are_refused(tmp_path):
+    with pytest.raises(DataError, match=r"expected labels from -1 to 1, found 1\.5 for sample 'train_1'"):
+        load_labels(tmp_path, [0.5, 1.5], label_range=(-1, 1))
+
+
+@pytest.mark.parametrize("label_range", [(1, 1), (3, -3), (0, float("nan")), (0, float("inf"))])
+def test_a_range_that_is_none_is_refused(tmp_path, label_range):
+    with pytest.raises(DataError, match="two numbers low < high"):
+        load_labels(tmp_path, [0.5], label_range=label_range)
+
+
+@pytest.mark.parametrize(
+    "labels", [np.array([-1, 0, 1]), np.array([0.5, 1.0]), np.array([0, 10**9]), np.array([0.0, np.nan])]
+)
+def test_labels_that_are_no_class_numbers_are_refused(tmp_path, labels):
+    with pytest.raises(DataError, match="key 'labels'"):
+        load_labels(tmp_path, labels, task="classification")
+
+
+def test_classes_take_no_range(tmp_path):
+    with pytest.raises(DataError, match="belongs to regression"):
+        load_labels(tmp_path, [0, 1], label_range=(0, 1))
+
+
+def test_constant_labels_and_classes_absent_from_training_are_noted(tmp_path):
+    assert any("every label is 1" in note for note in load_labels(tmp_path, [1.0]).notes)
+    notes = load_labels(tmp_path, [0] * 12 + [2]).notes
+    assert "no training sample has class 1, 2" in notes
+
+
+@pytest.mark.parametrize("shape", [(13, 2), (13, 1, 1), (12,)])
+def test_labels_of_a_wrong_shape_are_refused(tmp_path, shape):
+    content = flat_content() | {"labels": np.zeros(shape)}
+    with pytest.raises(DataError, match="key 'labels': expected"):
+        load_dataset(write_npz(tmp_path / "a.npz", content))
+
+
+def test_a_label_beyond_float32_is_refused(tmp_path):
+    with pytest.raises(DataError, match="within float32"):
+        load_labels(tmp_path, [1e300, 0.5])
