@@ -46,10 +46,8 @@ def read_npz(path: Path, source: str, sha256: str) -> RawFile:
                     raise data_error(source, None, key, "one array of this name", f"{names.count(key)}", _DAMAGED)
                 if key in names:
                     values[key] = _npz_array(archive, members[names.index(key)], source, key)
-    except DataError:
+    except (DataError, MemoryError):
         raise
-    except OSError as cause:
-        raise DataError(f"cannot read {source}: {cause.strerror or cause}") from cause
     except Exception as cause:  # zipfile, zlib and numpy fail in a dozen ways on damaged input
         reason = " ".join(str(cause).split())[:200]
         raise DataError(f"{source} is not a readable .npz ({type(cause).__name__}: {reason}); {_DAMAGED}") from cause
@@ -108,6 +106,8 @@ def read_safetensors(path: Path, source: str, sha256: str) -> RawFile:
             values: dict[str, object] = {key: file.get_tensor(key) for key in wanted}
     except OSError as cause:
         raise DataError(f"cannot read {source}: {cause.strerror or cause}") from cause
+    except MemoryError:
+        raise
     except Exception as cause:  # the reader raises its own error, and numpy's for dtypes that numpy lacks
         reason = " ".join(str(cause).split())[:200]
         raise DataError(f"{source} is not readable as safetensors ({reason}); {_DAMAGED}") from cause

@@ -183,6 +183,7 @@ def load_restricted_pickle(path: Path) -> object:
     Raises:
         DataError: The file cannot be read, is damaged, or asks for anything but arrays and plain containers; the
             message names the class or function asked for.
+        MemoryError: The file is larger than memory.
     """
     try:
         with path.open("rb") as stream:
@@ -197,6 +198,8 @@ def load_restricted_pickle(path: Path) -> object:
             f"{path} is not read: {cause}, and a feature pickle may hold only {_ADMITTED}. Nothing in it was run. "
             "If you trust its origin, save the plain arrays again, or as .npz"
         ) from cause
+    except MemoryError:  # no length can claim memory, so the file is honestly large
+        raise
     except Exception as cause:  # a damaged program fails in as many ways as programs do
         raise DataError(
             f"{path} is not a readable pickle ({type(cause).__name__} while reading): it is damaged, "
