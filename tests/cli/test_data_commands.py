@@ -5,11 +5,11 @@ import subprocess
 import sys
 
 import pytest
+from typer.testing import CliRunner
+
 from dmdkit.cli.data import app
 from dmdkit.data import load_dataset, sample_dataset
 from dmdkit.errors import DataError
-from typer.testing import CliRunner
-
 from tests.conftest import shared_path
 from tests.data.builders import mmsa_content, write_pickle
 

@@ -4,11 +4,11 @@ import json
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
+
 from dmdkit.data import load_dataset
 from dmdkit.data.arrays import METADATA_KEY
 from dmdkit.errors import DataError
-from safetensors.numpy import save_file
-
 from tests.data.builders import flat_content, write_npz
 
 

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from dmdkit.data import load_dataset
 from dmdkit.errors import DataError
-
 from tests.data.builders import mmsa_content, write_pickle
 
 

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import re
 
-from dmdkit.cli.data import app
-from dmdkit.data import SAMPLE_DESCRIPTION
 from typer.testing import CliRunner
 
+from dmdkit.cli.data import app
+from dmdkit.data import SAMPLE_DESCRIPTION
 from tests.conftest import ROOT
 
 TEXT = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")

@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+
 from dmdkit.data import sample_dataset, sample_hashes
 
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import json
 
 import numpy as np
-from dmdkit.data import inspect_dataset, load_dataset, sample_dataset
 
+from dmdkit.data import inspect_dataset, load_dataset, sample_dataset
 from tests.data.builders import mmsa_content, write_pickle
 
 

@@ -7,12 +7,12 @@ import zipfile
 
 import numpy as np
 import pytest
-from dmdkit.data import Dataset, load_dataset, sample_dataset, write_dataset
-from dmdkit.data.loading import format_of
-from dmdkit.errors import DataError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dmdkit.data import Dataset, load_dataset, sample_dataset, write_dataset
+from dmdkit.data.loading import format_of
+from dmdkit.errors import DataError
 from tests.conftest import shared_path
 from tests.data.builders import SIZES, STEPS, WIDTHS, flat_content, mmsa_content, write_npz, write_pickle
 

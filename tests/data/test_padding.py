@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from dmdkit.data import load_dataset
 from dmdkit.data.padding import padding_side_of
 from dmdkit.errors import DataError
-
 from tests.data.builders import SIZES, STEPS, mmsa_content, write_pickle
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dmdkit.data.restricted_pickle import load_restricted_pickle
-from dmdkit.errors import DataError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dmdkit.data.restricted_pickle import load_restricted_pickle
+from dmdkit.errors import DataError
 from tests.data.builders import mmsa_content, write_pickle
 
 PROTO2 = b"\x80\x02"

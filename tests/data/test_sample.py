@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+
 from dmdkit.data import SAMPLE_DESCRIPTION, Dataset, sample_dataset
 
 PENALTY = 100.0

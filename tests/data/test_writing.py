@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from dmdkit.data import load_dataset, sample_dataset, write_dataset
 from dmdkit.errors import DataError
 from dmdkit.files import sha256_of_file
-
 from tests.data.builders import mmsa_content, write_pickle
 
 

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
 from dmdkit.cli import console
 from dmdkit.errors import DataError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from dmdkit.data.inspection import DatasetReport, SplitReport
     from dmdkit.data.values import NonFiniteCounts
-    from rich.table import Table
 
 __all__ = ["app"]
 

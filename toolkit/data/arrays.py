@@ -13,6 +13,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 import safetensors
+
 from dmdkit.data.dataset import MODALITIES, SPLITS
 from dmdkit.data.raw import MAX_ARRAY_BYTES, RawFile, RawSplit, array_from, data_error, described, shortened
 from dmdkit.errors import DataError

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+
 from dmdkit.data.dataset import MODALITIES, Dataset, FloatArray, Split
 from dmdkit.data.hashing import sample_hashes
 from dmdkit.data.labels import checked_labels

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
+
 from dmdkit.data.dataset import Split
 
 __all__ = ["sample_hashes"]

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+
 from dmdkit.data.dataset import Dataset, FloatArray, Split
 from dmdkit.data.padding import PaddingSide, padding_side_of
 from dmdkit.data.values import NonFiniteCounts, count_non_finite

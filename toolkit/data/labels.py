@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from dmdkit.data.dataset import LabelArray, Task
 from dmdkit.data.raw import RawFile, array_from, data_error, described, shortened
 from dmdkit.errors import DataError

@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+
 from dmdkit.data.dataset import FloatArray
 from dmdkit.data.raw import array_from, data_error, described
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from dmdkit.errors import DataError
 
 __all__ = ["MAX_ARRAY_BYTES", "RawFile", "RawSplit", "array_from", "data_error", "described", "shortened"]

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
+
 from dmdkit.data.numpy_stand_ins import CALLABLE, MAKERS, PendingArray, PendingDtype, Refused, text_from
 from dmdkit.errors import DataError
 

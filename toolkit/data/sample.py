@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
+
 from dmdkit.data.dataset import Dataset, FloatArray, Split
 from dmdkit.data.writing import sha256_as_npz
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+
 from dmdkit.data.dataset import MODALITIES, FloatArray
 from dmdkit.errors import DataError
 

@@ -11,6 +11,7 @@ from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
+
 from dmdkit.data.arrays import METADATA_KEY
 from dmdkit.data.dataset import MODALITIES, SPLITS, Dataset
 from dmdkit.errors import DataError
