@@ -121,7 +121,8 @@ class Decouple(nn.Module):
             parts = self.linear(x)
         else:
             parts = F.conv1d(x.transpose(1, 2), self.weight).transpose(1, 2)
-        return parts[..., : self.width], parts[..., self.width :]
+        exclusive, common = parts.split(self.width, dim=-1)
+        return exclusive, common
 
 
 def _heads(x: Tensor, heads: int) -> Tensor:
@@ -197,11 +198,11 @@ class SelfLayer(nn.Module):
         """(B, T, e) -> (B, T, e), or (B, 1, e) with ``last_only``."""
         normed, e = self.normalise(x), self.width
         if self.last_only:
-            x, kv = x[:, -1:], self.key_value(normed)
-            attended = self.attention(self.query(normed[:, -1:]), kv[..., :e], kv[..., e:])
+            k, v = self.key_value(normed).split(e, dim=-1)
+            x, q = x[:, -1:], self.query(normed[:, -1:])
         else:
-            qkv = self.query_key_value(normed)
-            attended = self.attention(qkv[..., :e], qkv[..., e : 2 * e], qkv[..., 2 * e :])
+            q, k, v = self.query_key_value(normed).split(e, dim=-1)
+        attended = self.attention(q, k, v)
         return cast(Tensor, self.feed_forward(x + attended))
 
 

@@ -10,20 +10,51 @@ from collections.abc import Sequence
 import typer
 from typer.main import get_command
 
-from dmdkit.cli import data
+from dmdkit.cli import bundle, data, demo, doctor, export, run
 from dmdkit.errors import DmdkitError, ExitCode
 
 __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="dmdkit",
-    help="Train DMD emotion models, export the student path to ONNX, quantise it to INT8, and prove it still answers the same.",
+    help=(
+        "Train DMD emotion models, export the student path to ONNX, quantise it to INT8, and prove it still answers "
+        "the same.\n\nThe usual line: dmdkit train --data mosi.pkl, then dmdkit export --int8, then dmdkit predict. "
+        "See it run once: dmdkit demo."
+    ),
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+app.command("train")(run.train)
+app.command("import")(run.import_weights)
+app.command("evaluate")(run.evaluate)
+app.command("export")(export.export)
+app.command("check")(bundle.check)
+app.command("predict")(bundle.predict)
+app.command("inspect")(bundle.inspect)
+app.command("doctor")(doctor.doctor)
+app.command("demo")(demo.demo)
 app.add_typer(data.app, name="data")
+
+# typer brings its own click since 0.26 and used the package before; both name the base of usage errors the same.
+_UsageError = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
+
+def _version(show: bool) -> None:
+    if show:
+        from dmdkit import __version__
+
+        typer.echo(f"dmdkit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    pass
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,28 +63,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 good, 1 user error, 2 a verdict that is not passed, 3 a missing optional package, 70 our bug, 130 interrupted.
     """
-    import click
-
-    from dmdkit.cli.console import err
+    from dmdkit.cli.console import print_error
 
     try:
         result = get_command(app).main(args=list(arguments) if arguments is not None else None, standalone_mode=False)
     except DmdkitError as error:
-        err.print(f"[red]error:[/red] {error}", markup=True)
+        print_error(str(error))
         return int(error.exit_code)
-    except (click.exceptions.Abort, KeyboardInterrupt):
-        err.print("interrupted")
+    except (typer.Abort, KeyboardInterrupt):
+        print_error("interrupted")
         return int(ExitCode.INTERRUPTED)
-    except click.exceptions.Exit as exit_:
-        return int(exit_.exit_code)
-    except click.ClickException as error:
-        error.show()
-        return int(ExitCode.USER_ERROR)
+    except typer.Exit as end:
+        return int(end.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return int(ExitCode.GOOD)
-    except Exception:
+    except Exception as error:
+        if isinstance(error, _UsageError):
+            error.show()  # type: ignore[attr-defined]
+            return int(ExitCode.USER_ERROR)
         traceback.print_exc()
-        err.print("[red]this is a bug in dmdkit[/red]; please report the lines above with the output of `dmdkit doctor --json`")
+        print_error("this is a bug in dmdkit; please report the lines above with the output of `dmdkit doctor --json`")
         return int(ExitCode.BUG)
     return int(result) if isinstance(result, int) else int(ExitCode.GOOD)

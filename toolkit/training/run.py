@@ -84,7 +84,7 @@ class Run:
         if not (path / CONFIG_FILE).is_file() or not (path / FACTS_FILE).is_file():
             raise RunError(f"{path}: not a run: {CONFIG_FILE} or {FACTS_FILE} is missing")
         if not (path / MODEL_FILE).is_file():
-            raise RunError(f"{path}: training did not finish; continue it with `dmdkit train --resume {path}`")
+            raise RunError(f"{path}: training did not finish; continue it with `dmdkit train --resume --out {path}`")
         return cls(path, read_config(path), read_facts(path))
 
     @property

@@ -1,0 +1,124 @@
+"""Chooses calibration samples, from training data only, and refuses data that would calibrate a lie."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from dmdkit.data import Dataset, Split, sample_hashes
+from dmdkit.errors import CalibrationError
+from dmdkit.files import sha256_of_bytes
+from dmdkit.runtime.inputs import OUT_OF_RANGE_SHARE, RangeGuard
+from dmdkit.runtime.manifest import CalibrationRecord, InputRecord
+
+__all__ = ["DEFAULT_CALIBRATION_SAMPLES", "MIN_CALIBRATION_SAMPLES", "CalibrationSet", "calibration_set"]
+
+MIN_CALIBRATION_SAMPLES = 32
+"""Below this a range is luck: the largest activation of few samples says little about the next one."""
+
+DEFAULT_CALIBRATION_SAMPLES = 128
+
+
+@dataclass(frozen=True)
+class CalibrationSet:
+    """The chosen samples and where they came from."""
+
+    split: Split
+    data_sha256: str
+
+    def record(self, method: str, used_by: Iterable[str]) -> CalibrationRecord:
+        """What the manifest keeps of it."""
+        hashes = sample_hashes(self.split)
+        return CalibrationRecord(
+            method=method,
+            sample_ids=list(self.split.ids),
+            content_sha256=sha256_of_bytes("".join(hashes).encode()),
+            data_sha256=self.data_sha256,
+            used_by=sorted(used_by),
+        )
+
+
+def _spread_over_labels(split: Split, count: int) -> npt.NDArray[np.int64]:
+    """Indices of ``count`` samples spread evenly over the sorted labels, so that no part of the range is left out."""
+    order = np.argsort(split.labels, kind="stable")
+    chosen = order[np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(np.int64)]
+    return np.sort(np.unique(chosen)).astype(np.int64)
+
+
+def _check_overlap(chosen: Split, held_out: Mapping[str, Split], source: str) -> None:
+    ids = set(chosen.ids)
+    contents = dict(zip(sample_hashes(chosen), chosen.ids, strict=True))
+    for name, split in held_out.items():
+        shared = [sample for sample in split.ids if sample in ids]
+        if shared:
+            raise CalibrationError(
+                f"{source}: calibration sample {shared[0]!r} also stands in the {name} data ({len(shared)} shared ids); "
+                "calibrate with training samples only, or the parity would be measured on what was calibrated"
+            )
+        same = [(contents[key], sample) for key, sample in zip(sample_hashes(split), split.ids, strict=True) if key in contents]
+        if same:
+            raise CalibrationError(
+                f"{source}: calibration sample {same[0][0]!r} has the same features as {same[0][1]!r} in the {name} data "
+                f"({len(same)} such pairs); calibrate with training samples only"
+            )
+
+
+def _check_kind(dataset: Dataset, split: Split, inputs: Mapping[str, InputRecord]) -> None:
+    for name, record in inputs.items():
+        shape = split.features()[name].shape[1:]
+        if shape != (record.steps, record.features):
+            raise CalibrationError(
+                f"{dataset.source}: {name} has {shape[0]} steps of {shape[1]} features, the run was trained on "
+                f"{record.steps} of {record.features}; calibrate with the run's own training data"
+            )
+    for name, share in RangeGuard(inputs).shares(split.features()).items():
+        if share >= OUT_OF_RANGE_SHARE:
+            raise CalibrationError(
+                f"{dataset.source}: {share:.0%} of the {name} values lie outside the run's training range; these are "
+                "features of another kind or scale: calibrate with the run's own training data"
+            )
+    for name, array in split.features().items():
+        if not array.any() and not inputs[name].trained_absent:
+            raise CalibrationError(
+                f"{dataset.source}: {name} is all zero in every calibration sample, but the run was trained with it; "
+                "calibrate with samples that have every modality"
+            )
+
+
+def calibration_set(
+    dataset: Dataset,
+    inputs: Mapping[str, InputRecord],
+    *,
+    held_out: Mapping[str, Split] | None = None,
+    count: int = DEFAULT_CALIBRATION_SAMPLES,
+) -> CalibrationSet:
+    """Samples of the training split of ``dataset``, spread over the labels.
+
+    Args:
+        dataset: The feature file given for calibration.
+        inputs: What the run takes, with its training ranges where they are known.
+        held_out: Further samples that must not be calibrated on (the parity data), by name.
+        count: How many to take at most.
+
+    Raises:
+        CalibrationError: No training split, too few samples, samples that are also held out (by id or by content), or
+            features whose shape or range cannot be the run's.
+    """
+    if "train" not in dataset.splits:
+        raise CalibrationError(
+            f"{dataset.source}: no train split to calibrate with (it has {', '.join(dataset.splits)}); held-out samples "
+            "must not be used"
+        )
+    train = dataset.splits["train"]
+    if len(train) < MIN_CALIBRATION_SAMPLES or count < MIN_CALIBRATION_SAMPLES:
+        raise CalibrationError(
+            f"{dataset.source}: {min(len(train), count)} calibration samples, at least {MIN_CALIBRATION_SAMPLES} are needed"
+        )
+    _check_kind(dataset, train, inputs)
+    chosen = train.take(_spread_over_labels(train, count))
+    own = {name: split for name, split in dataset.splits.items() if name != "train"}
+    _check_overlap(chosen, {**own, **(held_out or {})}, dataset.source)
+    return CalibrationSet(chosen, dataset.sha256)

@@ -1,0 +1,282 @@
+"""Writes a bundle from a run: graphs, golden samples, manifest, and, where there is parity data, verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import save as safetensors_bytes
+
+from dmdkit import __version__
+from dmdkit.calibration import CalibrationSet, calibration_set
+from dmdkit.calibration.samples import DEFAULT_CALIBRATION_SAMPLES
+from dmdkit.data import MODALITIES, Dataset, Split
+from dmdkit.errors import BundleError, CalibrationError, ExportError
+from dmdkit.export.explain import explain_output_names
+from dmdkit.export.graphs import ExportedGraph, fp32_graphs, int8_graphs
+from dmdkit.export.reference import reference_outputs, unit_inputs
+from dmdkit.files import atomic_directory, sha256_of_bytes
+from dmdkit.model.dmd import GRAPH_ORDER
+from dmdkit.model.gd_unit import EDGES
+from dmdkit.model.system import DmdSystem
+from dmdkit.runtime.backends.onnxruntime import OnnxRuntimeRunner
+from dmdkit.runtime.bundle import Bundle, Golden
+from dmdkit.runtime.ledger import Ledger, measure, record
+from dmdkit.runtime.manifest import (
+    FileRecord,
+    GoldenRecord,
+    InputRecord,
+    Manifest,
+    OutputRecord,
+    SourceRecord,
+    write_manifest,
+)
+from dmdkit.training.evaluation import load_system
+from dmdkit.training.run import InputFacts, Run, installed_versions
+from dmdkit.training.statistics import input_facts
+
+__all__ = ["ExportOptions", "ParityData", "export_bundle"]
+
+Array = npt.NDArray[np.float32]
+
+GOLDEN_SAMPLES = 16
+GOLDEN_FILE = "golden/golden.safetensors"
+_GOLDEN_SEED = 20230321
+GoldenChoice = Literal["auto", "real", "synthetic"]
+
+
+@dataclass(frozen=True)
+class ParityData:
+    """Held-out samples to measure parity on."""
+
+    split: Split
+    split_name: str
+    source: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What to make.
+
+    Attributes:
+        int8: Whether to add the INT8 forms; needs ``calibration``.
+        calibration: The feature file whose training split calibrates.
+        calibration_samples: How many of its samples to use at most.
+        method: modelopt's calibration method.
+        parity: Where to measure parity; None leaves every verdict ``unverified``.
+        golden: real: held-out samples go into the bundle; synthetic: they do not; auto: real where there are any.
+        force: Whether an existing bundle gives way.
+    """
+
+    int8: bool = False
+    calibration: Dataset | None = None
+    calibration_samples: int = DEFAULT_CALIBRATION_SAMPLES
+    method: Literal["max", "entropy"] = "max"
+    parity: ParityData | None = None
+    golden: GoldenChoice = "auto"
+    force: bool = False
+
+
+def _input_records(run: Run, dataset: Dataset | None) -> dict[str, InputRecord]:
+    """What the graphs take; an imported run's ranges come from the calibration data's training split, if any."""
+    facts: dict[str, InputFacts] | None = run.facts.inputs
+    if facts is None and dataset is not None and "train" in dataset.splits:
+        facts = input_facts(dataset, 0.0)
+    steps, widths = run.facts.shape.lengths.as_dict(), run.facts.shape.feature_dims.as_dict()
+    records = {}
+    for name in MODALITIES:
+        known = facts[name] if facts is not None and len(facts[name].minimum) == widths[name] else None
+        records[name] = InputRecord(
+            steps=steps[name],
+            features=widths[name],
+            padding_side=known.padding_side if known else "unknown",
+            normalisation="standardise" if run.facts.standardised else "none",
+            trained_absent=known.trained_absent if known else False,
+            minimum=known.minimum if known else None,
+            maximum=known.maximum if known else None,
+        )
+    return records
+
+
+def _synthetic_split(records: dict[str, InputRecord], count: int) -> Split:
+    """Seeded samples inside the training range (or of unit scale where it is not known), marked as synthetic."""
+    generator = np.random.default_rng(_GOLDEN_SEED)
+    arrays = {}
+    for name, item in records.items():
+        unit = generator.random((count, item.steps, item.features))
+        low = np.asarray(item.minimum if item.minimum is not None else [-1.0] * item.features)
+        high = np.asarray(item.maximum if item.maximum is not None else [1.0] * item.features)
+        arrays[name] = (low + unit * (high - low)).astype(np.float32)
+        arrays[name][: count // 4, : item.steps // 4] = 0.0  # some with padding
+    ids = tuple(f"synthetic-{index}" for index in range(count))
+    return Split(ids, arrays["text"], arrays["audio"], arrays["vision"], np.zeros(count, np.float32))
+
+
+def _golden_split(
+    options: ExportOptions, records: dict[str, InputRecord]
+) -> tuple[Split, Literal["real", "synthetic"]]:
+    held_out = options.parity.split if options.parity else None
+    if held_out is None and options.calibration is not None:
+        splits = options.calibration.splits
+        held_out = splits.get("test") or splits.get("valid")
+    if options.golden == "synthetic" or (held_out is None and options.golden == "auto"):
+        return _synthetic_split(records, GOLDEN_SAMPLES), "synthetic"
+    if held_out is None:
+        raise ExportError("--golden real needs held-out samples; pass --parity-data, or use --golden synthetic")
+    order = np.linspace(0, len(held_out) - 1, min(GOLDEN_SAMPLES, len(held_out))).round().astype(np.int64)
+    return held_out.take(np.unique(order)), "real"
+
+
+def _output_records(run: Run, *, gd_units: bool) -> dict[str, OutputRecord]:
+    c = run.facts.shape.num_outputs
+    what = "regression value" if run.facts.task == "regression" else "raw class logits"
+    order, edges = list(GRAPH_ORDER), [f"{student}<-{teacher}" for student, teacher in EDGES]
+    outputs = {
+        "score": OutputRecord(meaning=what, shape=["batch", c], range=run.facts.label_range),
+        "logit_homo": OutputRecord(
+            meaning=f"{what} from one modality's common part", shape=["batch", 3, c], order=order
+        ),
+        "logit_hetero": OutputRecord(
+            meaning=f"{what} from one modality's exclusive part", shape=["batch", 3, c], order=order
+        ),
+        "edges_homo": OutputRecord(
+            meaning="normalised GD-Unit edges, common space", shape=["batch", 6], order=edges, range=(0.0, 1.0)
+        ),
+        "edges_hetero": OutputRecord(
+            meaning="normalised GD-Unit edges, exclusive space", shape=["batch", 6], order=edges, range=(0.0, 1.0)
+        ),
+    }
+    return {name: outputs[name] for name in explain_output_names(gd_units=gd_units)}
+
+
+def _recorded(graph: ExportedGraph, data: bytes, golden: Golden) -> dict[str, Array]:
+    with OnnxRuntimeRunner(graph.name, data, graph.session_options) as runner:
+        return runner.infer(golden.inputs_of(graph.kind))
+
+
+def _contiguous(arrays: dict[str, Array]) -> dict[str, Array]:
+    return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+
+
+def _check_parity_data(run: Run, parity: ParityData) -> None:
+    steps, widths = run.facts.shape.lengths.as_dict(), run.facts.shape.feature_dims.as_dict()
+    for name, array in parity.split.features().items():
+        if array.shape[1:] != (steps[name], widths[name]):
+            raise ExportError(
+                f"{parity.source}: {name} has {array.shape[1]} steps of {array.shape[2]} features, "
+                f"the run takes {steps[name]} of {widths[name]}"
+            )
+
+
+def _name_of(out: Path) -> str:
+    return out.name.removesuffix(".dmd")
+
+
+def export_bundle(
+    run: Run, out: Path, options: ExportOptions, advance: Callable[[str], None] = lambda _: None
+) -> tuple[Manifest, Ledger | None]:
+    """Writes the bundle ``out`` from ``run``; nothing is left behind on failure.
+
+    Args:
+        run: A finished run.
+        out: The bundle's directory.
+        options: What to make.
+        advance: Hears the name of each step before its work.
+
+    Returns:
+        The manifest as written, and the parity ledger where parity was measured.
+
+    Raises:
+        DmdkitError: One readable message.
+    """
+    if out.exists() and not options.force:
+        raise BundleError(f"{out} exists; choose another --out, or pass --force to replace it")
+    if out.exists() and not (out / "manifest.json").is_file():
+        raise BundleError(f"{out} is not a bundle, so --force does not replace it; choose another --out")
+    if options.parity is not None:
+        _check_parity_data(run, options.parity)
+    records = _input_records(run, options.calibration)
+    calibration: CalibrationSet | None = None
+    if options.int8:
+        if options.calibration is None:
+            raise CalibrationError("--int8 needs calibration data: pass --calib FILE (its training split is used)")
+        held_out = {options.parity.split_name: options.parity.split} if options.parity else {}
+        calibration = calibration_set(
+            options.calibration, records, held_out=held_out, count=options.calibration_samples
+        )
+    system = load_system(run)
+    golden_split, golden_kind = _golden_split(options, records)
+
+    graphs = fp32_graphs(system, advance)
+    if calibration is not None:
+        graphs += int8_graphs(graphs, calibration, options.method, advance)
+
+    advance("golden samples")
+    files = {graph.file: graph.model.SerializeToString(deterministic=True) for graph in graphs}
+    reference = reference_outputs(system, golden_split)
+    golden = Golden(
+        inputs=_contiguous(golden_split.features()),
+        unit_inputs={kind: _contiguous(a) for kind, a in unit_inputs(system, golden_split).items()},
+        reference=reference,
+        recorded={},
+    )
+    for graph in graphs:
+        golden.recorded[graph.name] = _recorded(graph, files[graph.file], golden)
+    files[GOLDEN_FILE] = safetensors_bytes(_contiguous(golden.tensors()))
+
+    spread = reference["score"] if options.parity is None else reference_outputs(system, options.parity.split)["score"]
+    manifest = Manifest(
+        name=_name_of(out),
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        tools=installed_versions(("dmdkit", "torch", "onnx", "onnxruntime", "onnxscript", "nvidia-modelopt", "numpy"))
+        | {"dmdkit": __version__},
+        source=SourceRecord(
+            run=run.path.name,
+            origin=run.facts.origin,
+            model_sha256=run.model_sha256,
+            data_sha256=run.config.data.sha256,
+            created=datetime.fromtimestamp(run.model_file.stat().st_mtime, timezone.utc).isoformat(timespec="seconds"),
+        ),
+        model=run.facts.shape,
+        task=run.facts.task,
+        label_range=run.facts.label_range,
+        output_sd=float(spread.std()),
+        modality_order=list(GRAPH_ORDER),
+        edge_order=list(EDGES),
+        inputs=records,
+        outputs=_output_records(run, gd_units=system.homo_gd is not None),
+        graphs={graph.name: graph.record() for graph in graphs},
+        calibration=calibration.record(options.method, [g.name for g in graphs if g.calibrated]) if calibration else None,
+        golden=GoldenRecord(
+            file=GOLDEN_FILE, kind=golden_kind, samples=len(golden_split), ids=list(golden_split.ids)
+        ),
+        files={name: FileRecord(sha256=sha256_of_bytes(data), size_bytes=len(data)) for name, data in files.items()},
+    )
+    with atomic_directory(out, BundleError, replace=options.force) as directory:
+        for name, data in files.items():
+            (directory / name).parent.mkdir(exist_ok=True)
+            (directory / name).write_bytes(data)
+        write_manifest(directory, manifest)
+        ledger = None
+        if options.parity is not None:
+            advance("parity")
+            ledger = _parity(directory, system, options.parity)
+            manifest = record(directory, manifest, ledger)
+    return manifest, ledger
+
+
+def _parity(directory: Path, system: DmdSystem, parity: ParityData) -> Ledger:
+    return measure(
+        Bundle.open(directory),
+        split=parity.split,
+        split_name=parity.split_name,
+        source=parity.source,
+        data_sha256=parity.sha256,
+        reference=lambda split: reference_outputs(system, split),
+    )

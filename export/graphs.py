@@ -1,0 +1,130 @@
+"""All graphs of a run: fusion, explain and the GD-Units in fp32, and their INT8 forms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from onnx import ModelProto
+
+from dmdkit.calibration import CalibrationSet, lower_for_cpu, lower_for_tensorrt
+from dmdkit.calibration.graph_facts import multiply_adds, share_computed_int8, share_stored_int8, weight_bytes
+from dmdkit.calibration.lowerings import Lowering
+from dmdkit.config import ModelShape
+from dmdkit.export.explain import ExplainModule, explain_output_names
+from dmdkit.export.onnx_writer import graph_from_module, subgraph
+from dmdkit.model.system import DmdSystem
+from dmdkit.runtime.manifest import GraphKind, GraphRecord, Precision, VerdictRecord
+
+__all__ = ["ExportedGraph", "fp32_graphs", "int8_graphs"]
+
+_EXAMPLE_BATCH = 2
+NOT_CHECKED = VerdictRecord(status="unverified", reason="parity has not been measured", samples=0)
+
+
+@dataclass(frozen=True)
+class ExportedGraph:
+    """A graph and what the manifest says of how to run it."""
+
+    kind: GraphKind
+    precision: Precision
+    model: ModelProto
+    session_options: dict[str, str]
+    simulated_on_cpu: bool = False
+    calibrated: bool = False
+
+    @property
+    def name(self) -> str:
+        """Its key in the manifest."""
+        return f"{self.kind}.{self.precision}"
+
+    @property
+    def file(self) -> str:
+        """Its path inside the bundle."""
+        return f"graphs/{self.kind}.onnx" if self.kind.startswith("gd_") else f"graphs/{self.name}.onnx"
+
+    def record(self) -> GraphRecord:
+        """Its entry in the manifest."""
+        return GraphRecord(
+            kind=self.kind,
+            precision=self.precision,
+            file=self.file,
+            opset=next(entry.version for entry in self.model.opset_import if entry.domain in ("", "ai.onnx")),
+            ir_version=self.model.ir_version,
+            session_options=self.session_options,
+            simulated_on_cpu=self.simulated_on_cpu,
+            weight_bytes=weight_bytes(self.model),
+            weights_stored_int8=share_stored_int8(self.model),
+            multiply_adds=multiply_adds(self.model),
+            multiply_adds_int8=share_computed_int8(self.model),
+            verdict=NOT_CHECKED,
+        )
+
+
+def _examples(shape: ModelShape) -> list[tuple[str, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    dims = shape.feature_dims.as_dict()
+    return [
+        (name, torch.randn(_EXAMPLE_BATCH, steps, dims[name], generator=generator))
+        for name, steps in shape.lengths.as_dict().items()
+    ]
+
+
+def fp32_graphs(system: DmdSystem, advance: Callable[[str], None]) -> list[ExportedGraph]:
+    """fusion, explain and, where the system has them, both GD-Units; ``advance`` hears each name before its work."""
+    shape = system.dmd.shape
+    advance("explain.fp32")
+    explain = graph_from_module(
+        ExplainModule(system), _examples(shape), explain_output_names(gd_units=system.homo_gd is not None)
+    )
+    advance("fusion.fp32")
+    # The score's part of the explain graph is the student path: exporting it again would only cost time.
+    graphs = [
+        ExportedGraph("fusion", "fp32", subgraph(explain, ["score"], "fusion"), {}),
+        ExportedGraph("explain", "fp32", subgraph(explain, [o.name for o in explain.graph.output], "explain"), {}),
+    ]
+    units: list[tuple[GraphKind, torch.nn.Module | None, int]] = [
+        ("gd_homo", system.homo_gd, shape.width),
+        ("gd_hetero", system.hetero_gd, 2 * shape.width),
+    ]
+    for kind, unit, width in units:
+        if unit is None:
+            continue
+        advance(f"{kind}.fp32")
+        inputs = [
+            ("logits", torch.randn(_EXAMPLE_BATCH, 3, shape.num_outputs)),
+            ("representations", torch.randn(_EXAMPLE_BATCH, 3, width)),
+        ]
+        model = graph_from_module(unit, inputs, ["edges"])
+        model.graph.name = kind
+        graphs.append(ExportedGraph(kind, "fp32", model, {}))
+    return graphs
+
+
+def int8_graphs(
+    graphs: list[ExportedGraph], calibration: CalibrationSet, method: str, advance: Callable[[str], None]
+) -> list[ExportedGraph]:
+    """The INT8 forms of fusion and explain."""
+    found: list[ExportedGraph] = []
+    for graph in graphs:
+        if graph.kind.startswith("gd_"):
+            continue
+
+        def lowered(precision: Precision, lowering: Lowering, kind: GraphKind = graph.kind) -> ExportedGraph:
+            return ExportedGraph(
+                kind,
+                precision,
+                lowering.model,
+                lowering.session_options,
+                lowering.simulated_on_cpu,
+                lowering.calibrated,
+            )
+
+        advance(f"{graph.kind}.int8-cpu")
+        found.append(lowered("int8-cpu", lower_for_cpu(graph.model)))
+        advance(f"{graph.kind}.int8-trt")
+        found.append(
+            lowered("int8-trt", lower_for_tensorrt(graph.model, calibration.split.features(), method))
+        )
+    return found

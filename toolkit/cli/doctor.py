@@ -1,0 +1,85 @@
+"""``dmdkit doctor``: what is installed, which backends work here, what is missing and how to get it."""
+
+from __future__ import annotations
+
+import platform
+from typing import Annotated, Any
+
+import typer
+
+from dmdkit.cli.console import out, print_json
+
+__all__ = ["diagnose", "doctor"]
+
+# distribution -> the extra that brings it and what it is for; the base packages have no extra
+_PACKAGES: tuple[tuple[str, str, str], ...] = (
+    ("numpy", "", "arrays"),
+    ("onnxruntime", "", "runs the graphs on CPUs"),
+    ("pydantic", "", "manifest and config"),
+    ("safetensors", "", "weights and golden samples"),
+    ("torch", "train", "train, import, evaluate, export"),
+    ("lightning-fabric", "train", "train on any device"),
+    ("onnx", "export", "export"),
+    ("onnxscript", "export", "export"),
+    ("nvidia-modelopt", "quantize", "export --int8"),
+    ("onnx-graphsurgeon", "quantize", "export --int8"),
+)
+
+
+def _backends() -> dict[str, str]:
+    try:
+        from dmdkit.runtime.backends.onnxruntime import available_devices
+    except ImportError as cause:
+        return {"onnxruntime": f"cannot be imported: {cause}"}
+    return {f"onnxruntime {device}": "works" for device in available_devices()}
+
+
+def _gpu() -> str:
+    try:
+        import torch
+    except ImportError:
+        return "not known (PyTorch is not installed)"
+    return str(torch.cuda.get_device_name()) if torch.cuda.is_available() else "none that PyTorch sees"
+
+
+def diagnose() -> dict[str, Any]:
+    """Versions, backends and commands of this installation."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    from dmdkit import __version__
+
+    packages: dict[str, dict[str, str | None]] = {}
+    for name, extra, purpose in _PACKAGES:
+        try:
+            found: str | None = version(name)
+        except PackageNotFoundError:
+            found = None
+        install = None if found else f"pip install 'dmdkit[{extra}]'" if extra else f"pip install {name}"
+        packages[name] = {"version": found, "for": purpose, "install": install}
+    return {
+        "dmdkit": __version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "packages": packages,
+        "backends": _backends(),
+        "gpu": _gpu(),
+    }
+
+
+def doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON, for bug reports.")] = False) -> None:
+    """Say what is installed, which backends work here, what is missing and how to get it."""
+    found = diagnose()
+    if json:
+        print_json(found)
+        return
+    from rich.table import Table
+
+    out.print(f"dmdkit {found['dmdkit']}, Python {found['python']}, {found['system']}, GPU: {found['gpu']}")
+    table = Table(pad_edge=False)
+    for head in ("package", "version", "needed for", "how to get it"):
+        table.add_column(head)
+    for name, row in found["packages"].items():
+        table.add_row(name, row["version"] or "[yellow]missing[/]", row["for"], (row["install"] or "").replace("[", "\\["))
+    out.print(table)
+    for name, state in found["backends"].items():
+        out.print(f"backend {name}: {state}")

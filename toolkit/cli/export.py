@@ -1,0 +1,188 @@
+"""``dmdkit export``: a run becomes a bundle."""
+
+from __future__ import annotations
+
+import shlex
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dmdkit.cli.console import finish, note, out as console_out, parity_table, print_json, steps
+from dmdkit.cli.run import RUNS_DIR, dataset_of_run, load_data, require_torch, split_of
+from dmdkit.errors import DataError, ExitCode, MissingDependencyError
+
+if TYPE_CHECKING:
+    from dmdkit.data import Dataset
+    from dmdkit.export import ParityData
+    from dmdkit.runtime.ledger import Ledger
+    from dmdkit.runtime.manifest import Manifest
+    from dmdkit.training.run import Run
+
+__all__ = ["export", "export_run"]
+
+
+class Method(str, Enum):
+    """How modelopt turns observed activations into ranges."""
+
+    max = "max"
+    entropy = "entropy"
+
+
+class GoldenChoice(str, Enum):
+    """What the golden samples are."""
+
+    auto = "auto"
+    real = "real"
+    synthetic = "synthetic"
+
+
+def _parity_data(dataset: Dataset, split: str) -> ParityData:
+    from dmdkit.export import ParityData
+
+    return ParityData(split_of(dataset, split), split, dataset.source, dataset.sha256)
+
+
+def export_run(
+    run: Run,
+    out: Path,
+    *,
+    int8: bool,
+    calib: Path | None = None,
+    parity_data: Path | None = None,
+    parity_split: str = "test",
+    calib_samples: int | None = None,
+    method: str = "max",
+    golden: str = "auto",
+    force: bool = False,
+) -> tuple[Manifest, Ledger | None]:
+    """Exports, choosing data that was not named and saying what was chosen; see :func:`export`."""
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as cause:
+        raise MissingDependencyError(cause.name or "onnx", "export", "export to ONNX") from cause
+    from dmdkit.calibration.samples import DEFAULT_CALIBRATION_SAMPLES
+    from dmdkit.export import ExportOptions, export_bundle
+
+    own: Dataset | None = None
+    calibration: Dataset | None = None
+    if calib is not None:
+        calibration = load_data(str(calib), run.config)
+    elif int8:
+        own = calibration = dataset_of_run(run, needed_for="--calib")
+        note(f"calibrating on the training split of {own.source}, the run's own data; choose another with --calib")
+    parity: ParityData | None = None
+    if parity_data is not None:
+        parity = _parity_data(load_data(str(parity_data), run.config), parity_split)
+    elif calib is None and run.config.data.path is not None:
+        try:
+            own = own or dataset_of_run(run, needed_for="--parity-data")
+            parity = _parity_data(own, parity_split)
+            note(f"checking parity on the {parity_split} split of {own.source}; choose another with --parity-data")
+        except DataError as cause:
+            note(f"parity is not measured: {cause}")
+    options = ExportOptions(
+        int8=int8,
+        calibration=calibration,
+        calibration_samples=calib_samples or DEFAULT_CALIBRATION_SAMPLES,
+        method=method,  # type: ignore[arg-type]
+        parity=parity,
+        golden=golden,  # type: ignore[arg-type]
+        force=force,
+    )
+    with steps("exporting") as advance:
+        return export_bundle(run, out, options, advance)
+
+
+def _print_graphs(manifest: Manifest) -> None:
+    from rich.table import Table
+
+    table = Table(title="graphs", title_justify="left", pad_edge=False)
+    for head in ("graph", "size", "of fp32", "weights in INT8", "computed in INT8", ""):
+        table.add_column(head, justify="right" if head not in ("graph", "") else "left")
+    for name, graph in manifest.graphs.items():
+        size = manifest.files[graph.file].size_bytes
+        base = manifest.graphs.get(f"{graph.kind}.fp32")
+        ratio = size / manifest.files[base.file].size_bytes if base is not None else 1.0
+        remark = "weights only" if graph.weights_stored_int8 > 0 and graph.multiply_adds_int8 == 0 else ""
+        if graph.simulated_on_cpu:
+            remark = "for TensorRT; a CPU simulates it"
+        table.add_row(
+            name,
+            f"{size / 1e6:.2f} MB",
+            f"{ratio:.3f}",
+            f"{graph.weights_stored_int8:.1%}",
+            f"{graph.multiply_adds_int8:.1%}",
+            remark,
+        )
+    console_out.print(table)
+
+
+def export(
+    run: Annotated[Path | None, typer.Argument(help="A run directory; without it, the newest run under runs/.")] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="Add the INT8 forms, for TensorRT and for the CPU.")] = False,
+    calib: Annotated[
+        Path | None, typer.Option(help="Feature file whose training split calibrates; without it, the run's own data.")
+    ] = None,
+    calib_samples: Annotated[int | None, typer.Option(min=1, help="How many samples to calibrate on at most.")] = None,
+    method: Annotated[Method, typer.Option(help="How activation ranges are chosen.")] = Method.max,
+    parity_data: Annotated[
+        Path | None, typer.Option(help="Feature file to measure parity on; without it, the run's own data.")
+    ] = None,
+    parity_split: Annotated[str, typer.Option(help="Its split.")] = "test",
+    golden: Annotated[
+        GoldenChoice, typer.Option(help="Golden samples: real held-out ones, or synthetic ones for privacy.")
+    ] = GoldenChoice.auto,
+    out: Annotated[Path | None, typer.Option(help="The bundle; without it, the run's name with .dmd.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the manifest's graphs and the ledger as JSON.")] = False,
+) -> None:
+    """Export the student path, the explanation and the GD-Units of a run to a bundle, and prove it.
+
+    Examples: dmdkit export --int8
+
+    dmdkit export runs/mosi --int8 --calib mosi.pkl --parity-data mosi.pkl --out face.dmd
+    """
+    require_torch("export")
+    from dmdkit.runtime.ledger import outcome
+    from dmdkit.training.run import Run, newest_run
+
+    if run is None:
+        opened = newest_run(RUNS_DIR)
+        note(f"no run given: exporting the newest, {opened.path}; name another as the first argument")
+    else:
+        opened = Run.open(run)
+    target = out or Path(f"{opened.path.name}.dmd")
+    manifest, ledger = export_run(
+        opened,
+        target,
+        int8=int8,
+        calib=calib,
+        parity_data=parity_data,
+        parity_split=parity_split,
+        calib_samples=calib_samples,
+        method=method.value,
+        golden=golden.value,
+        force=force,
+    )
+    if json:
+        print_json(
+            {
+                "bundle": str(target),
+                "graphs": {name: graph.model_dump(mode="json") for name, graph in manifest.graphs.items()},
+                "parity": ledger.model_dump(mode="json") if ledger else None,
+            }
+        )
+    else:
+        _print_graphs(manifest)
+        if ledger is not None:
+            parity_table(ledger, manifest)
+    quoted = shlex.quote(str(target))
+    if ledger is None:
+        finish(f"{target}/, not yet proven", f"dmdkit check {quoted} --data FEATURES --run {shlex.quote(str(opened.path))}")
+        return
+    finish(f"{target}/", f"dmdkit predict {quoted} --data FEATURES")
+    if outcome(ledger, manifest) != "passed":
+        raise typer.Exit(int(ExitCode.NOT_PASSED))
