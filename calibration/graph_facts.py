@@ -9,7 +9,16 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper, shape_inference
 
-__all__ = ["Product", "Weight", "multiply_adds", "products", "share_computed_int8", "share_stored_int8", "weight_bytes", "weights"]
+__all__ = [
+    "Product",
+    "Weight",
+    "multiply_adds",
+    "products",
+    "share_computed_int8",
+    "share_stored_int8",
+    "weight_bytes",
+    "weights",
+]
 
 _PRODUCTS = frozenset({"MatMul", "Gemm", "Conv", "MatMulInteger", "QLinearMatMul", "ConvInteger"})
 _INTEGER = frozenset({"MatMulInteger", "QLinearMatMul", "ConvInteger"})
@@ -98,7 +107,9 @@ def weight_bytes(model: ModelProto) -> int:
 
 def share_stored_int8(model: ModelProto) -> float:
     """Share of the weight matrices' elements that are stored as 8-bit integers."""
-    sizes = {weight.initializer.name: (weight.elements, weight.initializer.data_type in _INT8) for weight in weights(model)}
+    sizes = {
+        weight.initializer.name: (weight.elements, weight.initializer.data_type in _INT8) for weight in weights(model)
+    }
     total = sum(size for size, _ in sizes.values())
     return sum(size for size, stored in sizes.values() if stored) / total if total else 0.0
 

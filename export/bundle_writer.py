@@ -252,10 +252,10 @@ def export_bundle(
         inputs=records,
         outputs=_output_records(run, gd_units=system.homo_gd is not None),
         graphs={graph.name: graph.record() for graph in graphs},
-        calibration=calibration.record(options.method, [g.name for g in graphs if g.calibrated]) if calibration else None,
-        golden=GoldenRecord(
-            file=GOLDEN_FILE, kind=golden_kind, samples=len(golden_split), ids=list(golden_split.ids)
-        ),
+        calibration=calibration.record(options.method, [g.name for g in graphs if g.calibrated])
+        if calibration
+        else None,
+        golden=GoldenRecord(file=GOLDEN_FILE, kind=golden_kind, samples=len(golden_split), ids=list(golden_split.ids)),
         files={name: FileRecord(sha256=sha256_of_bytes(data), size_bytes=len(data)) for name, data in files.items()},
     )
     with atomic_directory(out, BundleError, replace=options.force) as directory:

@@ -124,7 +124,5 @@ def int8_graphs(
         advance(f"{graph.kind}.int8-cpu")
         found.append(lowered("int8-cpu", lower_for_cpu(graph.model)))
         advance(f"{graph.kind}.int8-trt")
-        found.append(
-            lowered("int8-trt", lower_for_tensorrt(graph.model, calibration.split.features(), method))
-        )
+        found.append(lowered("int8-trt", lower_for_tensorrt(graph.model, calibration.split.features(), method)))
     return found

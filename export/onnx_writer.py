@@ -24,9 +24,7 @@ IR_VERSION = 10
 """Written exactly, so that ONNX Runtime 1.22 and TensorRT 10.3 read every graph."""
 
 
-def graph_from_module(
-    module: nn.Module, inputs: Sequence[tuple[str, Tensor]], outputs: Sequence[str]
-) -> ModelProto:
+def graph_from_module(module: nn.Module, inputs: Sequence[tuple[str, Tensor]], outputs: Sequence[str]) -> ModelProto:
     """The ONNX graph of ``module``, batch axis dynamic, names tidied, contract checked.
 
     Args:
@@ -92,7 +90,9 @@ def check_contract(model: ModelProto) -> None:
     """
     opsets = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
     if model.ir_version != IR_VERSION or opsets.get("ai.onnx") != OPSET:
-        raise ExportError(f"graph has IR {model.ir_version} and opsets {opsets}, expected IR {IR_VERSION} and opset {OPSET}")
+        raise ExportError(
+            f"graph has IR {model.ir_version} and opsets {opsets}, expected IR {IR_VERSION} and opset {OPSET}"
+        )
     foreign = {node.domain for node in model.graph.node} - {"", "ai.onnx"}
     if foreign:
         raise ExportError(f"graph uses operators outside the ONNX standard: {', '.join(sorted(foreign))}")

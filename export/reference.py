@@ -16,7 +16,7 @@ _BATCH = 32
 
 
 def reference_outputs(system: DmdSystem, split: Split) -> dict[str, Array]:
-    """score (N, C), logit_homo and logit_hetero (N, 3, C), and with GD-Units edges_homo and edges_hetero (N, 6)."""
+    """Score (N, C), logit_homo and logit_hetero (N, 3, C), and with GD-Units edges_homo and edges_hetero (N, 6)."""
     return _outputs(system, split)[0]
 
 
@@ -30,7 +30,9 @@ def _outputs(system: DmdSystem, split: Split) -> tuple[dict[str, Array], dict[st
     system.eval()
     with torch.inference_mode():
         for start in range(0, len(split), _BATCH):
-            features = {name: torch.from_numpy(a[start : start + _BATCH].copy()) for name, a in split.features().items()}
+            features = {
+                name: torch.from_numpy(a[start : start + _BATCH].copy()) for name, a in split.features().items()
+            }
             out = system(**features)
             model = out.model
             part = {

@@ -143,7 +143,7 @@ class Attention(nn.Module):
         self.register_buffer("mask", forbidden.float() * MASKED_SCORE if forbidden.any() else None, persistent=False)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """q (B, T_q, e), k and v (B, T_k, e) -> (B, T_q, e)."""
+        """Q (B, T_q, e), k and v (B, T_k, e) -> (B, T_q, e)."""
         scores = _heads(q, self.heads) @ _heads(k, self.heads).transpose(-2, -1)
         if self.mask is not None:
             scores = scores + self.mask
@@ -237,7 +237,7 @@ class CrossLayer(nn.Module):
         self.feed_forward = FeedForward(layer)
 
     def forward(self, x: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """x (B, T_q, e), k and v (B, T_k, e) -> (B, T_q, e)."""
+        """X (B, T_q, e), k and v (B, T_k, e) -> (B, T_q, e)."""
         return cast(Tensor, self.feed_forward(x + self.attention(self.query(self.normalise(x)), k, v)))
 
 
@@ -272,7 +272,9 @@ class CrossBlock(nn.Module):
 
     def __init__(self, block: EncoderBlock, steps: int, source_steps: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList([CrossLayer(cast(EncoderLayer, layer), steps, source_steps) for layer in block.layers])
+        self.layers = nn.ModuleList(
+            [CrossLayer(cast(EncoderLayer, layer), steps, source_steps) for layer in block.layers]
+        )
         self.norm = block.layer_norm
 
     def forward(self, x: Tensor, keys_values: list[tuple[Tensor, Tensor]]) -> Tensor:

@@ -133,7 +133,9 @@ def measure(
 
         if reference is not None and split is not None:
             truth = reference(split)
-            hops.append(hop(PYTORCH, base, {k: truth[k] for k in outputs[base] if k in truth}, outputs[base], "measured"))
+            hops.append(
+                hop(PYTORCH, base, {k: truth[k] for k in outputs[base] if k in truth}, outputs[base], "measured")
+            )
         else:
             now = outputs[base] if split is None else run_graph(bundle, base, golden.inputs, lambda: None)
             recorded = {k: golden.reference[k] for k in now if k in golden.reference}
@@ -157,7 +159,7 @@ def measure(
 
 def _verdict(ledger: Ledger, judged: str, previous: VerdictRecord) -> VerdictRecord:
     """The verdict of graph ``judged``: of its own hop, and for a lowering also of the fp32 graph it came from."""
-    chain = [hop for hop in ledger.hops if hop.target in {judged, f"{judged.split('.')[0]}.fp32"}]
+    chain = [hop for hop in ledger.hops if hop.target in {judged, f"{judged.split('.', maxsplit=1)[0]}.fp32"}]
     own = next((hop for hop in chain if hop.target == judged), None)
     if own is None:
         return previous

@@ -154,7 +154,9 @@ class Manifest(_Record):
     model: ModelShape
     task: Literal["regression", "classification"]
     label_range: tuple[float, float] | None
-    output_sd: Annotated[float, Field(ge=0)] = Field(description="standard deviation of the reference score, for tolerances")
+    output_sd: Annotated[float, Field(ge=0)] = Field(
+        description="standard deviation of the reference score, for tolerances"
+    )
     modality_order: list[Modality] = Field(description="order of the modality axis of explain's outputs")
     edge_order: list[tuple[Modality, Modality]] = Field(description="(student, teacher) per edge")
     inputs: dict[Modality, InputRecord]
@@ -217,7 +219,9 @@ def read_manifest(bundle: Path) -> Manifest:
     except OSError as cause:
         raise BundleError(f"{path}: cannot be read: {cause.strerror or cause}") from cause
     except (ValueError, RecursionError) as cause:
-        raise BundleError(f"{path}: damaged: {str(cause) or type(cause).__name__:.200}; export the bundle again") from cause
+        raise BundleError(
+            f"{path}: damaged: {str(cause) or type(cause).__name__:.200}; export the bundle again"
+        ) from cause
     found = values.get("schema_version") if isinstance(values, dict) else None
     if found != SCHEMA_VERSION:
         raise BundleError(

@@ -188,7 +188,10 @@ def compare(
     others = [name for name in common if name != "score" and not name.startswith("edges_")]
     worst_other = max((float(np.abs(after[n].astype(np.float64) - before[n]).max()) for n in others), default=0.0)
     edges = [
-        EdgeChange(space="homo" if name.endswith("homo") else "hetero", max_change=float(np.abs(after[name] - before[name]).max()))
+        EdgeChange(
+            space="homo" if name.endswith("homo") else "hetero",
+            max_change=float(np.abs(after[name] - before[name]).max()),
+        )
         for name in common
         if name.startswith("edges_")
     ]

@@ -81,9 +81,7 @@ def open_runner(bundle: Bundle, graph: str, *, threads: int = 1, device: str = "
     record = bundle.graph(graph)
     from dmdkit.runtime.backends.onnxruntime import OnnxRuntimeRunner
 
-    return OnnxRuntimeRunner(
-        graph, bundle.read(record.file), record.session_options, threads=threads, device=device
-    )
+    return OnnxRuntimeRunner(graph, bundle.read(record.file), record.session_options, threads=threads, device=device)
 
 
 def choose_graph(manifest: Manifest, kind: str, graph: str | None) -> str:
@@ -120,7 +118,9 @@ class Runtime:
     Use :meth:`open`; the constructor is for it.
     """
 
-    def __init__(self, bundle: Bundle, runner: Runner, threads: int, device: str, on_out_of_range: OutOfRange | None) -> None:
+    def __init__(
+        self, bundle: Bundle, runner: Runner, threads: int, device: str, on_out_of_range: OutOfRange | None
+    ) -> None:
         self._bundle, self._runner = bundle, runner
         self._threads, self._device, self._on_out_of_range = threads, device, on_out_of_range
         self._guard = RangeGuard(bundle.manifest.inputs)

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from dmdkit.cli import main
+from dmdkit.data import Dataset, Split, write_dataset
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("DMDKIT_SHARED", ROOT.parent / "shared"))
@@ -26,3 +31,71 @@ def reference_dir() -> Path:
 @pytest.fixture(scope="session")
 def mosi_clean() -> Path:
     return shared_path("data/mosi_clean.pkl")
+
+
+def tiny_dataset(seed: int = 0, *, train: int = 64, valid: int = 16, test: int = 60) -> Dataset:
+    """A learnable set small enough to train in seconds: 6 steps, widths 7, 4, 5, some left padding."""
+    generator = np.random.default_rng(seed)
+    widths = {"text": 7, "audio": 4, "vision": 5}
+
+    def split(name: str, count: int) -> Split:
+        labels = np.round(generator.uniform(-3, 3, count), 1).astype(np.float32)
+        arrays = {}
+        for modality, width in widths.items():
+            array = generator.normal(size=(count, 6, width)).astype(np.float32)
+            array[:, :, 0] += labels[:, None]
+            array[: count // 4, :2] = 0.0
+            arrays[modality] = array
+        return Split(tuple(f"{name}-{i}" for i in range(count)), **arrays, labels=labels)
+
+    sizes = {"train": train, "valid": valid, "test": test}
+    return Dataset(
+        source="tiny",
+        sha256="0" * 64,
+        task="regression",
+        label_range=(-3.0, 3.0),
+        num_classes=None,
+        padding_side=dict.fromkeys(widths, "left"),
+        splits={name: split(name, count) for name, count in sizes.items()},
+    )
+
+
+TINY_SETTINGS = [
+    "model.width=8",
+    "model.heads=2",
+    "model.levels=1",
+    "training.epochs=2",
+    "training.batch_size=16",
+    "training.accumulate_batches=1",
+]
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny set as a file."""
+    path = tmp_path_factory.mktemp("tiny") / "tiny.npz"
+    write_dataset(tiny_dataset(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run on the tiny set; tests must not change it."""
+    out = tmp_path_factory.mktemp("run") / "tiny"
+    settings = [part for setting in TINY_SETTINGS for part in ("--set", setting)]
+    assert main(["train", "--data", str(tiny_data), "--out", str(out), "--device", "cpu", *settings]) == 0
+    return out
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of that run with both INT8 forms, parity measured; tests must copy it before changing it."""
+    out = tmp_path_factory.mktemp("bundle") / "tiny.dmd"
+    assert main(["export", str(tiny_run), "--int8", "--out", str(out)]) in (0, 2)
+    return out
+
+
+@pytest.fixture
+def bundle_copy(tiny_bundle: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny bundle that a test may damage."""
+    return Path(shutil.copytree(tiny_bundle, tmp_path / "copy.dmd"))

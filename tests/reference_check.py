@@ -55,7 +55,9 @@ class RecordingResult:
 
 def load_recording(weights: Path) -> tuple[DmdSystem, dict[str, np.ndarray]]:
     with safe_open(weights, "numpy") as stream:
-        metadata = {key: json.loads(value) if value[0] in "[0123456789" else value for key, value in stream.metadata().items()}
+        metadata = {
+            key: json.loads(value) if value[0] in "[0123456789" else value for key, value in stream.metadata().items()
+        }
     published = read_published(weights, heads=int(metadata["heads"]))
     system = DmdSystem(published.shape, gd_units=published.has_gd_units)
     system.load_state_dict(published.state)
@@ -83,7 +85,11 @@ def check_recording(weights: Path) -> RecordingResult:
     total.backward()
 
     found = {"out/output_logit": model.output, "out/logits_c": model.logit_common, "loss/total": total}
-    found |= {"loss/margin": terms.margin, "loss/task/output_logit": terms.task["output"], "loss/task/logits_c": terms.task["common"]}
+    found |= {
+        "loss/margin": terms.margin,
+        "loss/task/output_logit": terms.task["output"],
+        "loss/task/logits_c": terms.task["common"],
+    }
     for m in GRAPH_ORDER:
         k = LETTER[m]
         found |= {
@@ -111,8 +117,12 @@ def check_recording(weights: Path) -> RecordingResult:
 
     comparisons = [_value(name, value, recorded[name]) for name, value in found.items() if name in recorded]
     # proj_s_m enters no output and no loss; the model does not compute it (MODEL.md section 1).
-    unseen = {n for n in recorded if n.startswith(("out/", "edges/", "loss/")) and not n.startswith("out/proj_s_")} - found.keys()
-    comparisons += [Comparison(f"{name} (recorded, not computed)", float("inf"), VALUE_TOLERANCE) for name in sorted(unseen)]
+    unseen = {
+        n for n in recorded if n.startswith(("out/", "edges/", "loss/")) and not n.startswith("out/proj_s_")
+    } - found.keys()
+    comparisons += [
+        Comparison(f"{name} (recorded, not computed)", float("inf"), VALUE_TOLERANCE) for name in sorted(unseen)
+    ]
 
     gradients = {name: parameter.grad for name, parameter in system.named_parameters()}
     for key in recorded:
@@ -146,15 +156,24 @@ def main() -> int:
     results = check_directory(arguments.directory)
     if arguments.json:
         rows = [
-            {p.rstrip("/"): {"name": (w := r.worst(p)).name, "error": w.error, "limit": w.limit} for p in ("out/", "edges/", "loss/", "gradnorm/")}
+            {
+                p.rstrip("/"): {"name": (w := r.worst(p)).name, "error": w.error, "limit": w.limit}
+                for p in ("out/", "edges/", "loss/", "gradnorm/")
+            }
             | {"recording": r.recording, "compared": len(r.comparisons), "passed": r.passed}
             for r in results
         ]
         print(json.dumps(rows, indent=2))
         return 0 if all(r.passed for r in results) else 2
     for result in results:
-        worst = "  ".join(f"{p}{w.name.removeprefix(p)} {w.error:.2e}" for p in ("out/", "edges/", "loss/", "gradnorm/") for w in [result.worst(p)])
-        print(f"{'passed' if result.passed else 'FAILED'}  {result.recording}: {len(result.comparisons)} compared; worst {worst}")
+        worst = "  ".join(
+            f"{p}{w.name.removeprefix(p)} {w.error:.2e}"
+            for p in ("out/", "edges/", "loss/", "gradnorm/")
+            for w in [result.worst(p)]
+        )
+        print(
+            f"{'passed' if result.passed else 'FAILED'}  {result.recording}: {len(result.comparisons)} compared; worst {worst}"
+        )
         if arguments.all:
             for c in result.comparisons:
                 if c.ratio > 1:

@@ -104,7 +104,9 @@ class ModelShape(_Record):
         for name, length in self.lengths.as_dict().items():
             kernel = self.kernels.as_dict()[name]
             if kernel > length:
-                raise ValueError(f"kernels.{name}={kernel} is longer than the {length} steps of {name}; use at most {length}")
+                raise ValueError(
+                    f"kernels.{name}={kernel} is longer than the {length} steps of {name}; use at most {length}"
+                )
         if self.width % self.heads:
             raise ValueError(f"heads={self.heads} does not divide width={self.width}")
         return self
@@ -126,7 +128,9 @@ class ModelShape(_Record):
     ) -> ModelShape:
         """The shape of ``config``'s model for data of these widths and lengths."""
         values = config.model_dump(exclude={"dropout"})
-        return validated(cls, {**values, "feature_dims": feature_dims, "lengths": lengths, "num_outputs": num_outputs}, "model")
+        return validated(
+            cls, {**values, "feature_dims": feature_dims, "lengths": lengths, "num_outputs": num_outputs}, "model"
+        )
 
 
 class DataConfig(_Record):
@@ -138,24 +142,33 @@ class DataConfig(_Record):
     label_range: tuple[float, float] | None = Field(None, description="low, high of a regression label; else inferred")
     nan_policy: Literal["refuse", "zero"] = Field("refuse", description="what a NaN or infinity in the features does")
     normalisation: Literal["none", "standardise"] = Field(
-        "none", description="standardise: zero mean, unit variance per column over the training steps that are not padding"
+        "none",
+        description="standardise: zero mean, unit variance per column over the training steps that are not padding",
     )
 
 
 class TrainingConfig(_Record):
     """How the model is optimised; the defaults are the published ones (MODEL.md section 7)."""
 
-    losses: Literal["released", "paper"] = Field("released", description="objective of the published code, or of the paper")
+    losses: Literal["released", "paper"] = Field(
+        "released", description="objective of the published code, or of the paper"
+    )
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 1
     epochs: PositiveInt = Field(100, description="at most this many; early stopping usually ends sooner")
     batch_size: Annotated[int, Field(ge=2)] = 16
     accumulate_batches: PositiveInt = Field(10, description="batches whose gradients are summed before a step")
     learning_rate: Annotated[float, Field(gt=0.0)] = 1e-4
-    clip_value: Annotated[float, Field(gt=0.0)] = Field(0.6, description="gradients are clipped to +- this after every backward")
+    clip_value: Annotated[float, Field(gt=0.0)] = Field(
+        0.6, description="gradients are clipped to +- this after every backward"
+    )
     plateau_patience: PositiveInt = Field(5, description="epochs without a better validation loss before lr is halved")
-    early_stop_patience: PositiveInt = Field(10, description="epochs without a better validation loss before training stops")
+    early_stop_patience: PositiveInt = Field(
+        10, description="epochs without a better validation loss before training stops"
+    )
     distillation_weight: Annotated[float, Field(ge=0.0)] = Field(0.05, description="weight of the GD-Units' terms")
-    decoupling_weight: Annotated[float, Field(ge=0.0)] = Field(0.1, description="weight of rec, cyc, and 0.1*(margin + ort)")
+    decoupling_weight: Annotated[float, Field(ge=0.0)] = Field(
+        0.1, description="weight of rec, cyc, and 0.1*(margin + ort)"
+    )
     modality_dropout: Probability = Field(
         0.0, description="chance that one modality of a training sample is zeroed, so that it may be absent at run time"
     )

@@ -14,7 +14,15 @@ from typing import Any
 
 from dmdkit.errors import DmdkitError
 
-__all__ = ["atomic_directory", "atomic_path", "sha256_of_bytes", "sha256_of_file", "write_bytes", "write_json", "write_text"]
+__all__ = [
+    "atomic_directory",
+    "atomic_path",
+    "sha256_of_bytes",
+    "sha256_of_file",
+    "write_bytes",
+    "write_json",
+    "write_text",
+]
 
 _CHUNK_BYTES = 1 << 20
 
@@ -63,7 +71,9 @@ def atomic_path(path: Path, error: type[DmdkitError] = DmdkitError) -> Iterator[
         _fsync(temporary)
         os.replace(temporary, path)
     except OSError as cause:
-        raise error(f"cannot write {path}: {cause.strerror or cause}; choose a writable place with free space") from cause
+        raise error(
+            f"cannot write {path}: {cause.strerror or cause}; choose a writable place with free space"
+        ) from cause
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -87,7 +97,9 @@ def atomic_directory(path: Path, error: type[DmdkitError] = DmdkitError, *, repl
         yield temporary
         _replace_directory(temporary, path)
     except OSError as cause:
-        raise error(f"cannot write {path}: {cause.strerror or cause}; choose a writable place with free space") from cause
+        raise error(
+            f"cannot write {path}: {cause.strerror or cause}; choose a writable place with free space"
+        ) from cause
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from dmdkit.cli.console import err, finish, note, out as console_out, parity_table, print_json, steps, verdict_text
+from dmdkit.cli.console import err, finish, note, parity_table, print_json, steps, verdict_text
+from dmdkit.cli.console import out as console_out
+from dmdkit.cli.run import NanPolicy
 from dmdkit.errors import DataError, ExitCode, InputError
 
 if TYPE_CHECKING:
@@ -61,7 +63,9 @@ def check(
     data: Annotated[Path | None, typer.Option(help="Held-out features; without it, only the golden samples.")] = None,
     split: Annotated[str, typer.Option(help="Which split of --data.")] = "test",
     run: Annotated[Path | None, typer.Option(help="The run, to recompute the first hop with PyTorch.")] = None,
-    nan_zero: Annotated[bool, typer.Option("--nan-zero", help="Replace NaN and infinities by 0, as training may have.")] = False,
+    nan_policy: Annotated[
+        NanPolicy, typer.Option(help="Refuse NaN and infinite features, or replace them by zero, as training may have.")
+    ] = NanPolicy.refuse,
     json: Annotated[bool, typer.Option("--json", help="Print the ledger as JSON.")] = False,
 ) -> None:
     """Measure parity: every hop from PyTorch to INT8, on held-out samples, with a verdict per graph.
@@ -79,7 +83,7 @@ def check(
     if run is not None and data is None:
         raise DataError("--run needs --data: the PyTorch hop is recomputed on held-out samples")
     reference = _reference(run, opened.manifest) if run is not None else None
-    dataset = _load(data, opened.manifest, nan_policy="zero" if nan_zero else "refuse") if data is not None else None
+    dataset = _load(data, opened.manifest, nan_policy=nan_policy.value) if data is not None else None
     with steps("checking") as advance:
         advance(f"{len(opened.manifest.graphs)} graphs")
         ledger = measure(
@@ -106,10 +110,16 @@ def predict(
     bundle: Annotated[Path, typer.Argument(help="A bundle directory.")],
     data: Annotated[Path, typer.Option(help="MMSA .pkl, .npz or .safetensors with the bundle's widths and lengths.")],
     split: Annotated[str, typer.Option(help="Which split.")] = "test",
-    graph: Annotated[str | None, typer.Option(help="fp32, int8-cpu, ...; without it, the preferred one that passed.")] = None,
+    graph: Annotated[
+        str | None, typer.Option(help="fp32, int8-cpu, ...; without it, the preferred one that passed.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many samples.")] = None,
-    explain: Annotated[bool, typer.Option("--explain", help="Add unimodal scores and GD-Unit edges (JSON only).")] = False,
-    nan_zero: Annotated[bool, typer.Option("--nan-zero", help="Replace NaN and infinities by 0, as training may have.")] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Add unimodal scores and GD-Unit edges (JSON only).")
+    ] = False,
+    nan_policy: Annotated[
+        NanPolicy, typer.Option(help="Refuse NaN and infinite features, or replace them by zero, as training may have.")
+    ] = NanPolicy.refuse,
     out: Annotated[Path | None, typer.Option(help="Write a .csv or .json instead of printing.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing --out.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -125,7 +135,7 @@ def predict(
     if out is not None and out.exists() and not force:
         raise InputError(f"{out} exists; choose another --out or pass --force")
     with Runtime.open(bundle, graph=graph) as runtime:
-        dataset = _load(data, runtime.manifest, nan_policy="zero" if nan_zero else "refuse")
+        dataset = _load(data, runtime.manifest, nan_policy=nan_policy.value)
         part = _split(dataset, split)
         rows = []
         for index in range(min(len(part), limit or len(part))):
@@ -169,7 +179,9 @@ def _explanation(found: Any) -> dict[str, Any]:
     for space in ("homo", "hetero"):
         logits = getattr(found, f"logit_{space}")
         edges = getattr(found, f"edges_{space}")
-        result[f"logit_{space}"] = {m: [float(v) for v in row] for m, row in zip(found.modality_order, logits, strict=True)}
+        result[f"logit_{space}"] = {
+            m: [float(v) for v in row] for m, row in zip(found.modality_order, logits, strict=True)
+        }
         if edges is not None:
             result[f"edges_{space}"] = {name: float(value) for name, value in zip(names, edges, strict=True)}
     return result
@@ -214,7 +226,9 @@ def inspect(
         return
     from rich.table import Table
 
-    console_out.print(f"{manifest.name}: {manifest.task}, made {manifest.created} from {manifest.source.run} ({manifest.source.origin})")
+    console_out.print(
+        f"{manifest.name}: {manifest.task}, made {manifest.created} from {manifest.source.run} ({manifest.source.origin})"
+    )
     console_out.print(
         f"width {manifest.model.width}, {manifest.model.heads} heads, {manifest.model.levels} levels; "
         f"label range {manifest.label_range}; output sd {manifest.output_sd:.3f}"
@@ -224,8 +238,13 @@ def inspect(
         table.add_column(head)
     for name, record in manifest.inputs.items():
         table.add_row(
-            name, str(record.steps), str(record.features), record.padding_side, record.normalisation,
-            "yes" if record.trained_absent else "no", "yes" if record.minimum is not None else "no",
+            name,
+            str(record.steps),
+            str(record.features),
+            record.padding_side,
+            record.normalisation,
+            "yes" if record.trained_absent else "no",
+            "yes" if record.minimum is not None else "no",
         )
     console_out.print(table)
     table = Table(title="graphs", title_justify="left", pad_edge=False)
@@ -233,13 +252,19 @@ def inspect(
         table.add_column(head)
     for name, graph in manifest.graphs.items():
         table.add_row(
-            name, f"{manifest.files[graph.file].size_bytes / 1e6:.2f} MB", f"{graph.weights_stored_int8:.0%}",
-            f"{graph.multiply_adds_int8:.0%}", f"{graph.multiply_adds / 1e6:.2f}", verdict_text(graph.verdict.status),
+            name,
+            f"{manifest.files[graph.file].size_bytes / 1e6:.2f} MB",
+            f"{graph.weights_stored_int8:.0%}",
+            f"{graph.multiply_adds_int8:.0%}",
+            f"{graph.multiply_adds / 1e6:.2f}",
+            verdict_text(graph.verdict.status),
             f"{graph.verdict.samples} samples",
         )
     console_out.print(table)
     if manifest.calibration is not None:
-        console_out.print(f"calibrated on {len(manifest.calibration.sample_ids)} training samples, method {manifest.calibration.method}")
+        console_out.print(
+            f"calibrated on {len(manifest.calibration.sample_ids)} training samples, method {manifest.calibration.method}"
+        )
     console_out.print(f"golden: {manifest.golden.samples} {manifest.golden.kind} samples; every hash matches")
     err.print(f"[dim]next:[/dim] dmdkit predict {shlex.quote(str(path))} --data FEATURES")
 
@@ -253,7 +278,9 @@ def _inspect_run(path: Path, *, json: bool) -> None:
         print_json({"facts": run.facts.model_dump(mode="json"), "metrics": metrics})
         return
     shape = run.facts.shape
-    console_out.print(f"{path}: {run.facts.origin}, {run.facts.task}, width {shape.width}, {shape.heads} heads, {shape.levels} levels")
+    console_out.print(
+        f"{path}: {run.facts.origin}, {run.facts.task}, width {shape.width}, {shape.heads} heads, {shape.levels} levels"
+    )
     for split, values in metrics["splits"].items():
         shown = "  ".join(f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
         console_out.print(f"{split}: {shown}")

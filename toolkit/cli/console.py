@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
 __all__ = ["err", "finish", "out", "parity_table", "print_error", "print_json", "steps", "verdict_text"]
 
+WIDE = 160
+"""Columns of a table where nobody's terminal sets them (a file, a pipe, a log)."""
+
 out = Console(highlight=False, soft_wrap=True)
+if not out.is_terminal:
+    out = Console(highlight=False, soft_wrap=True, width=WIDE)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 _STYLE = {"passed": "green", "failed": "bold red", "unverified": "yellow"}
@@ -73,7 +78,17 @@ def parity_table(ledger: Ledger, manifest: Manifest) -> None:
     title = f"parity on {ledger.samples} samples ({ledger.split}), output sd {manifest.output_sd:.3f}"
     table = Table(title=title, title_justify="left", pad_edge=False)
     key = "accuracy" if manifest.task == "classification" else "mae"
-    heads = ("hop", "max error", "p99", "mean", "correlation", "sign flips", "edges", f"change in {key} [95 %]", "verdict")
+    heads = (
+        "hop",
+        "max error",
+        "p99",
+        "mean",
+        "correlation",
+        "sign flips",
+        "edges",
+        f"change in {key} [95 %]",
+        "verdict",
+    )
     for head in heads:
         table.add_column(head, justify="left" if head in ("hop", "verdict") else "right", overflow="fold")
     for hop in ledger.hops:
@@ -96,7 +111,7 @@ def parity_table(ledger: Ledger, manifest: Manifest) -> None:
             shift,
             verdict_text(hop.status),
         )
-    Console(width=max(out.width, 150), highlight=False).print(table)
+    out.print(table)
     for hop in ledger.hops:
         if hop.status != "passed":
             out.print(Text(f"{hop.target}: {hop.status}: {hop.reason}; worst sample {hop.worst_sample}"))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dmdkit.cli import console
+from dmdkit.cli.run import NanPolicy
 from dmdkit.errors import DataError
 
 if TYPE_CHECKING:
@@ -35,13 +36,6 @@ class TaskOption(str, Enum):
     auto = "auto"
     regression = "regression"
     classification = "classification"
-
-
-class NanPolicyOption(str, Enum):
-    """What to do with NaN and infinities."""
-
-    refuse = "refuse"
-    zero = "zero"
 
 
 _Task = Annotated[TaskOption, typer.Option(help="What the labels are; auto goes by the file.")]
@@ -99,8 +93,8 @@ def convert(
     source: Annotated[Path, typer.Argument(metavar="IN", help="An MMSA .pkl, an .npz or a .safetensors.")],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="File to write, .npz or .safetensors.")],
     nan_policy: Annotated[
-        NanPolicyOption, typer.Option(help="Refuse NaN and infinite features, or replace them by zero.")
-    ] = NanPolicyOption.refuse,
+        NanPolicy, typer.Option(help="Refuse NaN and infinite features, or replace them by zero.")
+    ] = NanPolicy.refuse,
     task: _Task = TaskOption.auto,
     label_range: _LabelRange = None,
     force: _Force = False,

@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from dmdkit.cli.console import finish, note, out as console_out, parity_table
+from dmdkit.cli.console import finish, note, parity_table
+from dmdkit.cli.console import out as console_out
 from dmdkit.cli.export import _print_graphs, export_run
 from dmdkit.cli.run import train_run
 from dmdkit.errors import ExitCode, RunError

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dmdkit.cli.console import finish, note, out as console_out, parity_table, print_json, steps
+from dmdkit.cli.console import finish, note, parity_table, print_json, steps
+from dmdkit.cli.console import out as console_out
 from dmdkit.cli.run import RUNS_DIR, dataset_of_run, load_data, require_torch, split_of
 from dmdkit.errors import DataError, ExitCode, MissingDependencyError
 
@@ -181,7 +182,9 @@ def export(
             parity_table(ledger, manifest)
     quoted = shlex.quote(str(target))
     if ledger is None:
-        finish(f"{target}/, not yet proven", f"dmdkit check {quoted} --data FEATURES --run {shlex.quote(str(opened.path))}")
+        finish(
+            f"{target}/, not yet proven", f"dmdkit check {quoted} --data FEATURES --run {shlex.quote(str(opened.path))}"
+        )
         return
     finish(f"{target}/", f"dmdkit predict {quoted} --data FEATURES")
     if outcome(ledger, manifest) != "passed":

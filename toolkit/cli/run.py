@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dmdkit.cli.console import err, finish, note, out as console_out, print_json
+from dmdkit.cli.console import err, finish, note, print_json
+from dmdkit.cli.console import out as console_out
 from dmdkit.errors import ConfigError, DataError, MissingDependencyError, RunError
 
 if TYPE_CHECKING:
@@ -17,10 +19,26 @@ if TYPE_CHECKING:
     from dmdkit.training.run import Run
     from dmdkit.training.trainer import Progress
 
-__all__ = ["RUNS_DIR", "dataset_of_run", "evaluate", "import_weights", "require_torch", "train", "train_run"]
+__all__ = [
+    "RUNS_DIR",
+    "NanPolicy",
+    "dataset_of_run",
+    "evaluate",
+    "import_weights",
+    "require_torch",
+    "train",
+    "train_run",
+]
 
 RUNS_DIR = Path("runs")
 SAMPLE_FILE = "dmdkit-sample.npz"
+
+
+class NanPolicy(str, Enum):
+    """What to do with NaN and infinities."""
+
+    refuse = "refuse"
+    zero = "zero"
 
 
 def require_torch(purpose: str) -> None:
@@ -72,7 +90,9 @@ def dataset_of_run(run: Run, *, needed_for: str) -> Dataset:
         raise DataError(f"{run.path} does not know its data (it was imported); name a feature file for {needed_for}")
     dataset = load_data(data.path, run.config)
     if data.sha256 is not None and dataset.sha256 != data.sha256:
-        raise DataError(f"{data.path} is not the file {run.path} was trained on (its SHA-256 differs); name one for {needed_for}")
+        raise DataError(
+            f"{data.path} is not the file {run.path} was trained on (its SHA-256 differs); name one for {needed_for}"
+        )
     return dataset
 
 
@@ -132,8 +152,12 @@ def train_run(
 
 
 def train(
-    data: Annotated[Path | None, typer.Option(help="MMSA .pkl, .npz or .safetensors; without it, the embedded sample.")] = None,
-    config: Annotated[str, typer.Option(help="A recipe: small, mosi-aligned, mosei-aligned, or a YAML file.")] = "small",
+    data: Annotated[
+        Path | None, typer.Option(help="MMSA .pkl, .npz or .safetensors; without it, the embedded sample.")
+    ] = None,
+    config: Annotated[
+        str, typer.Option(help="A recipe: small, mosi-aligned, mosei-aligned, or a YAML file.")
+    ] = "small",
     out: Annotated[Path | None, typer.Option(help="Run directory; without it, a new one under runs/.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="At most this many epochs.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of weights, batches and dropout.")] = None,
@@ -141,8 +165,14 @@ def train(
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting: training.batch_size=32.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out after an interruption.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out after an interruption.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the run in --out.")] = False,
+    nan_policy: Annotated[
+        NanPolicy | None,
+        typer.Option(help="Refuse NaN and infinite features, or replace them by zero; else the recipe's."),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
 ) -> None:
     """Train a full DMD model with its GD-Units into a run directory.
@@ -157,6 +187,7 @@ def train(
     assignments = list(set_ or [])
     assignments += [f"training.epochs={epochs}"] if epochs is not None else []
     assignments += [f"training.seed={seed}"] if seed is not None else []
+    assignments += [f"data.nan_policy={nan_policy.value}"] if nan_policy is not None else []
     run = train_run(data, config, out, assignments, device=device, resume=resume, force=force, quiet=json)
     from dmdkit.training.run import metrics_of
 
@@ -165,14 +196,19 @@ def train(
         print_json({"run": str(run.path), **metrics})
     else:
         _print_metrics(metrics)
-    finish(f"{run.path}/ (model.safetensors, metrics.json, history.csv)", f"dmdkit export {shlex.quote(str(run.path))} --int8")
+    finish(
+        f"{run.path}/ (model.safetensors, metrics.json, history.csv)",
+        f"dmdkit export {shlex.quote(str(run.path))} --int8",
+    )
 
 
 def _print_metrics(metrics: dict[str, Any]) -> None:
     from rich.table import Table
 
     names = [name for split in metrics["splits"].values() for name in split]
-    table = Table(title=f"best epoch {metrics['best_epoch']} of {metrics['epochs']}" if "best_epoch" in metrics else None)
+    table = Table(
+        title=f"best epoch {metrics['best_epoch']} of {metrics['epochs']}" if "best_epoch" in metrics else None
+    )
     table.add_column("split")
     columns = list(dict.fromkeys(names))
     for name in columns:
@@ -215,7 +251,10 @@ def import_weights(
     )
     for text in run.facts.notes:
         note(text)
-    finish(f"{run.path}/", f"dmdkit export {shlex.quote(str(run.path))} --int8 --calib FEATURES.pkl --parity-data FEATURES.pkl")
+    finish(
+        f"{run.path}/",
+        f"dmdkit export {shlex.quote(str(run.path))} --int8 --calib FEATURES.pkl --parity-data FEATURES.pkl",
+    )
 
 
 def evaluate(
@@ -238,7 +277,10 @@ def evaluate(
     part = split_of(dataset, split)
     check_shapes(opened, dataset)
     predicted = predict(load_system(opened, device), part, device)
-    metrics = {"samples": len(part), **task_metrics(predicted, part.labels, opened.facts.task, opened.facts.label_range)}
+    metrics = {
+        "samples": len(part),
+        **task_metrics(predicted, part.labels, opened.facts.task, opened.facts.label_range),
+    }
     if json:
         print_json({"run": str(run), "split": split, **metrics})
     else:

@@ -43,7 +43,11 @@ class BarProgress:
         """Shows the bar."""
         self._epochs, self._batches = epochs, batches
         self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=err,
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=err,
             transient=True,
         )
         self._task = self._progress.add_task("training", total=epochs * batches, completed=first_epoch * batches)

@@ -17,7 +17,16 @@ from dmdkit.model.dmd import GRAPH_ORDER, DmdOutput
 from dmdkit.model.gd_unit import EDGES, HETERO_PRIOR, HOMO_PRIOR, prior
 from dmdkit.model.system import SystemOutput
 
-__all__ = ["LossTerms", "LossWeights", "cosine", "distillation_terms", "loss_terms", "margin", "orthogonality", "total_loss"]
+__all__ = [
+    "LossTerms",
+    "LossWeights",
+    "cosine",
+    "distillation_terms",
+    "loss_terms",
+    "margin",
+    "orthogonality",
+    "total_loss",
+]
 
 MARGIN_SCALE = 0.15
 _COSINE_EPS = 1e-12
@@ -184,7 +193,12 @@ def total_loss(terms: LossTerms, recipe: LossRecipe, weights: LossWeights | None
     weights = weights or LossWeights()
     zero = terms.margin.new_zeros(())
     distilled = sum(
-        (value for space, unit in terms.distillation.items() for name, value in unit.items() if (space, name) != ("homo", "repr")),
+        (
+            value
+            for space, unit in terms.distillation.items()
+            for name, value in unit.items()
+            if (space, name) != ("homo", "repr")
+        ),
         start=zero,
     )
     structure = sum(terms.cycle.values(), start=zero) + sum(terms.reconstruction.values(), start=zero)

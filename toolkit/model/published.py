@@ -198,8 +198,12 @@ def read_published(path: Path, heads: int, *, drop_text_encoder: bool = False) -
         if tensors[key].shape != expected[key].shape
     ]
     problems += [
-        f"not finite: {names[key]}" for key in sorted(expected.keys() & tensors.keys()) if not torch.isfinite(tensors[key]).all()
+        f"not finite: {names[key]}"
+        for key in sorted(expected.keys() & tensors.keys())
+        if not torch.isfinite(tensors[key]).all()
     ]
     if problems:
-        raise WeightsError(f"{path}: {len(problems)} keys do not fit a DMD model of {shape.width} channels: " + "; ".join(problems))
+        raise WeightsError(
+            f"{path}: {len(problems)} keys do not fit a DMD model of {shape.width} channels: " + "; ".join(problems)
+        )
     return PublishedWeights(shape, tensors, has_gd_units, tuple(ignored + encoder))

@@ -134,7 +134,9 @@ def _groups(terms: LossTerms) -> Iterator[tuple[str, float]]:
         "cycle": terms.cycle,
         "orthogonality": terms.orthogonality,
         "margin": {"": terms.margin},
-        **{f"{space}_{name}": {"": value} for space, unit in terms.distillation.items() for name, value in unit.items()},
+        **{
+            f"{space}_{name}": {"": value} for space, unit in terms.distillation.items() for name, value in unit.items()
+        },
     }
     for name, values in groups.items():
         yield name, float(sum(value.detach() for value in values.values()))
