@@ -107,9 +107,7 @@ def weight_bytes(model: ModelProto) -> int:
 
 def share_stored_int8(model: ModelProto) -> float:
     """Share of the weight matrices' elements that are stored as 8-bit integers."""
-    sizes = {
-        weight.initializer.name: (weight.elements, weight.initializer.data_type in _INT8) for weight in weights(model)
-    }
+    sizes = {weight.initializer.name: (weight.elements, weight.initializer.data_type in _INT8) for weight in weights(model)}
     total = sum(size for size, _ in sizes.values())
     return sum(size for size, stored in sizes.values() if stored) / total if total else 0.0
 

@@ -92,9 +92,7 @@ def lower_for_tensorrt(model: ModelProto, samples: Mapping[str, Array], method: 
         try:
             from modelopt.onnx.quantization import quantize
         except ImportError as cause:
-            raise MissingDependencyError(
-                cause.name or "modelopt", "quantize", "INT8 quantisation for TensorRT"
-            ) from cause
+            raise MissingDependencyError(cause.name or "modelopt", "quantize", "INT8 quantisation for TensorRT") from cause
         # modelopt rewrites its input file in place, so it gets a copy in a directory of its own.
         with tempfile.TemporaryDirectory(prefix="dmdkit-int8-") as directory:
             source, target = Path(directory) / "graph.onnx", Path(directory) / "graph.int8.onnx"

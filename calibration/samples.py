@@ -58,11 +58,7 @@ def _check_overlap(chosen: Split, held_out: Mapping[str, Split], source: str) ->
                 f"{source}: calibration sample {shared[0]!r} also stands in the {name} data ({len(shared)} shared ids); "
                 "calibrate with training samples only, or the parity would be measured on what was calibrated"
             )
-        same = [
-            (contents[key], sample)
-            for key, sample in zip(sample_hashes(split), split.ids, strict=True)
-            if key in contents
-        ]
+        same = [(contents[key], sample) for key, sample in zip(sample_hashes(split), split.ids, strict=True) if key in contents]
         if same:
             raise CalibrationError(
                 f"{source}: calibration sample {same[0][0]!r} has the same features as {same[0][1]!r} in the {name} data "

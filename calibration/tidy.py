@@ -29,7 +29,7 @@ def _content(tensor: TensorProto) -> bytes:
     bare = TensorProto()
     bare.CopyFrom(tensor)
     bare.ClearField("name")
-    return bare.SerializeToString(deterministic=True)
+    return bytes(bare.SerializeToString(deterministic=True))
 
 
 def _share_equal_constants(model: ModelProto) -> None:

@@ -68,9 +68,9 @@ def fold_quantized_weights(model: ModelProto) -> ModelProto:
             if name in folded:
                 node.input[index] = folded[name]
         # A zero point of 0 is DequantizeLinear's default; one byte per channel adds up.
-        if node.op_type == "DequantizeLinear" and node.input[0] in folded.values() and len(node.input) > 2:
-            if not arrays[node.input[2]].any():
-                del node.input[2]
+        stored_weight = node.op_type == "DequantizeLinear" and node.input[0] in folded.values()
+        if stored_weight and len(node.input) > 2 and not arrays[node.input[2]].any():
+            del node.input[2]
     _replace_nodes(model, nodes)
     drop_unused(model)
     return model

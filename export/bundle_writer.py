@@ -118,9 +118,7 @@ def _synthetic_split(records: dict[str, InputRecord], count: int) -> Split:
     return Split(ids, arrays["text"], arrays["audio"], arrays["vision"], np.zeros(count, np.float32))
 
 
-def _golden_split(
-    options: ExportOptions, records: dict[str, InputRecord]
-) -> tuple[Split, Literal["real", "synthetic"]]:
+def _golden_split(options: ExportOptions, records: dict[str, InputRecord]) -> tuple[Split, Literal["real", "synthetic"]]:
     held_out = options.parity.split if options.parity else None
     if held_out is None and options.calibration is not None:
         splits = options.calibration.splits
@@ -139,12 +137,8 @@ def _output_records(run: Run, *, gd_units: bool) -> dict[str, OutputRecord]:
     order, edges = list(GRAPH_ORDER), [f"{student}<-{teacher}" for student, teacher in EDGES]
     outputs = {
         "score": OutputRecord(meaning=what, shape=["batch", c], range=run.facts.label_range),
-        "logit_homo": OutputRecord(
-            meaning=f"{what} from one modality's common part", shape=["batch", 3, c], order=order
-        ),
-        "logit_hetero": OutputRecord(
-            meaning=f"{what} from one modality's exclusive part", shape=["batch", 3, c], order=order
-        ),
+        "logit_homo": OutputRecord(meaning=f"{what} from one modality's common part", shape=["batch", 3, c], order=order),
+        "logit_hetero": OutputRecord(meaning=f"{what} from one modality's exclusive part", shape=["batch", 3, c], order=order),
         "edges_homo": OutputRecord(
             meaning="normalised GD-Unit edges, common space", shape=["batch", 6], order=edges, range=(0.0, 1.0)
         ),
@@ -207,9 +201,7 @@ def export_bundle(
         if options.calibration is None:
             raise CalibrationError("--int8 needs calibration data: pass --calib FILE (its training split is used)")
         held_out = {options.parity.split_name: options.parity.split} if options.parity else {}
-        calibration = calibration_set(
-            options.calibration, records, held_out=held_out, count=options.calibration_samples
-        )
+        calibration = calibration_set(options.calibration, records, held_out=held_out, count=options.calibration_samples)
     system = load_system(run)
     golden_split, golden_kind = _golden_split(options, records)
 
@@ -252,9 +244,7 @@ def export_bundle(
         inputs=records,
         outputs=_output_records(run, gd_units=system.homo_gd is not None),
         graphs={graph.name: graph.record() for graph in graphs},
-        calibration=calibration.record(options.method, [g.name for g in graphs if g.calibrated])
-        if calibration
-        else None,
+        calibration=calibration.record(options.method, [g.name for g in graphs if g.calibrated]) if calibration else None,
         golden=GoldenRecord(file=GOLDEN_FILE, kind=golden_kind, samples=len(golden_split), ids=list(golden_split.ids)),
         files={name: FileRecord(sha256=sha256_of_bytes(data), size_bytes=len(data)) for name, data in files.items()},
     )

@@ -90,9 +90,7 @@ def check_contract(model: ModelProto) -> None:
     """
     opsets = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
     if model.ir_version != IR_VERSION or opsets.get("ai.onnx") != OPSET:
-        raise ExportError(
-            f"graph has IR {model.ir_version} and opsets {opsets}, expected IR {IR_VERSION} and opset {OPSET}"
-        )
+        raise ExportError(f"graph has IR {model.ir_version} and opsets {opsets}, expected IR {IR_VERSION} and opset {OPSET}")
     foreign = {node.domain for node in model.graph.node} - {"", "ai.onnx"}
     if foreign:
         raise ExportError(f"graph uses operators outside the ONNX standard: {', '.join(sorted(foreign))}")

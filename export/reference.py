@@ -30,9 +30,7 @@ def _outputs(system: DmdSystem, split: Split) -> tuple[dict[str, Array], dict[st
     system.eval()
     with torch.inference_mode():
         for start in range(0, len(split), _BATCH):
-            features = {
-                name: torch.from_numpy(a[start : start + _BATCH].copy()) for name, a in split.features().items()
-            }
+            features = {name: torch.from_numpy(a[start : start + _BATCH].copy()) for name, a in split.features().items()}
             out = system(**features)
             model = out.model
             part = {

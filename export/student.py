@@ -89,6 +89,21 @@ class PadMask(nn.Module):
         return step, F.max_pool1d(step.transpose(1, 2), self.kernel, stride=1).transpose(1, 2)
 
 
+class _ProjectSteps(nn.Module):
+    """A convolution over steps without bias on (B, T, D); with a kernel of one step it is a plain product."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.one_step = weight.shape[2] == 1
+        self.weight = nn.Parameter(weight.squeeze(-1) if self.one_step else weight, requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T', out)."""
+        if self.one_step:
+            return F.linear(x, self.weight)
+        return F.conv1d(x.transpose(1, 2), self.weight).transpose(1, 2)
+
+
 class Decouple(nn.Module):
     """One modality from raw features to its scaled exclusive and common part, by one convolution.
 
@@ -101,12 +116,10 @@ class Decouple(nn.Module):
         super().__init__()
         projection = cast(Tensor, dmd.projection[modality].weight)
         encoders = torch.cat([cast(Tensor, dmd.exclusive_encoder[modality].weight), dmd.common_encoder.weight])
-        self.kernel = projection.shape[2]
         self.width = dmd.shape.width
         # The blocks want sqrt(d) times their input (MODEL.md section 3), so the convolution gives that.
         weight = (compose_projection(projection, encoders) * math.sqrt(self.width)).detach()
-        self.weight = nn.Parameter(weight, requires_grad=False)
-        self.linear = _linear(weight.squeeze(-1), None) if self.kernel == 1 else None
+        self.project = _ProjectSteps(weight)
         standardise = dmd.standardise[modality] if len(dmd.standardise) else None
         self.standardised = standardise is not None
         if isinstance(standardise, Standardise):
@@ -117,10 +130,7 @@ class Decouple(nn.Module):
         """Raw (B, T, D) and presence (B, T, 1) -> sqrt(d) S_m and sqrt(d) C_m, each (B, T', d)."""
         if self.standardised:
             x = (x - cast(Tensor, self.mean)) * cast(Tensor, self.inverse_scale) * step_present
-        if self.linear is not None:
-            parts = self.linear(x)
-        else:
-            parts = F.conv1d(x.transpose(1, 2), self.weight).transpose(1, 2)
+        parts = self.project(x)
         exclusive, common = parts.split(self.width, dim=-1)
         return exclusive, common
 
@@ -169,9 +179,7 @@ class FeedForward(nn.Module):
 def _folded_in_projection(layer: EncoderLayer) -> tuple[Tensor, Tensor]:
     """Packed in-projection (3e, e) and bias (3e,) with LayerNorm and the query scale folded in."""
     attention = layer.self_attn
-    weight, bias = fold_layer_norm(
-        attention.in_proj_weight, attention.in_proj_bias, cast(nn.LayerNorm, layer.layer_norms[0])
-    )
+    weight, bias = fold_layer_norm(attention.in_proj_weight, attention.in_proj_bias, cast(nn.LayerNorm, layer.layer_norms[0]))
     width = attention.out_proj.weight.shape[0]
     q_weight, q_bias = fold_query_scale(weight[:width], bias[:width], attention.head_dim)
     return torch.cat([q_weight, weight[width:]]), torch.cat([q_bias, bias[width:]])
@@ -212,9 +220,7 @@ class SelfBlock(nn.Module):
     def __init__(self, block: EncoderBlock, steps: int) -> None:
         super().__init__()
         layers = [cast(EncoderLayer, layer) for layer in block.layers]
-        self.layers = nn.ModuleList(
-            [SelfLayer(layer, steps, last_only=i == len(layers) - 1) for i, layer in enumerate(layers)]
-        )
+        self.layers = nn.ModuleList([SelfLayer(layer, steps, last_only=i == len(layers) - 1) for i, layer in enumerate(layers)])
         self.norm = block.layer_norm
 
     def forward(self, x: Tensor) -> Tensor:
@@ -272,9 +278,7 @@ class CrossBlock(nn.Module):
 
     def __init__(self, block: EncoderBlock, steps: int, source_steps: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
-            [CrossLayer(cast(EncoderLayer, layer), steps, source_steps) for layer in block.layers]
-        )
+        self.layers = nn.ModuleList([CrossLayer(cast(EncoderLayer, layer), steps, source_steps) for layer in block.layers])
         self.norm = block.layer_norm
 
     def forward(self, x: Tensor, keys_values: list[tuple[Tensor, Tensor]]) -> Tensor:
@@ -338,9 +342,7 @@ class StudentModule(nn.Module):
         self.self_attention = nn.ModuleDict(
             {m: SelfBlock(cast(EncoderBlock, dmd.self_block[m]), steps[m]) for m in GRAPH_ORDER}
         )
-        self.memory = nn.ModuleDict(
-            {m: SelfBlock(cast(EncoderBlock, dmd.memory_block[m]), steps[m]) for m in GRAPH_ORDER}
-        )
+        self.memory = nn.ModuleDict({m: SelfBlock(cast(EncoderBlock, dmd.memory_block[m]), steps[m]) for m in GRAPH_ORDER})
         for m in GRAPH_ORDER:
             table = cast(EncoderBlock, dmd.memory_block[m]).positions
             self.register_buffer(f"memory_positions_{m}", table[1 : steps[m] + 1].clone(), persistent=False)

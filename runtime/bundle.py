@@ -35,7 +35,7 @@ class Golden:
 
     def inputs_of(self, kind: str) -> dict[str, Array]:
         """What a graph of this kind is fed."""
-        return self.unit_inputs[kind] if kind in self.unit_inputs else self.inputs
+        return self.unit_inputs.get(kind, self.inputs)
 
     def tensors(self) -> dict[str, Array]:
         """All arrays under the flat names of ``golden/golden.safetensors``."""
@@ -117,7 +117,7 @@ class Bundle:
             raise BundleError(f"{self.path}: {name} cannot be read: {cause.strerror or cause}") from cause
         if sha256_of_bytes(data) != self.manifest.files[name].sha256:
             raise BundleError(
-                f"{self.path}: {name} is not the file that was exported (its SHA-256 differs); copy it again, or export it again"
+                f"{self.path}: {name} is not the file that was exported (its SHA-256 differs); copy or export it again"
             )
         return data
 

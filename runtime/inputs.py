@@ -68,9 +68,7 @@ def check_inputs(values: Mapping[str, object | None], records: Mapping[str, Inpu
     """
     unknown = set(values) - set(records)
     if unknown:
-        raise InputError(
-            f"unknown input {', '.join(sorted(map(repr, unknown)))}; the bundle takes {', '.join(records)}"
-        )
+        raise InputError(f"unknown input {', '.join(sorted(map(repr, unknown)))}; the bundle takes {', '.join(records)}")
     arrays: dict[str, Array] = {}
     batched: dict[str, bool] = {}
     for name in MODALITIES:

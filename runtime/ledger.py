@@ -101,9 +101,7 @@ def measure(
 
     for kind in ("fusion", "explain"):
         outputs = {
-            name: run_graph(bundle, name, features, advance)
-            for name, graph in manifest.graphs.items()
-            if graph.kind == kind
+            name: run_graph(bundle, name, features, advance) for name, graph in manifest.graphs.items() if graph.kind == kind
         }
         base = f"{kind}.fp32"
         if base not in outputs:
@@ -133,9 +131,7 @@ def measure(
 
         if reference is not None and split is not None:
             truth = reference(split)
-            hops.append(
-                hop(PYTORCH, base, {k: truth[k] for k in outputs[base] if k in truth}, outputs[base], "measured")
-            )
+            hops.append(hop(PYTORCH, base, {k: truth[k] for k in outputs[base] if k in truth}, outputs[base], "measured"))
         else:
             now = outputs[base] if split is None else run_graph(bundle, base, golden.inputs, lambda: None)
             recorded = {k: golden.reference[k] for k in now if k in golden.reference}

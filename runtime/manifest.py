@@ -35,12 +35,12 @@ __all__ = [
 SCHEMA_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 MAX_MANIFEST_BYTES = 16 << 20
+_EDGES = 6
 _SAFE_PATH = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*$")
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=0)]
-Modality = Literal["text", "audio", "vision"]
 Precision = Literal["fp32", "fp16", "int8-cpu", "int8-trt"]
 GraphKind = Literal["fusion", "explain", "gd_homo", "gd_hetero"]
 
@@ -146,7 +146,7 @@ class SourceRecord(_Record):
 class Manifest(_Record):
     """``manifest.json``."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     name: str
     created: str
     tools: dict[str, str] = Field(description="versions of what made the bundle")
@@ -154,12 +154,10 @@ class Manifest(_Record):
     model: ModelShape
     task: Literal["regression", "classification"]
     label_range: tuple[float, float] | None
-    output_sd: Annotated[float, Field(ge=0)] = Field(
-        description="standard deviation of the reference score, for tolerances"
-    )
-    modality_order: list[Modality] = Field(description="order of the modality axis of explain's outputs")
-    edge_order: list[tuple[Modality, Modality]] = Field(description="(student, teacher) per edge")
-    inputs: dict[Modality, InputRecord]
+    output_sd: Annotated[float, Field(ge=0)] = Field(description="standard deviation of the reference score, for tolerances")
+    modality_order: list[str] = Field(description="order of the modality axis of explain's outputs")
+    edge_order: list[tuple[str, str]] = Field(description="(student, teacher) per edge")
+    inputs: dict[str, InputRecord]
     outputs: dict[str, OutputRecord]
     graphs: dict[str, GraphRecord] = Field(description="keyed KIND.PRECISION")
     calibration: CalibrationRecord | None
@@ -178,6 +176,8 @@ class Manifest(_Record):
     def _is_consistent(self) -> Manifest:
         if set(self.inputs) != {"text", "audio", "vision"}:
             raise ValueError(f"inputs: expected text, audio, vision, found {', '.join(self.inputs)}")
+        if sorted(self.modality_order) != ["audio", "text", "vision"] or len(set(self.edge_order)) != _EDGES:
+            raise ValueError("modality_order or edge_order does not name three modalities and their six edges")
         for name, graph in self.graphs.items():
             if name != f"{graph.kind}.{graph.precision}":
                 raise ValueError(f"graphs.{name} describes {graph.kind}.{graph.precision}")
@@ -219,9 +219,7 @@ def read_manifest(bundle: Path) -> Manifest:
     except OSError as cause:
         raise BundleError(f"{path}: cannot be read: {cause.strerror or cause}") from cause
     except (ValueError, RecursionError) as cause:
-        raise BundleError(
-            f"{path}: damaged: {str(cause) or type(cause).__name__:.200}; export the bundle again"
-        ) from cause
+        raise BundleError(f"{path}: damaged: {str(cause) or type(cause).__name__:.200}; export the bundle again") from cause
     found = values.get("schema_version") if isinstance(values, dict) else None
     if found != SCHEMA_VERSION:
         raise BundleError(

@@ -230,5 +230,5 @@ def compare(
         edges=edges,
         status=status,
         reason=reason,
-        **values,  # type: ignore[arg-type]
+        **values,
     )

@@ -118,9 +118,7 @@ class Runtime:
     Use :meth:`open`; the constructor is for it.
     """
 
-    def __init__(
-        self, bundle: Bundle, runner: Runner, threads: int, device: str, on_out_of_range: OutOfRange | None
-    ) -> None:
+    def __init__(self, bundle: Bundle, runner: Runner, threads: int, device: str, on_out_of_range: OutOfRange | None) -> None:
         self._bundle, self._runner = bundle, runner
         self._threads, self._device, self._on_out_of_range = threads, device, on_out_of_range
         self._guard = RangeGuard(bundle.manifest.inputs)
@@ -281,7 +279,5 @@ class Runtime:
     def __enter__(self) -> Runtime:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()

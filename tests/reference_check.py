@@ -55,9 +55,7 @@ class RecordingResult:
 
 def load_recording(weights: Path) -> tuple[DmdSystem, dict[str, np.ndarray]]:
     with safe_open(weights, "numpy") as stream:
-        metadata = {
-            key: json.loads(value) if value[0] in "[0123456789" else value for key, value in stream.metadata().items()
-        }
+        metadata = {key: json.loads(value) if value[0] in "[0123456789" else value for key, value in stream.metadata().items()}
     published = read_published(weights, heads=int(metadata["heads"]))
     system = DmdSystem(published.shape, gd_units=published.has_gd_units)
     system.load_state_dict(published.state)
@@ -120,9 +118,7 @@ def check_recording(weights: Path) -> RecordingResult:
     unseen = {
         n for n in recorded if n.startswith(("out/", "edges/", "loss/")) and not n.startswith("out/proj_s_")
     } - found.keys()
-    comparisons += [
-        Comparison(f"{name} (recorded, not computed)", float("inf"), VALUE_TOLERANCE) for name in sorted(unseen)
-    ]
+    comparisons += [Comparison(f"{name} (recorded, not computed)", float("inf"), VALUE_TOLERANCE) for name in sorted(unseen)]
 
     gradients = {name: parameter.grad for name, parameter in system.named_parameters()}
     for key in recorded:

@@ -6,6 +6,7 @@ A key that does not exist, a value out of its range, or two values that cannot g
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -104,9 +105,7 @@ class ModelShape(_Record):
         for name, length in self.lengths.as_dict().items():
             kernel = self.kernels.as_dict()[name]
             if kernel > length:
-                raise ValueError(
-                    f"kernels.{name}={kernel} is longer than the {length} steps of {name}; use at most {length}"
-                )
+                raise ValueError(f"kernels.{name}={kernel} is longer than the {length} steps of {name}; use at most {length}")
         if self.width % self.heads:
             raise ValueError(f"heads={self.heads} does not divide width={self.width}")
         return self
@@ -128,9 +127,7 @@ class ModelShape(_Record):
     ) -> ModelShape:
         """The shape of ``config``'s model for data of these widths and lengths."""
         values = config.model_dump(exclude={"dropout"})
-        return validated(
-            cls, {**values, "feature_dims": feature_dims, "lengths": lengths, "num_outputs": num_outputs}, "model"
-        )
+        return validated(cls, {**values, "feature_dims": feature_dims, "lengths": lengths, "num_outputs": num_outputs}, "model")
 
 
 class DataConfig(_Record):
@@ -150,9 +147,7 @@ class DataConfig(_Record):
 class TrainingConfig(_Record):
     """How the model is optimised; the defaults are the published ones (MODEL.md section 7)."""
 
-    losses: Literal["released", "paper"] = Field(
-        "released", description="objective of the published code, or of the paper"
-    )
+    losses: Literal["released", "paper"] = Field("released", description="objective of the published code, or of the paper")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 1
     epochs: PositiveInt = Field(100, description="at most this many; early stopping usually ends sooner")
     batch_size: Annotated[int, Field(ge=2)] = 16
@@ -162,13 +157,9 @@ class TrainingConfig(_Record):
         0.6, description="gradients are clipped to +- this after every backward"
     )
     plateau_patience: PositiveInt = Field(5, description="epochs without a better validation loss before lr is halved")
-    early_stop_patience: PositiveInt = Field(
-        10, description="epochs without a better validation loss before training stops"
-    )
+    early_stop_patience: PositiveInt = Field(10, description="epochs without a better validation loss before training stops")
     distillation_weight: Annotated[float, Field(ge=0.0)] = Field(0.05, description="weight of the GD-Units' terms")
-    decoupling_weight: Annotated[float, Field(ge=0.0)] = Field(
-        0.1, description="weight of rec, cyc, and 0.1*(margin + ort)"
-    )
+    decoupling_weight: Annotated[float, Field(ge=0.0)] = Field(0.1, description="weight of rec, cyc, and 0.1*(margin + ort)")
     modality_dropout: Probability = Field(
         0.0, description="chance that one modality of a training sample is zeroed, so that it may be absent at run time"
     )
@@ -253,10 +244,8 @@ def _assign(values: dict[str, Any], assignment: str) -> None:
     except yaml.YAMLError as cause:
         raise ConfigError(f"--set {assignment!r}: the value is not valid YAML") from cause
     if isinstance(value, str):  # YAML 1.1 reads 1e-3 as a string; people mean the number
-        try:
+        with contextlib.suppress(ValueError):
             value = float(value)
-        except ValueError:
-            pass
     *parents, last = key.split(".")
     section: dict[str, Any] = values
     for parent in parents:

@@ -69,11 +69,9 @@ def atomic_path(path: Path, error: type[DmdkitError] = DmdkitError) -> Iterator[
         temporary.chmod(0o644)
         yield temporary
         _fsync(temporary)
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError as cause:
-        raise error(
-            f"cannot write {path}: {cause.strerror or cause}; choose a writable place with free space"
-        ) from cause
+        raise error(f"cannot write {path}: {cause.strerror or cause}; choose a writable place with free space") from cause
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -83,6 +81,8 @@ def atomic_directory(path: Path, error: type[DmdkitError] = DmdkitError, *, repl
     """Yields a temporary directory beside ``path``; on a clean exit it becomes ``path``, otherwise it is removed.
 
     Args:
+        path: The directory to make.
+        error: What to raise when it cannot be.
         replace: Whether an existing ``path`` gives way (it is moved aside first, so it survives a failure).
     """
     if path.exists() and not replace:
@@ -97,23 +97,21 @@ def atomic_directory(path: Path, error: type[DmdkitError] = DmdkitError, *, repl
         yield temporary
         _replace_directory(temporary, path)
     except OSError as cause:
-        raise error(
-            f"cannot write {path}: {cause.strerror or cause}; choose a writable place with free space"
-        ) from cause
+        raise error(f"cannot write {path}: {cause.strerror or cause}; choose a writable place with free space") from cause
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _replace_directory(temporary: Path, path: Path) -> None:
     if not path.exists():
-        os.replace(temporary, path)
+        temporary.replace(path)
         return
     aside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", suffix=".old", dir=path.parent))
-    os.replace(path, aside / path.name)
+    path.replace(aside / path.name)
     try:
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError:
-        os.replace(aside / path.name, path)
+        (aside / path.name).replace(path)
         raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)

@@ -53,9 +53,7 @@ class OnnxRuntimeRunner(Runner):
                 f"ONNX Runtime {ort.__version__} cannot load {name}: {str(cause).splitlines()[0]:.300}"
             ) from cause
         self._outputs = [output.name for output in self._session.get_outputs()]
-        self._inputs = tuple(
-            TensorSpec(i.name, (-1, *(int(size) for size in i.shape[1:]))) for i in self._session.get_inputs()
-        )
+        self._inputs = tuple(TensorSpec(i.name, (-1, *(int(size) for size in i.shape[1:]))) for i in self._session.get_inputs())
 
     @property
     def backend(self) -> str:

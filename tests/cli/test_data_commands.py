@@ -95,8 +95,6 @@ def test_help_teaches_with_an_example(command):
 
 
 def test_importing_the_commands_loads_no_stage():
-    code = (
-        "import sys, dmdkit.cli.data; print([m for m in ('numpy', 'torch', 'onnx', 'onnxruntime') if m in sys.modules])"
-    )
+    code = "import sys, dmdkit.cli.data; print([m for m in ('numpy', 'torch', 'onnx', 'onnxruntime') if m in sys.modules])"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"

@@ -53,9 +53,7 @@ def test_a_range_that_is_none_is_refused(tmp_path, label_range):
         load_labels(tmp_path, [0.5], label_range=label_range)
 
 
-@pytest.mark.parametrize(
-    "labels", [np.array([-1, 0, 1]), np.array([0.5, 1.0]), np.array([0, 10**9]), np.array([0.0, np.nan])]
-)
+@pytest.mark.parametrize("labels", [np.array([-1, 0, 1]), np.array([0.5, 1.0]), np.array([0, 10**9]), np.array([0.0, np.nan])])
 def test_labels_that_are_no_class_numbers_are_refused(tmp_path, labels):
     with pytest.raises(DataError, match="key 'labels'"):
         load_labels(tmp_path, labels, task="classification")

@@ -94,9 +94,7 @@ def test_an_unknown_option_is_refused(tmp_path, option):
 
 
 def test_import_loads_numpy_only():
-    code = (
-        "import sys, dmdkit.data; print([m for m in ('torch', 'onnx', 'onnxruntime', 'pydantic') if m in sys.modules])"
-    )
+    code = "import sys, dmdkit.data; print([m for m in ('torch', 'onnx', 'onnxruntime', 'pydantic') if m in sys.modules])"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"
 

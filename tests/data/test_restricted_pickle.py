@@ -161,9 +161,7 @@ def test_hostile_programs_end_in_one_readable_error(tmp_path, program):
 def test_one_text_cannot_be_turned_into_bytes_again_and_again(tmp_path):
     text = b"X" + struct.pack("<I", 100_000) + b"a" * 100_000
     encode = b"h\x00h\x01h\x02\x86R"
-    program = (
-        PROTO2 + b"c_codecs\nencode\nq\x000" + text + b"q\x010X\x06\x00\x00\x00latin1q\x020(" + encode * 100 + b"l."
-    )
+    program = PROTO2 + b"c_codecs\nencode\nq\x000" + text + b"q\x010X\x06\x00\x00\x00latin1q\x020(" + encode * 100 + b"l."
     with pytest.raises(DataError, match="more bytes than the file has"):
         load_bytes(tmp_path, program)
 

@@ -22,10 +22,7 @@ def test_refusing_names_sample_split_column_and_step(dirty):
     with pytest.raises(DataError) as error:
         load_dataset(dirty)
     message = str(error.value)
-    assert (
-        "dirty.pkl: expected finite features, found -inf in split 'test', sample 'test_2', audio column 0, step 5"
-        in message
-    )
+    assert "dirty.pkl: expected finite features, found -inf in split 'test', sample 'test_2', audio column 0, step 5" in message
     assert "audio 0 NaN, 0 +inf, 1 -inf" in message
     assert "vision 1 NaN, 4 +inf, 0 -inf, mostly in column 1 (4)" in message
     assert "--nan-policy zero" in message

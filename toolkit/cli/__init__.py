@@ -57,7 +57,7 @@ def _root(
     pass
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911 - one return an exit code
     """Runs one command and returns its exit code; the console script passes it to ``sys.exit``.
 
     Returns:

@@ -30,7 +30,8 @@ def _load(path: Path, manifest: Manifest, *, nan_policy: Literal["refuse", "zero
         found = (dataset.lengths[name], dataset.feature_dims[name])
         if found != (record.steps, record.features):
             raise DataError(
-                f"{path}: {name} has {found[0]} steps of {found[1]} features, the bundle takes {record.steps} of {record.features}"
+                f"{path}: {name} has {found[0]} steps of {found[1]} features, "
+                f"the bundle takes {record.steps} of {record.features}"
             )
     return dataset
 
@@ -110,13 +111,9 @@ def predict(
     bundle: Annotated[Path, typer.Argument(help="A bundle directory.")],
     data: Annotated[Path, typer.Option(help="MMSA .pkl, .npz or .safetensors with the bundle's widths and lengths.")],
     split: Annotated[str, typer.Option(help="Which split.")] = "test",
-    graph: Annotated[
-        str | None, typer.Option(help="fp32, int8-cpu, ...; without it, the preferred one that passed.")
-    ] = None,
+    graph: Annotated[str | None, typer.Option(help="fp32, int8-cpu, ...; without it, the preferred one that passed.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many samples.")] = None,
-    explain: Annotated[
-        bool, typer.Option("--explain", help="Add unimodal scores and GD-Unit edges (JSON only).")
-    ] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Add unimodal scores and GD-Unit edges (JSON only).")] = False,
     nan_policy: Annotated[
         NanPolicy, typer.Option(help="Refuse NaN and infinite features, or replace them by zero, as training may have.")
     ] = NanPolicy.refuse,
@@ -179,9 +176,7 @@ def _explanation(found: Any) -> dict[str, Any]:
     for space in ("homo", "hetero"):
         logits = getattr(found, f"logit_{space}")
         edges = getattr(found, f"edges_{space}")
-        result[f"logit_{space}"] = {
-            m: [float(v) for v in row] for m, row in zip(found.modality_order, logits, strict=True)
-        }
+        result[f"logit_{space}"] = {m: [float(v) for v in row] for m, row in zip(found.modality_order, logits, strict=True)}
         if edges is not None:
             result[f"edges_{space}"] = {name: float(value) for name, value in zip(names, edges, strict=True)}
     return result
@@ -250,9 +245,9 @@ def inspect(
     table = Table(title="graphs", title_justify="left", pad_edge=False)
     for head in ("graph", "size", "INT8 stored", "INT8 computed", "M multiply-adds", "verdict", "on"):
         table.add_column(head)
-    for name, graph in manifest.graphs.items():
+    for key, graph in manifest.graphs.items():
         table.add_row(
-            name,
+            key,
             f"{manifest.files[graph.file].size_bytes / 1e6:.2f} MB",
             f"{graph.weights_stored_int8:.0%}",
             f"{graph.multiply_adds_int8:.0%}",

@@ -69,9 +69,7 @@ def inspect(
 
 @app.command()
 def sample(
-    out: Annotated[Path, typer.Option(help="File to write; .npz or .safetensors chooses the format.")] = Path(
-        "sample.npz"
-    ),
+    out: Annotated[Path, typer.Option(help="File to write; .npz or .safetensors chooses the format.")] = Path("sample.npz"),
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same file.")] = 0,
     force: _Force = False,
 ) -> None:
@@ -145,9 +143,7 @@ def _feature_table(report: DatasetReport) -> Table:
     for name, split in report.splits.items():
         for modality, part in split.modalities.items():
             size = " x ".join(str(length) for length in part.shape)
-            table.add_row(
-                name, modality, size, part.padding_side, f"{part.empty_share:.1%}", _non_finite(part.non_finite)
-            )
+            table.add_row(name, modality, size, part.padding_side, f"{part.empty_share:.1%}", _non_finite(part.non_finite))
         table.add_section()
     return table
 

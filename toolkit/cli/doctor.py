@@ -79,9 +79,7 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON, for bu
     for head in ("package", "version", "needed for", "how to get it"):
         table.add_column(head)
     for name, row in found["packages"].items():
-        table.add_row(
-            name, row["version"] or "[yellow]missing[/]", row["for"], (row["install"] or "").replace("[", "\\[")
-        )
+        table.add_row(name, row["version"] or "[yellow]missing[/]", row["for"], (row["install"] or "").replace("[", "\\["))
     out.print(table)
     for name, state in found["backends"].items():
         out.print(f"backend {name}: {state}")

@@ -182,9 +182,7 @@ def export(
             parity_table(ledger, manifest)
     quoted = shlex.quote(str(target))
     if ledger is None:
-        finish(
-            f"{target}/, not yet proven", f"dmdkit check {quoted} --data FEATURES --run {shlex.quote(str(opened.path))}"
-        )
+        finish(f"{target}/, not yet proven", f"dmdkit check {quoted} --data FEATURES --run {shlex.quote(str(opened.path))}")
         return
     finish(f"{target}/", f"dmdkit predict {quoted} --data FEATURES")
     if outcome(ledger, manifest) != "passed":

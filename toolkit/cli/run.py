@@ -152,12 +152,8 @@ def train_run(
 
 
 def train(
-    data: Annotated[
-        Path | None, typer.Option(help="MMSA .pkl, .npz or .safetensors; without it, the embedded sample.")
-    ] = None,
-    config: Annotated[
-        str, typer.Option(help="A recipe: small, mosi-aligned, mosei-aligned, or a YAML file.")
-    ] = "small",
+    data: Annotated[Path | None, typer.Option(help="MMSA .pkl, .npz or .safetensors; without it, the embedded sample.")] = None,
+    config: Annotated[str, typer.Option(help="A recipe: small, mosi-aligned, mosei-aligned, or a YAML file.")] = "small",
     out: Annotated[Path | None, typer.Option(help="Run directory; without it, a new one under runs/.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="At most this many epochs.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of weights, batches and dropout.")] = None,
@@ -165,9 +161,7 @@ def train(
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting: training.batch_size=32.")
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --out after an interruption.")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out after an interruption.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the run in --out.")] = False,
     nan_policy: Annotated[
         NanPolicy | None,
@@ -206,9 +200,7 @@ def _print_metrics(metrics: dict[str, Any]) -> None:
     from rich.table import Table
 
     names = [name for split in metrics["splits"].values() for name in split]
-    table = Table(
-        title=f"best epoch {metrics['best_epoch']} of {metrics['epochs']}" if "best_epoch" in metrics else None
-    )
+    table = Table(title=f"best epoch {metrics['best_epoch']} of {metrics['epochs']}" if "best_epoch" in metrics else None)
     table.add_column("split")
     columns = list(dict.fromkeys(names))
     for name in columns:
@@ -223,9 +215,10 @@ def import_weights(
     weights: Annotated[Path, typer.Argument(help="A published .pth (state_dict) or a .safetensors.")],
     heads: Annotated[int, typer.Option(min=1, help="Attention heads; no tensor shows them (MOSI 10, MOSEI 6).")],
     out: Annotated[Path, typer.Option(help="Run directory to write.")],
-    label_range: Annotated[
-        tuple[float, float], typer.Option(metavar="LOW HIGH", help="Range of the regression label.")
-    ] = (-3.0, 3.0),
+    label_range: Annotated[tuple[float, float], typer.Option(metavar="LOW HIGH", help="Range of the regression label.")] = (
+        -3.0,
+        3.0,
+    ),
     drop_text_encoder: Annotated[
         bool, typer.Option("--drop-text-encoder", help="Leave a BERT out; the bundle then takes its features as input.")
     ] = False,
@@ -238,9 +231,7 @@ def import_weights(
     require_torch("import")
     from dmdkit.training.importing import import_checkpoint
 
-    run = import_checkpoint(
-        weights, heads, out, label_range=label_range, drop_text_encoder=drop_text_encoder, force=force
-    )
+    run = import_checkpoint(weights, heads, out, label_range=label_range, drop_text_encoder=drop_text_encoder, force=force)
     shape = run.facts.shape
     note(
         f"width {shape.width}, {shape.heads} heads, {shape.levels} levels, {shape.num_outputs} outputs; "

@@ -153,9 +153,7 @@ def _raw_file(source: str, sha256: str, values: Mapping[str, object], unused: li
             raise data_error(source, None, key, "this key", f"only {found}", _LAYOUT)
     split_names = _text_rows(source, "split", values["split"])
     ids = _text_rows(source, "ids", values["ids"])
-    arrays = {
-        key: array_from(source, "all", key, values[key]) for key in (*MODALITIES, "labels", *_LENGTHS) if key in values
-    }
+    arrays = {key: array_from(source, "all", key, values[key]) for key in (*MODALITIES, "labels", *_LENGTHS) if key in values}
     count = len(split_names)
     shapes = {key: array.shape for key, array in arrays.items()} | {"ids": (len(ids),)}
     for key, shape in shapes.items():

@@ -18,9 +18,7 @@ __all__ = ["dataset_from_raw"]
 _MAX_ID_CHARACTERS = 512
 
 
-def dataset_from_raw(
-    raw: RawFile, *, task: str, label_range: tuple[float, float] | None, nan_policy: NanPolicy
-) -> Dataset:
+def dataset_from_raw(raw: RawFile, *, task: str, label_range: tuple[float, float] | None, nan_policy: NanPolicy) -> Dataset:
     """The checked Dataset of a raw file.
 
     Args:
@@ -35,9 +33,7 @@ def dataset_from_raw(
     notes = list(raw.notes)
     ids = {name: _checked_ids(raw, name, split) for name, split in raw.splits.items()}
     features = {
-        name: {
-            modality: _checked_features(raw, name, modality, split, len(ids[name]), notes) for modality in MODALITIES
-        }
+        name: {modality: _checked_features(raw, name, modality, split, len(ids[name]), notes) for modality in MODALITIES}
         for name, split in raw.splits.items()
     }
     _check_widths_agree(raw, features)
@@ -87,9 +83,7 @@ def _checked_ids(raw: RawFile, name: str, split: RawSplit) -> tuple[str, ...]:
     if duplicate is not None:
         first, second = [index for index, text in enumerate(ids) if text == duplicate][:2]
         found = f"{shortened(duplicate)} at indices {first} and {second}"
-        raise data_error(
-            raw.source, name, key, "a name for each sample of its own", found, "rename or drop one of them"
-        )
+        raise data_error(raw.source, name, key, "a name for each sample of its own", found, "rename or drop one of them")
     return tuple(ids)
 
 
@@ -102,9 +96,7 @@ def _first_duplicate(ids: Sequence[str]) -> str | None:
     return None
 
 
-def _checked_features(
-    raw: RawFile, name: str, modality: str, split: RawSplit, count: int, notes: list[str]
-) -> FloatArray:
+def _checked_features(raw: RawFile, name: str, modality: str, split: RawSplit, count: int, notes: list[str]) -> FloatArray:
     """A writable float32 (N, T, D) copy."""
     array = array_from(raw.source, name, modality, split.features[modality])
     expected = f"float32 ({count}, T, D) with T and D at least 1"
@@ -123,9 +115,7 @@ def _checked_features(
     if array.dtype.kind == "f" and array.dtype.itemsize > 4:
         overflowed = int(np.count_nonzero(np.isinf(features))) - int(np.count_nonzero(np.isinf(array)))
         if overflowed:
-            notes.append(
-                f"{name} {modality}: {overflowed} values of {array.dtype} overflow float32 and became infinite"
-            )
+            notes.append(f"{name} {modality}: {overflowed} values of {array.dtype} overflow float32 and became infinite")
     return features
 
 
@@ -155,9 +145,7 @@ def _check_overlap(raw: RawFile, splits: dict[str, Split], notes: list[str]) -> 
                 found = f"{len(same)} in both {first!r} and {second!r}, such as {shortened(same[0])}"
                 advice = "drop them from one split, or scores on it mean nothing"
                 raise data_error(raw.source, None, raw.ids_key, "every sample in one split only", found, advice)
-            notes.append(
-                f"{len(shared)} ids are in both {first} and {second} with different features, such as {shared[0]!r}"
-            )
+            notes.append(f"{len(shared)} ids are in both {first} and {second} with different features, such as {shared[0]!r}")
 
 
 def _hashes_of(split: Split, ids: Sequence[str]) -> list[str]:

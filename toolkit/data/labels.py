@@ -65,14 +65,10 @@ def checked_labels(
         notes.append(f"every label is {every[0]:g}: there is nothing to learn from this file")
     if is_classes:
         if label_range is not None:
-            raise DataError(
-                f"{raw.source}: a label range belongs to regression, and these labels are classes; leave it out"
-            )
+            raise DataError(f"{raw.source}: a label range belongs to regression, and these labels are classes; leave it out")
         return _classes(raw, ids, labels, notes)
     if task == "auto" and raw.labels_are_classes is None and (every == np.round(every)).all() and every.min() >= 0:
-        notes.append(
-            "the labels are whole numbers stored as floats, read as regression; classes need --task classification"
-        )
+        notes.append("the labels are whole numbers stored as floats, read as regression; classes need --task classification")
     return _regression(raw, ids, labels, label_range, notes)
 
 
@@ -152,9 +148,7 @@ def _regression(
     return CheckedLabels(task="regression", by_split=by_split, label_range=(low, high))
 
 
-def _as_float32(
-    raw: RawFile, name: str, ids: Sequence[str], column: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float32]:
+def _as_float32(raw: RawFile, name: str, ids: Sequence[str], column: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
     too_large = np.abs(column) > np.finfo(np.float32).max
     _refuse_where(raw, name, ids, column, too_large, "a label within float32", "rescale the labels")
     return column.astype(np.float32)

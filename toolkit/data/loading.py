@@ -88,7 +88,5 @@ def format_of(path: Path) -> FileFormat:
         return "safetensors"
     if (head[0] == 0x80 and head[1:2] <= b"\x05") or path.suffix in (".pkl", ".pickle"):
         return "pickle"
-    hint = {b"\x93NUM": "a single .npy array", b"\x89HDF": "HDF5", b"\x1f\x8b\x08\x00": "gzip, unpack it first"}.get(
-        head[:4]
-    )
+    hint = {b"\x93NUM": "a single .npy array", b"\x89HDF": "HDF5", b"\x1f\x8b\x08\x00": "gzip, unpack it first"}.get(head[:4])
     raise DataError(f"{path}: expected {_ACCEPTED}, found {hint or f'a file that begins with {head[:8]!r}'}")

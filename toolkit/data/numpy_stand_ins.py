@@ -140,9 +140,7 @@ def _make_scalar(dtype: object, data: object = None) -> object:
     return _array(data, dtype, (), "C").item()
 
 
-def _make_from_buffer(
-    data: object, dtype: object, shape: object, order: object, axis_order: object = None
-) -> PendingArray:
+def _make_from_buffer(data: object, dtype: object, shape: object, order: object, axis_order: object = None) -> PendingArray:
     if axis_order is None:
         return PendingArray(_array(data, dtype, shape, order))
     axes = _shape(axis_order)

@@ -75,9 +75,7 @@ def apply_lengths(
         if found != "none" and not _outside(arrays, checked, other):
             side, changed = other, 0
     if found == "none":
-        notes.append(
-            f"{modality}: no step of zeros is found; {modality}_lengths are taken as right padding, as MMSA does"
-        )
+        notes.append(f"{modality}: no step of zeros is found; {modality}_lengths are taken as right padding, as MMSA does")
     if changed:
         for name, row in checked.items():
             arrays[name][_padding_mask(arrays[name].shape[1], row, side)] = 0
@@ -103,9 +101,7 @@ def _checked_lengths(source: str, split: str, modality: str, value: object, arra
 
 def _padding_mask(steps: int, lengths: npt.NDArray[np.int64], side: Literal["left", "right"]) -> npt.NDArray[np.bool_]:
     position = np.arange(steps)[None, :]
-    mask: npt.NDArray[np.bool_] = (
-        position < steps - lengths[:, None] if side == "left" else position >= lengths[:, None]
-    )
+    mask: npt.NDArray[np.bool_] = position < steps - lengths[:, None] if side == "left" else position >= lengths[:, None]
     return mask
 
 
@@ -114,6 +110,5 @@ def _outside(
 ) -> int:
     """Non-zero values that the lengths call padding."""
     return sum(
-        int(np.count_nonzero(arrays[name][_padding_mask(arrays[name].shape[1], row, side)]))
-        for name, row in lengths.items()
+        int(np.count_nonzero(arrays[name][_padding_mask(arrays[name].shape[1], row, side)])) for name, row in lengths.items()
     )

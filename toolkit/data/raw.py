@@ -98,9 +98,7 @@ def array_from(source: str, split: str, key: str, value: object) -> npt.NDArray[
                 f"pad every sample with zero steps to the same length and give the true lengths in '{key}_lengths'",
             )  # fmt: skip
         if len(rows) * rows[0].nbytes > MAX_ARRAY_BYTES:
-            raise data_error(
-                source, split, key, "at most 16 GiB", f"{len(rows)} rows of {rows[0].nbytes} bytes", "split it"
-            )
+            raise data_error(source, split, key, "at most 16 GiB", f"{len(rows)} rows of {rows[0].nbytes} bytes", "split it")
         array = np.stack(rows)
     elif isinstance(value, list) and all(isinstance(item, (int, float)) for item in value):
         array = np.array(value)

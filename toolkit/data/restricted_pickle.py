@@ -58,9 +58,7 @@ class _BoundedStream:
 class _RestrictedUnpickler(pickle._Unpickler):
     """The standard unpickler less every instruction that could reach beyond this module."""
 
-    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
-        opcode: pickle._Unpickler.dispatch[opcode] for opcode in _OPCODES
-    }
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {opcode: pickle._Unpickler.dispatch[opcode] for opcode in _OPCODES}
     stack: list[Any]
     read: Callable[[int], bytes]
     readline: Callable[[], bytes]

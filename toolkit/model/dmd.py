@@ -128,9 +128,7 @@ class Dmd(nn.Module):
 
         def block(width: int, levels: int, target: str, source: str | None, attention_dropout: float) -> EncoderBlock:
             block_dropout = BlockDropout(attention_dropout, dropout.embed, dropout.residual, dropout.relu)
-            return EncoderBlock(
-                width, shape.heads, levels, steps[target], steps[source] if source else None, block_dropout
-            )
+            return EncoderBlock(width, shape.heads, levels, steps[target], steps[source] if source else None, block_dropout)
 
         self.standardise = nn.ModuleDict({m: Standardise(dims[m]) for m in GRAPH_ORDER} if standardised else {})
         self.projection = nn.ModuleDict({m: PointwiseConv(dims[m], d, kernels[m]) for m in GRAPH_ORDER})
@@ -143,9 +141,7 @@ class Dmd(nn.Module):
         self.self_block = nn.ModuleDict({m: block(d, shape.levels, m, None, attention[m]) for m in GRAPH_ORDER})
         self.cross_block = nn.ModuleDict(
             {
-                target: nn.ModuleDict(
-                    {source: block(d, shape.levels, target, source, attention[source]) for source in sources}
-                )
+                target: nn.ModuleDict({source: block(d, shape.levels, target, source, attention[source]) for source in sources})
                 for target, sources in CROSS_PAIRS.items()
             }
         )

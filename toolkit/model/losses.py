@@ -130,9 +130,7 @@ def distillation_terms(
     prior_weights = prior(HOMO_PRIOR if space == "homo" else HETERO_PRIOR).to(edges)
     weights = edges + prior_weights
     if space == "homo":
-        distance = torch.stack(
-            [(representations[s] - representations[t].detach()).abs().sum(-1) for s, t in EDGES], dim=-1
-        )
+        distance = torch.stack([(representations[s] - representations[t].detach()).abs().sum(-1) for s, t in EDGES], dim=-1)
     else:
         # Averaged over the batch before weighting: the published code pushes the exclusive representations apart.
         distance = torch.stack(

@@ -119,9 +119,7 @@ def _infer_shape(tensors: Mapping[str, Tensor], heads: int, path: Path) -> Model
 
     def shape(name: str, rank: int) -> tuple[int, ...]:
         if name not in tensors:
-            raise WeightsError(
-                f"{path}: {name} is missing, so this is not a DMD checkpoint (keys may be bare or under 'dmd.')"
-            )
+            raise WeightsError(f"{path}: {name} is missing, so this is not a DMD checkpoint (keys may be bare or under 'dmd.')")
         found = tuple(tensors[name].shape)
         if len(found) != rank or 0 in found:
             raise WeightsError(f"{path}: {name} has shape {found}, expected {rank} dimensions, none of them 0")

@@ -63,7 +63,7 @@ class MultiheadAttention(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def _heads_first(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
+        return x.reshape(x.shape[0], x.shape[1], self.heads, self.head_dim).transpose(1, 2)
 
     def forward(self, query: Tensor, source: Tensor, forbidden: Tensor) -> Tensor:
         """Attends from ``query`` (B, T_q, e) to ``source`` (B, T_k, e); ``forbidden`` is boolean (T_q, T_k)."""
@@ -76,7 +76,8 @@ class MultiheadAttention(nn.Module):
         q, k, v = self._heads_first(q * self.head_dim**-0.5), self._heads_first(k), self._heads_first(v)
         scores = (q @ k.transpose(-2, -1)).masked_fill(forbidden, -math.inf)
         weights = F.dropout(torch.softmax(scores.float(), dim=-1).type_as(scores), self.dropout, self.training)
-        return self.out_proj((weights @ v).transpose(1, 2).flatten(-2))
+        mixed: Tensor = self.out_proj((weights @ v).transpose(1, 2).flatten(-2))
+        return mixed
 
 
 class EncoderLayer(nn.Module):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dmdkit.config import DataConfig, ModelConfig, RunConfig
+from dmdkit.data.dataset import Task
 from dmdkit.errors import RunError
 from dmdkit.files import write_bytes, write_json
 from dmdkit.model.published import read_published
@@ -48,7 +49,7 @@ def import_checkpoint(
         gd_homo_width=shape.gd_homo_width,
         gd_hetero_width=shape.gd_hetero_width,
     )
-    task = "regression" if regression else "classification"
+    task: Task = "regression" if regression else "classification"
     config = RunConfig(data=DataConfig(task=task, label_range=label_range if regression else None), model=model)
     notes = [f"imported from {weights.name} with {heads} heads"]
     if published.ignored:

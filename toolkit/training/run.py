@@ -127,14 +127,10 @@ def prepare_directory(path: Path, *, force: bool) -> None:
         raise RunError(f"{path} is a file; choose another --out")
     entries = [entry.name for entry in path.iterdir()] if path.is_dir() else []
     if entries and not force:
-        raise RunError(
-            f"{path} exists and is not empty; choose another --out, continue it with --resume, or pass --force"
-        )
+        raise RunError(f"{path} exists and is not empty; choose another --out, continue it with --resume, or pass --force")
     foreign = [name for name in entries if name not in RUN_FILES and not name.startswith(".")]
     if foreign:
-        raise RunError(
-            f"{path} holds files that are not a run's ({', '.join(sorted(foreign)[:5])}); choose another --out"
-        )
+        raise RunError(f"{path} holds files that are not a run's ({', '.join(sorted(foreign)[:5])}); choose another --out")
     try:
         if entries:
             shutil.rmtree(path)
@@ -188,11 +184,7 @@ def newest_run(parent: Path) -> Run:
         RunError: There is none.
     """
     finished = sorted(
-        (
-            entry / MODEL_FILE
-            for entry in parent.glob("*")
-            if (entry / MODEL_FILE).is_file() and (entry / FACTS_FILE).is_file()
-        ),
+        (entry / MODEL_FILE for entry in parent.glob("*") if (entry / MODEL_FILE).is_file() and (entry / FACTS_FILE).is_file()),
         key=lambda file: file.stat().st_mtime,
     )
     if not finished:

@@ -19,7 +19,8 @@ _CONSTANT = 1e-6
 
 def present_steps(features: FloatArray) -> FloatArray:
     """The steps of (N, T, D) that hold anything, as float32 (steps, D)."""
-    return features[(features != 0).any(-1)]
+    present: FloatArray = features[(features != 0).any(-1)]
+    return present
 
 
 def standardisation(split: Split) -> dict[str, tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]:

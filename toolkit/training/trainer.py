@@ -101,7 +101,7 @@ def _epoch_seed(seed: int, epoch: int) -> int:
 
 def _batches(count: int, size: int, seed: int) -> list[Tensor]:
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    return list(order.split(size))
+    return list(torch.split(order, size))
 
 
 def _drop_modalities(features: dict[str, Tensor], probability: float) -> dict[str, Tensor]:
@@ -111,10 +111,7 @@ def _drop_modalities(features: dict[str, Tensor], probability: float) -> dict[st
     batch = next(iter(features.values())).shape[0]
     chosen = torch.randint(len(MODALITIES), (batch,))
     chosen[torch.rand(batch) >= probability] = -1
-    return {
-        name: features[name] * (chosen != index).to(features[name]).view(-1, 1, 1)
-        for index, name in enumerate(MODALITIES)
-    }
+    return {name: features[name] * (chosen != index).to(features[name]).view(-1, 1, 1) for index, name in enumerate(MODALITIES)}
 
 
 def model_bytes(system: DmdSystem | dict[str, Tensor]) -> bytes:
@@ -134,9 +131,7 @@ def _groups(terms: LossTerms) -> Iterator[tuple[str, float]]:
         "cycle": terms.cycle,
         "orthogonality": terms.orthogonality,
         "margin": {"": terms.margin},
-        **{
-            f"{space}_{name}": {"": value} for space, unit in terms.distillation.items() for name, value in unit.items()
-        },
+        **{f"{space}_{name}": {"": value} for space, unit in terms.distillation.items() for name, value in unit.items()},
     }
     for name, values in groups.items():
         yield name, float(sum(value.detach() for value in values.values()))
@@ -148,9 +143,7 @@ class _Trainer:
         self.config, self.settings, self.facts, self.dataset = config, settings, facts, dataset
         self.fabric = _fabric(device, settings.precision)
         torch.manual_seed(settings.seed)
-        self.system = DmdSystem(
-            facts.shape, config.model.dropout, standardised=facts.standardised, gd_units=facts.gd_units
-        )
+        self.system = DmdSystem(facts.shape, config.model.dropout, standardised=facts.standardised, gd_units=facts.gd_units)
         train_split = dataset.splits["train"]
         if facts.standardised:
             statistics = standardisation(train_split)
@@ -159,9 +152,7 @@ class _Trainer:
             )
         optimizer = torch.optim.Adam(self.system.parameters(), lr=settings.learning_rate)
         self.model, self.optimizer = self.fabric.setup(self.system, optimizer)
-        self.scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
-            optimizer, factor=0.5, patience=settings.plateau_patience
-        )
+        self.scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=settings.plateau_patience)
         self.train_data = _Tensors.of(train_split, self.fabric.device)
         self.weights = LossWeights(settings.distillation_weight, settings.decoupling_weight)
         self.classes = facts.task == "classification"
