@@ -100,7 +100,8 @@ def main() -> None:
         edges = max((edge["max_change"] for edge in hop["edges"]), default=None)
         print(
             f"| {hop['seed']} | {hop['source']} -> {hop['target']} | {hop['max_error']:.1e} | {hop['p99_error']:.1e} | "
-            f"{hop['correlation']:.6f} | {interval[0]:+.4f} .. {interval[1]:+.4f} | {'-' if edges is None else f'{edges:.1e}'} |"
+            f"{hop['correlation']:.6f} | {interval[0]:+.4f} .. {interval[1]:+.4f} | "
+            f"{'-' if edges is None else f'{edges:.1e}'} |"
         )
     if arguments.json:
         arguments.json.write_text(json.dumps({"test": found, "hops": hops}, indent=2))
