@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import typer
 from typer.main import get_command
 
-from dmdkit.cli import bundle, data, demo, doctor, export, run
+from dmdkit.cli import build, bundle, data, demo, doctor, export, run
 from dmdkit.errors import DmdkitError, ExitCode
 
 __all__ = ["app", "main"]
@@ -31,6 +31,7 @@ app.command("train")(run.train)
 app.command("import")(run.import_weights)
 app.command("evaluate")(run.evaluate)
 app.command("export")(export.export)
+app.command("build")(build.build)
 app.command("check")(bundle.check)
 app.command("predict")(bundle.predict)
 app.command("inspect")(bundle.inspect)

@@ -23,6 +23,8 @@ _PACKAGES: tuple[tuple[str, str, str], ...] = (
     ("onnxscript", "export", "export"),
     ("nvidia-modelopt", "quantize", "export --int8"),
     ("onnx-graphsurgeon", "quantize", "export --int8"),
+    ("tensorrt-rtx-cu13", "rtx", "build for desktop RTX"),
+    ("cuda-python", "tensorrt", "run engines"),
 )
 
 
@@ -31,7 +33,16 @@ def _backends() -> dict[str, str]:
         from dmdkit.runtime.backends.onnxruntime import available_devices
     except ImportError as cause:
         return {"onnxruntime": f"cannot be imported: {cause}"}
-    return {f"onnxruntime {device}": "works" for device in available_devices()}
+    states = {f"onnxruntime {device}": "works" for device in available_devices()}
+    from dmdkit.runtime.gpu import NoGpuError, find_gpu
+    from dmdkit.runtime.tensorrt_api import installed_flavours, version_of
+
+    try:
+        gpu = find_gpu()
+        here = f"works on {gpu.name}, compute capability {gpu.capability}"
+    except NoGpuError as cause:
+        here = f"builds where the target allows it, cannot run engines: {cause}"
+    return states | {f"{flavour} {version_of(flavour)}": here for flavour in installed_flavours()}
 
 
 def _gpu() -> str:
