@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -17,7 +18,7 @@ from dmdkit.errors import BundleError, InputError
 from dmdkit.runtime.bundle import Bundle
 from dmdkit.runtime.inputs import RangeGuard, check_inputs
 from dmdkit.runtime.manifest import Manifest
-from dmdkit.runtime.self_check import SelfCheck, check_outputs
+from dmdkit.runtime.self_check import GraphCheck, SelfCheck, check_outputs
 
 if TYPE_CHECKING:
     from dmdkit.runtime.backends.base import Runner
@@ -28,6 +29,8 @@ Array = npt.NDArray[np.float32]
 
 AUTO_ORDER = ("int8-cpu", "fp32")
 """What ``auto`` prefers on a CPU among the graphs that passed parity; int8-trt belongs to TensorRT, a CPU only simulates it."""
+
+_LOG = logging.getLogger(__name__)
 
 OutOfRange = Callable[[dict[str, float]], None]
 
@@ -84,6 +87,13 @@ def open_runner(bundle: Bundle, graph: str, *, threads: int = 1, device: str = "
     return OnnxRuntimeRunner(graph, bundle.read(record.file), record.session_options, threads=threads, device=device)
 
 
+def open_engine_or_say(bundle: Bundle, kind: str, graph: str | None, *, allow_build: bool) -> tuple[Runner | None, str]:
+    """An engine of the bundle that runs on this machine, or None and one sentence that says why there is none."""
+    from dmdkit.runtime.engine_choice import engine_runner
+
+    return engine_runner(bundle, kind, graph, allow_build=allow_build)
+
+
 def choose_graph(manifest: Manifest, kind: str, graph: str | None) -> str:
     """The name of the graph to open for ``kind``: the one asked for, or the preferred one that passed parity.
 
@@ -126,6 +136,9 @@ class Runtime:
         self._explain_runner: Runner | None = None
         self._out_of_range_count = 0
         self._closed = False
+        self._engine = False
+        self.notes: tuple[str, ...] = ()
+        """What was not as asked for when opening, in sentences: why no engine runs, for one."""
 
     @classmethod
     def open(
@@ -135,15 +148,18 @@ class Runtime:
         device: str = "auto",
         graph: str | None = None,
         threads: int = 1,
+        allow_build: bool = False,
         on_out_of_range: OutOfRange | None = None,
     ) -> Runtime:
         """Opens a bundle.
 
         Args:
             path: The bundle's directory.
-            device: auto, cpu or cuda.
+            device: auto, cpu, cuda or tensorrt; auto takes an engine of the bundle where one runs here, and tensorrt
+                falls back to ONNX Runtime where none does, saying why in :attr:`notes`.
             graph: A precision (``fp32``, ``int8-cpu``) or a full name; None takes the preferred one that passed parity.
             threads: Threads inside one prediction.
+            allow_build: Whether to build an engine where none fits this machine and TensorRT is installed.
             on_out_of_range: Called with the shares when inputs leave the training range.
 
         Raises:
@@ -152,10 +168,19 @@ class Runtime:
         """
         if threads < 1:
             raise InputError(f"threads={threads}: expected 1 or more")
-        if device not in ("auto", "cpu", "cuda"):
-            raise InputError(f"device={device!r}: expected auto, cpu or cuda")
-        resolved = "cpu" if device == "auto" else device
+        if device not in ("auto", "cpu", "cuda", "tensorrt"):
+            raise InputError(f"device={device!r}: expected auto, cpu, cuda or tensorrt")
+        resolved = "cpu" if device in ("auto", "tensorrt") else device
         bundle = Bundle.open(Path(path))
+        notes: tuple[str, ...] = ()
+        if device == "tensorrt" or (device == "auto" and (allow_build or (bundle.path / "engines").is_dir())):
+            engine, why = open_engine_or_say(bundle, "fusion", graph, allow_build=allow_build)
+            if engine is not None:
+                runtime = cls(bundle, engine, threads, resolved, on_out_of_range)
+                runtime._engine = True
+                return runtime
+            notes = (f"{why}; using onnxruntime",)
+            _LOG.warning("%s: %s", bundle.path, notes[0])
         name = choose_graph(bundle.manifest, "fusion", graph)
         if resolved != "cpu":
             from dmdkit.runtime.backends.onnxruntime import available_devices
@@ -163,7 +188,9 @@ class Runtime:
             if resolved not in available_devices():
                 raise InputError(f"device={device!r}: this ONNX Runtime has only {', '.join(available_devices())}")
         runner = open_runner(bundle, name, threads=threads, device=resolved)
-        return cls(bundle, runner, threads, resolved, on_out_of_range)
+        opened = cls(bundle, runner, threads, resolved, on_out_of_range)
+        opened.notes = notes
+        return opened
 
     @property
     def manifest(self) -> Manifest:
@@ -223,6 +250,12 @@ class Runtime:
                 # The same precision as the prediction where there is one: an explanation of another model misleads.
                 precision = self.manifest.graphs[self.graph].precision
                 name = f"explain.{precision}" if f"explain.{precision}" in self.manifest.graphs else "explain.fp32"
+                if self._engine:
+                    engine, why = open_engine_or_say(self._bundle, "explain", precision, allow_build=False)
+                    self._explain_runner = engine
+                    if engine is not None:
+                        return engine
+                    self.notes += (f"explain: {why}; using onnxruntime",)
                 self._explain_runner = open_runner(self._bundle, name, threads=self._threads, device=self._device)
             return self._explain_runner
 
@@ -263,6 +296,14 @@ class Runtime:
         checks = []
         for name in names:
             record = self.manifest.graphs[name]
+            held = next((r for r in (self._runner, self._explain_runner) if r is not None and r.name == name), None)
+            if self._engine and held is not None and not held.backend.startswith("onnxruntime"):
+                from dmdkit.runtime.engine_choice import check_on_golden
+
+                found_now = check_on_golden(held, self._bundle, name)
+                worst = float("inf") if found_now.max_error is None else found_now.max_error
+                checks.append(GraphCheck(name, worst, found_now.tolerance, None, found_now.passed, found_now.worst_output))
+                continue
             with open_runner(self._bundle, name, threads=self._threads, device=self._device) as runner:
                 found = runner.infer(golden.inputs_of(record.kind))
             recorded = golden.recorded.get(name, {})
