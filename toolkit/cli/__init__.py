@@ -80,6 +80,8 @@ def _run(arguments: Sequence[str] | None) -> int:  # noqa: PLR0911 - one return 
             args=list(arguments) if arguments is not None else None, prog_name="dmdkit", standalone_mode=False
         )
         sys.stdout.flush()
+        if result == ExitCode.INTERRUPTED:  # typer turns Ctrl-C into this code without a word
+            print_error("interrupted")
     except DmdkitError as error:
         print_error(str(error))
         return int(error.exit_code)
@@ -89,6 +91,11 @@ def _run(arguments: Sequence[str] | None) -> int:  # noqa: PLR0911 - one return 
     except typer.Exit as end:
         return int(end.exit_code)
     except BrokenPipeError:
+        _discard_output()
+        return int(ExitCode.GOOD)
+    except SystemExit as end:  # typer's way to end at a closed pipe
+        if not isinstance(end.__context__, BrokenPipeError):
+            raise
         _discard_output()
         return int(ExitCode.GOOD)
     except Exception as error:

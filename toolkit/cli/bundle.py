@@ -10,7 +10,7 @@ import typer
 from rich.text import Text
 
 from dmdkit.cli.console import finish, note, out, parity_table, print_json, print_table, say, steps, verdict_text
-from dmdkit.cli.feature_files import NanPolicy, dataset_for_bundle, split_of
+from dmdkit.cli.feature_files import NanPolicy, dataset_for_bundle, split_for_bundle
 from dmdkit.cli.requirements import require
 from dmdkit.errors import DataError, ExitCode, InputError
 
@@ -63,7 +63,7 @@ def check(
     opened.verify()
     reference = _reference(run, opened.manifest) if run is not None else None
     dataset = dataset_for_bundle(data, opened.manifest, nan_policy=nan_policy) if data is not None else None
-    held_out = split_of(dataset, split) if dataset is not None else None
+    held_out = split_for_bundle(dataset, split, opened.manifest) if dataset is not None else None
     with steps("checking") as advance:
         advance(f"{len(opened.manifest.graphs)} graphs")
         ledger = measure(
@@ -115,7 +115,7 @@ def predict(
         raise InputError(f"--out {out_file}: explanations do not fit a .csv; name a .json, or leave out --explain")
     with Runtime.open(bundle, graph=graph) as runtime:
         dataset = dataset_for_bundle(data, runtime.manifest, nan_policy=nan_policy, check_range=False)
-        part = split_of(dataset, split)
+        part = split_for_bundle(dataset, split, runtime.manifest)
         rows = []
         for index in range(min(len(part), limit or len(part))):
             sample = {name: array[index] for name, array in part.features().items()}

@@ -11,6 +11,7 @@ import typer
 
 from dmdkit.cli.console import finish, graphs_table, note, parity_table, say
 from dmdkit.cli.export import export_run
+from dmdkit.cli.requirements import require
 from dmdkit.cli.run import train_run
 from dmdkit.errors import ExitCode, RunError
 
@@ -31,6 +32,7 @@ def demo(
     data, run_dir, bundle = out / "sample.npz", out / "run", out / "sample.dmd"
     if not force and (data.exists() or run_dir.exists() or bundle.exists()):
         raise RunError(f"{out} holds an earlier demo; pass --force to replace it, or choose another --out")
+    require("the demo", "all", "torch", "lightning_fabric", "onnx", "onnxscript", "modelopt", "onnx_graphsurgeon")
     from dmdkit.data import SAMPLE_DESCRIPTION, sample_dataset, write_dataset
 
     note("1/5 generate")

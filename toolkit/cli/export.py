@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import tempfile
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +14,7 @@ from dmdkit.cli.console import finish, graphs_table, note, parity_table, print_j
 from dmdkit.cli.feature_files import dataset_for_run, own_dataset_of_run, split_of
 from dmdkit.cli.requirements import require
 from dmdkit.cli.run import RUNS_DIR
-from dmdkit.errors import DataError, ExitCode
+from dmdkit.errors import BundleError, DataError, ExitCode
 
 if TYPE_CHECKING:
     from dmdkit.data import Dataset
@@ -98,6 +99,19 @@ def export_run(
         return export_bundle(run, out, options, advance)
 
 
+def _check_writable(target: Path) -> None:
+    """Finds out before minutes of work whether ``target`` can be made; nothing stays behind.
+
+    Raises:
+        BundleError: It cannot.
+    """
+    place = next(folder for folder in target.absolute().parents if folder.exists())
+    try:
+        tempfile.TemporaryDirectory(prefix=".dmdkit-", dir=place).cleanup()
+    except OSError as cause:
+        raise BundleError(f"cannot write {target}: {cause.strerror or cause}; choose a writable --out") from cause
+
+
 def export(
     run: Annotated[Path | None, typer.Argument(help="A run directory; without it, the newest run under runs/.")] = None,
     int8: Annotated[bool, typer.Option("--int8", help="Add the INT8 forms, for TensorRT and for the CPU.")] = False,
@@ -133,6 +147,7 @@ def export(
     else:
         opened = Run.open(run)
     target = out or Path(f"{opened.path.name}.dmd")
+    _check_writable(target)
     manifest, ledger = export_run(
         opened,
         target,

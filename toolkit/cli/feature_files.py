@@ -25,6 +25,7 @@ __all__ = [
     "dataset_for_run",
     "load_data",
     "own_dataset_of_run",
+    "split_for_bundle",
     "split_of",
 ]
 
@@ -109,6 +110,22 @@ def dataset_for_bundle(path: Path, manifest: Manifest, *, nan_policy: NanPolicy,
     dataset = load_dataset(path, task=manifest.task, label_range=label_range, nan_policy=nan_policy.value)
     check_fits(dataset, manifest.model, manifest.task, "the bundle")
     return dataset
+
+
+def split_for_bundle(dataset: Dataset, name: str, manifest: Manifest) -> Split:
+    """The split ``name`` of a dataset, if it has every modality the bundle needs.
+
+    Raises:
+        DataError: There is no such split, or a modality is zero throughout that the model never did without.
+    """
+    split = split_of(dataset, name)
+    for modality, features in split.features().items():
+        if not features.any() and not manifest.inputs[modality].trained_absent:
+            raise DataError(
+                f"{dataset.source}: {modality} is zero in every {name} sample, and the model never did without it; give it "
+                f"{modality}, or train with --set training.modality_dropout=0.2"
+            )
+    return split
 
 
 def split_of(dataset: Dataset, name: str) -> Split:
