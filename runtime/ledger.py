@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal
@@ -14,9 +14,10 @@ from pydantic import BaseModel, ConfigDict
 from dmdkit.data.dataset import Split
 from dmdkit.errors import BundleError, DataError
 from dmdkit.files import write_json
+from dmdkit.runtime.backends.registry import BackendName
 from dmdkit.runtime.bundle import Bundle
 from dmdkit.runtime.inputs import RangeGuard
-from dmdkit.runtime.manifest import Manifest, VerdictRecord, write_manifest
+from dmdkit.runtime.manifest import OPTIONAL_BACKENDS, GraphRecord, Manifest, OptionalBackend, VerdictRecord, write_manifest
 from dmdkit.runtime.parity import HopRecord, Status, compare
 from dmdkit.runtime.runtime import open_runner
 
@@ -42,11 +43,17 @@ class Ledger(BaseModel):
     hops: list[HopRecord]
 
 
-def run_graph(bundle: Bundle, name: str, features: dict[str, Array], advance: Callable[[], None]) -> dict[str, Array]:
+def run_graph(
+    bundle: Bundle,
+    name: str,
+    features: dict[str, Array],
+    advance: Callable[[], None],
+    backend: BackendName = "onnxruntime",
+) -> dict[str, Array]:
     """A graph's outputs on all samples, in batches, with one thread."""
     count = len(next(iter(features.values())))
     parts: list[dict[str, Array]] = []
-    with open_runner(bundle, name) as runner:
+    with open_runner(bundle, name, backend=backend) as runner:
         for start in range(0, count, _BATCH):
             chunk = {key: np.ascontiguousarray(array[start : start + _BATCH]) for key, array in features.items()}
             parts.append(runner.infer(chunk))
@@ -72,6 +79,7 @@ def measure(
     source: str,
     data_sha256: str | None,
     reference: Callable[[Split], dict[str, Array]] | None = None,
+    backends: Sequence[BackendName] = ("onnxruntime",),
     advance: Callable[[], None] = lambda: None,
 ) -> Ledger:
     """Measures every hop of a bundle.
@@ -84,6 +92,8 @@ def measure(
         data_sha256: Hash of that file.
         reference: The PyTorch model's outputs (score, logit_*, edges_*) on the samples; None: only the outputs recorded
             with the golden samples are there, and the first hop is reported as recorded.
+        backends: What to run the graphs with. ONNX Runtime always does; another backend adds a hop from its fp32 graph to
+            each graph there, named ``fusion.fp32@openvino``. Lowerings a CPU only simulates are left out.
         advance: Called after each graph.
 
     Raises:
@@ -140,6 +150,13 @@ def measure(
             if name != base:
                 simulated = manifest.graphs[name].simulated_on_cpu
                 hops.append(hop(base, name, outputs[base], found, "simulated" if simulated else "measured"))
+        for backend in backends:
+            for name in outputs:
+                if backend == "onnxruntime" or manifest.graphs[name].simulated_on_cpu:
+                    continue
+                found = run_graph(bundle, name, features, advance, backend)
+                elsewhere = hop(base, name, outputs[base], found, "measured")
+                hops.append(elsewhere.model_copy(update={"target": f"{name}@{backend}"}))
 
     shares = RangeGuard(manifest.inputs).alarms(features)
     return Ledger(
@@ -170,6 +187,27 @@ def _verdict(ledger: Ledger, judged: str, previous: VerdictRecord) -> VerdictRec
     return VerdictRecord(status="passed", reason=own.reason, samples=own.samples, data_sha256=ledger.data_sha256)
 
 
+def _with_backends(ledger: Ledger, graphs: dict[str, GraphRecord]) -> dict[str, GraphRecord]:
+    """The graphs with their verdicts in other backends; a backend that was not run keeps the one it had.
+
+    Such a hop starts at the fp32 graph in ONNX Runtime, so it proves no more than that graph's own verdict.
+    """
+    hops = {hop.target: hop for hop in ledger.hops}
+    result = {}
+    for name, graph in graphs.items():
+        verdicts, base = dict(graph.backends), f"{graph.kind}.fp32"
+        for backend in OPTIONAL_BACKENDS:
+            hop, previous = hops.get(f"{name}@{backend}"), verdicts.get(backend)
+            if hop is None or (hop.status == "unverified" and previous is not None and previous.status != "unverified"):
+                continue
+            status, reason, origin = hop.status, hop.reason, graphs[base].verdict
+            if status != "failed" and origin.status != "passed":
+                status, reason = origin.status, f"{base}: {origin.reason}"
+            verdicts[backend] = VerdictRecord(status=status, reason=reason, samples=hop.samples, data_sha256=ledger.data_sha256)
+        result[name] = graph.model_copy(update={"backends": verdicts})
+    return result
+
+
 def record(bundle_path: Path, manifest: Manifest, ledger: Ledger) -> Manifest:
     """Writes the ledger and its verdicts into the bundle; returns the new manifest.
 
@@ -179,7 +217,7 @@ def record(bundle_path: Path, manifest: Manifest, ledger: Ledger) -> Manifest:
     for name, graph in manifest.graphs.items():
         judged = "explain.fp32" if graph.kind.startswith("gd_") else name
         graphs[name] = graph.model_copy(update={"verdict": _verdict(ledger, judged, graph.verdict)})
-    updated = manifest.model_copy(update={"graphs": graphs})
+    updated = manifest.model_copy(update={"graphs": _with_backends(ledger, graphs)})
     write_json(bundle_path / REPORT_FILE, ledger.model_dump(mode="json"), BundleError)
     write_manifest(bundle_path, updated)
     return updated

@@ -14,7 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dmdkit.errors import BundleError, InputError
+from dmdkit.runtime.backends.registry import BackendName
 from dmdkit.runtime.bundle import Bundle
+from dmdkit.runtime.choice import choose, has_passed
 from dmdkit.runtime.inputs import RangeGuard, check_inputs
 from dmdkit.runtime.manifest import Manifest
 from dmdkit.runtime.self_check import SelfCheck, check_outputs
@@ -76,9 +78,15 @@ class Explanation:
     graph: str
 
 
-def open_runner(bundle: Bundle, graph: str, *, threads: int = 1, device: str = "cpu") -> Runner:
-    """Opens one graph of a bundle with ONNX Runtime, after checking its hash."""
+def open_runner(
+    bundle: Bundle, graph: str, *, threads: int = 1, device: str = "cpu", backend: BackendName = "onnxruntime"
+) -> Runner:
+    """Opens one graph of a bundle with a backend, after checking its hash."""
     record = bundle.graph(graph)
+    if backend == "openvino":
+        from dmdkit.runtime.backends.openvino import OpenVinoRunner
+
+        return OpenVinoRunner(graph, bundle.read(record.file), threads=threads)
     from dmdkit.runtime.backends.onnxruntime import OnnxRuntimeRunner
 
     return OnnxRuntimeRunner(graph, bundle.read(record.file), record.session_options, threads=threads, device=device)
@@ -126,6 +134,7 @@ class Runtime:
         self._explain_runner: Runner | None = None
         self._out_of_range_count = 0
         self._closed = False
+        self._backend: BackendName = "onnxruntime"
 
     @classmethod
     def open(
@@ -134,6 +143,7 @@ class Runtime:
         *,
         device: str = "auto",
         graph: str | None = None,
+        backend: str = "auto",
         threads: int = 1,
         on_out_of_range: OutOfRange | None = None,
     ) -> Runtime:
@@ -143,12 +153,15 @@ class Runtime:
             path: The bundle's directory.
             device: auto, cpu or cuda.
             graph: A precision (``fp32``, ``int8-cpu``) or a full name; None takes the preferred one that passed parity.
+            backend: onnxruntime, openvino, or auto: what is fastest here among what passed parity (``dmdkit bench``
+                measures it); ONNX Runtime for a graph asked for by name, or where nothing was measured.
             threads: Threads inside one prediction.
             on_out_of_range: Called with the shares when inputs leave the training range.
 
         Raises:
             BundleError: Missing, damaged, of another version, or nothing in it has passed parity.
-            InputError: A device or thread count that cannot be.
+            InputError: A device, backend or thread count that cannot be.
+            MissingDependencyError: The backend asked for is not installed.
         """
         if threads < 1:
             raise InputError(f"threads={threads}: expected 1 or more")
@@ -156,14 +169,16 @@ class Runtime:
             raise InputError(f"device={device!r}: expected auto, cpu or cuda")
         resolved = "cpu" if device == "auto" else device
         bundle = Bundle.open(Path(path))
-        name = choose_graph(bundle.manifest, "fusion", graph)
+        chosen = choose(bundle.manifest, "fusion", graph, backend=backend, device=resolved, threads=threads)
         if resolved != "cpu":
             from dmdkit.runtime.backends.onnxruntime import available_devices
 
             if resolved not in available_devices():
                 raise InputError(f"device={device!r}: this ONNX Runtime has only {', '.join(available_devices())}")
-        runner = open_runner(bundle, name, threads=threads, device=resolved)
-        return cls(bundle, runner, threads, resolved, on_out_of_range)
+        runner = open_runner(bundle, chosen.graph, threads=threads, device=resolved, backend=chosen.backend)
+        runtime = cls(bundle, runner, threads, resolved, on_out_of_range)
+        runtime._backend = chosen.backend
+        return runtime
 
     @property
     def manifest(self) -> Manifest:
@@ -217,13 +232,21 @@ class Runtime:
         latency_ms = (time.perf_counter() - start) * 1e3
         return Prediction(score if checked.batched else score[0], latency_ms, self.graph, alarms)
 
+    def _backend_for(self, graph: str) -> BackendName:
+        """The predicting backend where it is proven for ``graph`` too; else ONNX Runtime, which every graph runs in."""
+        if graph == self.graph or has_passed(self.manifest.graphs[graph], self._backend):
+            return self._backend
+        return "onnxruntime"
+
     def _explainer(self) -> Runner:
         with self._lock:
             if self._explain_runner is None:
                 # The same precision as the prediction where there is one: an explanation of another model misleads.
                 precision = self.manifest.graphs[self.graph].precision
                 name = f"explain.{precision}" if f"explain.{precision}" in self.manifest.graphs else "explain.fp32"
-                self._explain_runner = open_runner(self._bundle, name, threads=self._threads, device=self._device)
+                self._explain_runner = open_runner(
+                    self._bundle, name, threads=self._threads, device=self._device, backend=self._backend_for(name)
+                )
             return self._explain_runner
 
     def explain(self, *, text: object = None, audio: object = None, vision: object = None) -> Explanation:
@@ -263,7 +286,9 @@ class Runtime:
         checks = []
         for name in names:
             record = self.manifest.graphs[name]
-            with open_runner(self._bundle, name, threads=self._threads, device=self._device) as runner:
+            with open_runner(
+                self._bundle, name, threads=self._threads, device=self._device, backend=self._backend_for(name)
+            ) as runner:
                 found = runner.infer(golden.inputs_of(record.kind))
             recorded = golden.recorded.get(name, {})
             checks.append(check_outputs(name, record.precision, found, recorded, self.manifest.output_sd))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from dmdkit.cli.backends import BackendChoice, backends_to_check
 from dmdkit.cli.console import err, finish, note, parity_table, print_json, steps, verdict_text
 from dmdkit.cli.console import out as console_out
 from dmdkit.cli.run import NanPolicy
@@ -67,6 +68,9 @@ def check(
     nan_policy: Annotated[
         NanPolicy, typer.Option(help="Refuse NaN and infinite features, or replace them by zero, as training may have.")
     ] = NanPolicy.refuse,
+    backend: Annotated[
+        BackendChoice, typer.Option(help="Measure the graphs in other backends too; auto: in those that are installed.")
+    ] = BackendChoice.auto,
     json: Annotated[bool, typer.Option("--json", help="Print the ledger as JSON.")] = False,
 ) -> None:
     """Measure parity: every hop from PyTorch to INT8, on held-out samples, with a verdict per graph.
@@ -94,6 +98,7 @@ def check(
             source=str(data) if data is not None else "golden samples",
             data_sha256=dataset.sha256 if dataset is not None else None,
             reference=reference,
+            backends=backends_to_check(backend),
         )
     manifest = record(bundle, opened.manifest, ledger)
     status = outcome(ledger, manifest)
