@@ -266,7 +266,7 @@ def _parity(directory: Path, system: DmdSystem, parity: ParityData) -> Ledger:
         Bundle.open(directory),
         split=parity.split,
         split_name=parity.split_name,
-        source=parity.source,
+        source=Path(parity.source).name,  # a bundle travels; whose folder it was does not
         data_sha256=parity.sha256,
         reference=lambda split: reference_outputs(system, split),
     )

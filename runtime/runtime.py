@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -81,24 +82,41 @@ class Explanation:
 def open_runner(
     bundle: Bundle, graph: str, *, threads: int = 1, device: str = "cpu", backend: BackendName = "onnxruntime"
 ) -> Runner:
-    """Opens one graph of a bundle with a backend, after checking its hash."""
+    """Opens one graph of a bundle with a backend, after checking its hash and that it is what the manifest says.
+
+    Raises:
+        BundleError: The file is damaged, or takes or gives something else than the manifest says.
+        MissingDependencyError: The backend is not installed.
+    """
     record = bundle.graph(graph)
+    model = bundle.read(record.file)
     if backend == "openvino":
         from dmdkit.runtime.backends.openvino import OpenVinoRunner
 
-        return OpenVinoRunner(graph, bundle.read(record.file), threads=threads)
-    from dmdkit.runtime.backends.onnxruntime import OnnxRuntimeRunner
+        runner: Runner = OpenVinoRunner(graph, model, threads=threads)
+    else:
+        from dmdkit.runtime.backends.onnxruntime import OnnxRuntimeRunner
 
-    return OnnxRuntimeRunner(graph, bundle.read(record.file), record.session_options, threads=threads, device=device)
+        runner = OnnxRuntimeRunner(graph, model, record.session_options, threads=threads, device=device)
+    if not record.kind.startswith("gd_"):
+        expected = {name: (-1, i.steps, i.features) for name, i in bundle.manifest.inputs.items()}
+        outputs = {"score"} if record.kind == "fusion" else set(bundle.manifest.outputs)
+        if {spec.name: spec.shape for spec in runner.inputs} != expected or not outputs <= set(runner.outputs):
+            raise BundleError(
+                f"{bundle.path}: {record.file} takes {runner.signature} and gives {', '.join(runner.outputs)}, "
+                "not what the manifest says; export the bundle again"
+            )
+    return runner
 
 
-def choose_graph(manifest: Manifest, kind: str, graph: str | None) -> str:
+def choose_graph(manifest: Manifest, kind: str, graph: str | None, *, prefer: str | None = None) -> str:
     """The name of the graph to open for ``kind``: the one asked for, or the preferred one that passed parity.
 
     Args:
         manifest: The bundle's manifest.
         kind: fusion or explain.
         graph: A full name (``fusion.int8-cpu``), a precision (``int8-cpu``), or None for automatic choice.
+        prefer: The precision that automatic choice looks at first.
 
     Raises:
         BundleError: There is none, or none has passed.
@@ -109,7 +127,7 @@ def choose_graph(manifest: Manifest, kind: str, graph: str | None) -> str:
         if name not in names:
             raise BundleError(f"no {kind} graph {graph!r}; the bundle has {', '.join(names) or 'none'}")
         return name
-    for precision in AUTO_ORDER:
+    for precision in (*((prefer,) if prefer else ()), *AUTO_ORDER):
         record = manifest.graphs.get(f"{kind}.{precision}")
         if record is not None and record.verdict.status == "passed":
             return f"{kind}.{precision}"
@@ -120,21 +138,46 @@ def choose_graph(manifest: Manifest, kind: str, graph: str | None) -> str:
     )
 
 
+def explain_graph(manifest: Manifest, predicting: str, *, asked_for: bool) -> str:
+    """The name of the explain graph that goes with graph ``predicting``.
+
+    The same precision where possible, because an explanation of another model misleads. A caller who asked for a graph
+    by name answers for its verdict; otherwise only a graph that passed parity explains.
+
+    Raises:
+        BundleError: There is none, or none has passed.
+    """
+    precision = manifest.graphs[predicting].precision
+    if asked_for:
+        return choose_graph(manifest, "explain", precision if f"explain.{precision}" in manifest.graphs else "fp32")
+    return choose_graph(manifest, "explain", None, prefer=precision)
+
+
 class Runtime:
     """A bundle, ready to predict. Calls from several threads at once are safe; each thread may also open its own.
 
+    A call that runs while another thread closes the runtime either finishes or raises that the runtime is closed.
     Use :meth:`open`; the constructor is for it.
     """
 
-    def __init__(self, bundle: Bundle, runner: Runner, threads: int, device: str, on_out_of_range: OutOfRange | None) -> None:
-        self._bundle, self._runner = bundle, runner
-        self._threads, self._device, self._on_out_of_range = threads, device, on_out_of_range
+    def __init__(
+        self,
+        bundle: Bundle,
+        runner: Runner,
+        *,
+        asked_for: bool,
+        threads: int,
+        device: str,
+        backend: BackendName,
+        on_out_of_range: OutOfRange | None,
+    ) -> None:
+        self._bundle, self._runner, self._asked_for = bundle, runner, asked_for
+        self._threads, self._device, self._backend, self._on_out_of_range = threads, device, backend, on_out_of_range
         self._guard = RangeGuard(bundle.manifest.inputs)
-        self._lock = threading.Lock()
+        self._count_lock, self._explain_lock = threading.Lock(), threading.Lock()
         self._explain_runner: Runner | None = None
         self._out_of_range_count = 0
         self._closed = False
-        self._backend: BackendName = "onnxruntime"
 
     @classmethod
     def open(
@@ -152,7 +195,8 @@ class Runtime:
         Args:
             path: The bundle's directory.
             device: auto, cpu or cuda.
-            graph: A precision (``fp32``, ``int8-cpu``) or a full name; None takes the preferred one that passed parity.
+            graph: A precision (``fp32``, ``int8-cpu``) or a full name, whatever its verdict; None takes the preferred
+                one that passed parity.
             backend: onnxruntime, openvino, or auto: what is fastest here among what passed parity (``dmdkit bench``
                 measures it); ONNX Runtime for a graph asked for by name, or where nothing was measured.
             threads: Threads inside one prediction.
@@ -169,6 +213,7 @@ class Runtime:
             raise InputError(f"device={device!r}: expected auto, cpu or cuda")
         resolved = "cpu" if device == "auto" else device
         bundle = Bundle.open(Path(path))
+        bundle.verify()
         chosen = choose(bundle.manifest, "fusion", graph, backend=backend, device=resolved, threads=threads)
         if resolved != "cpu":
             from dmdkit.runtime.backends.onnxruntime import available_devices
@@ -176,9 +221,15 @@ class Runtime:
             if resolved not in available_devices():
                 raise InputError(f"device={device!r}: this ONNX Runtime has only {', '.join(available_devices())}")
         runner = open_runner(bundle, chosen.graph, threads=threads, device=resolved, backend=chosen.backend)
-        runtime = cls(bundle, runner, threads, resolved, on_out_of_range)
-        runtime._backend = chosen.backend
-        return runtime
+        return cls(
+            bundle,
+            runner,
+            asked_for=graph is not None,
+            threads=threads,
+            device=resolved,
+            backend=chosen.backend,
+            on_out_of_range=on_out_of_range,
+        )
 
     @property
     def manifest(self) -> Manifest:
@@ -207,7 +258,7 @@ class Runtime:
     def _note_range(self, feed: Mapping[str, Array]) -> dict[str, float]:
         alarms = self._guard.alarms(feed)
         if alarms:
-            with self._lock:
+            with self._count_lock:
                 self._out_of_range_count += 1
             if self._on_out_of_range is not None:
                 self._on_out_of_range(alarms)
@@ -239,11 +290,10 @@ class Runtime:
         return "onnxruntime"
 
     def _explainer(self) -> Runner:
-        with self._lock:
+        with self._explain_lock:
+            self._require_open()
             if self._explain_runner is None:
-                # The same precision as the prediction where there is one: an explanation of another model misleads.
-                precision = self.manifest.graphs[self.graph].precision
-                name = f"explain.{precision}" if f"explain.{precision}" in self.manifest.graphs else "explain.fp32"
+                name = explain_graph(self.manifest, self.graph, asked_for=self._asked_for)
                 self._explain_runner = open_runner(
                     self._bundle, name, threads=self._threads, device=self._device, backend=self._backend_for(name)
                 )
@@ -254,7 +304,7 @@ class Runtime:
 
         Raises:
             InputError: As :meth:`predict`.
-            BundleError: The explain graph is damaged.
+            BundleError: The explain graph is damaged, or none has passed parity.
         """
         start = time.perf_counter()
         self._require_open()
@@ -282,7 +332,10 @@ class Runtime:
         """
         self._require_open()
         golden = self._bundle.golden()
-        names = list(self.manifest.graphs) if every_graph else [self.graph, self._explainer().name]
+        names = list(self.manifest.graphs) if every_graph else [self.graph]
+        if not every_graph:
+            with suppress(BundleError):  # nothing explains, so there is nothing to check
+                names.append(explain_graph(self.manifest, self.graph, asked_for=self._asked_for))
         checks = []
         for name in names:
             record = self.manifest.graphs[name]
@@ -290,16 +343,16 @@ class Runtime:
                 self._bundle, name, threads=self._threads, device=self._device, backend=self._backend_for(name)
             ) as runner:
                 found = runner.infer(golden.inputs_of(record.kind))
-            recorded = golden.recorded.get(name, {})
-            checks.append(check_outputs(name, record.precision, found, recorded, self.manifest.output_sd))
+            checks.append(check_outputs(name, record.precision, found, golden.recorded[name], self.manifest.output_sd))
         return SelfCheck(all(check.passed for check in checks), self.manifest.golden.samples, tuple(checks))
 
     def close(self) -> None:
         """Releases the graphs; calling it again does nothing."""
-        self._closed = True
-        self._runner.close()
-        if self._explain_runner is not None:
-            self._explain_runner.close()
+        with self._explain_lock:
+            self._closed = True
+            self._runner.close()
+            if self._explain_runner is not None:
+                self._explain_runner.close()
 
     def __enter__(self) -> Runtime:
         return self

@@ -100,6 +100,8 @@ class OpenVinoRunner(Runner):
 
     def _compile(self, *, single: bool) -> _Compiled:
         with self._lock:
+            if self._closed:  # by another thread, since infer looked
+                raise InputError(f"{self.name} is closed")
             if single not in self._compiled:
                 # Reshaping changes a model in place, so each form is read anew; reading takes milliseconds.
                 graph = self._core.read_model(self._model, b"")
@@ -117,7 +119,8 @@ class OpenVinoRunner(Runner):
             raise InputError(f"{self.name}: OpenVINO failed: {_first_line(cause)}") from cause
 
     def _close(self) -> None:
-        self._compiled.clear()
+        with self._lock:
+            self._compiled.clear()  # a run in another thread keeps what it uses until it ends
 
 
 def _first_line(error: Exception) -> str:

@@ -26,5 +26,5 @@ def test_all_four_recordings_are_checked(reference_dir: Path) -> None:
 
 
 def test_a_folder_without_recordings_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="no \\*.weights.safetensors"):
+    with pytest.raises(SystemExit, match=r"no \*\.weights\.safetensors"):
         check_directory(tmp_path)

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dmdkit.cli.console import err, note, out, print_json
+from dmdkit.cli.console import err, note, print_json, print_table, verdict_text
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from dmdkit.runtime.benchmark import Target
     from dmdkit.runtime.bundle import Bundle
 
@@ -125,32 +127,31 @@ def _auto(bundle: Bundle, threads: int) -> dict[str, str] | None:
 
 
 def _print(result: dict[str, Any]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    machine = result["machine"]
-    title = f"{machine['cpu']}, {machine['cores']} cores; {result['threads']} threads, batch {result['batch']}; milliseconds"
-    out.print(Text(title))
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    numbers = ("p50", "p90", "p99", "max", "per s", "size", "memory", "open")
-    for head in ("graph", "backend", *numbers, "verdict"):
-        table.add_column(head, justify="right" if head in numbers else "left", overflow="fold")
+    times = ("p50", "p90", "p99", "max")
+    rows: list[list[str | Text]] = []
     for row in result["graphs"]:
         where = row["backend"] + ("" if row["device"] == "cpu" else f" {row['device']}")
-        table.add_row(
-            row["graph"] + (" (simulated)" if row["simulated"] and row["device"] == "cpu" else ""),
-            f"{where} {row['version'] or ''}".strip(),
-            *(f"{row[f'{name}_ms']:.3f}" for name in ("p50", "p90", "p99", "max")),
-            f"{row['throughput_per_s']:.0f}",
-            f"{row['size_bytes'] / 1e6:.2f} MB",
-            "-" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 1e6:.0f} MB",
-            "-" if row["open_ms"] is None else f"{row['open_ms']:.0f} ms",
-            row["verdict"],
+        rows.append(
+            [
+                row["graph"] + (" (simulated)" if row["simulated"] and row["device"] == "cpu" else ""),
+                f"{where} {row['version'] or ''}".strip(),
+                *(f"{row[f'{name}_ms']:.3f}" for name in times),
+                f"{row['throughput_per_s']:.0f}",
+                f"{row['size_bytes'] / 1e6:.2f} MB",
+                "-" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 1e6:.0f} MB",
+                "-" if row["open_ms"] is None else f"{row['open_ms']:.0f} ms",
+                verdict_text(row["verdict"]),
+            ]
         )
-    out.print(table, width=out.width if out.is_terminal else 160)
-    done = {row["rounds"] for row in result["graphs"]}
-    if done:
-        out.print(Text(f"{min(done)} rounds"))
+    machine, numbers = result["machine"], [*times, "per s", "size", "memory", "open"]
+    done = min((row["rounds"] for row in result["graphs"]), default=0)
+    print_table(
+        ["graph", "backend", *numbers, "verdict"],
+        rows,
+        title=f"{machine['cpu']}, {machine['cores']} cores; threads {result['threads']}, batch {result['batch']}; "
+        f"milliseconds over {done} rounds",
+        right=numbers,
+    )
 
 
 def _say_what_next(bundle: Bundle, result: dict[str, Any]) -> None:

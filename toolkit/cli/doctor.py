@@ -6,8 +6,9 @@ import platform
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
-from dmdkit.cli.console import out, print_json
+from dmdkit.cli.console import print_json, print_table, say
 
 __all__ = ["diagnose", "doctor"]
 
@@ -17,6 +18,9 @@ _PACKAGES: tuple[tuple[str, str, str], ...] = (
     ("onnxruntime", "", "runs the graphs on CPUs"),
     ("pydantic", "", "manifest and config"),
     ("safetensors", "", "weights and golden samples"),
+    ("PyYAML", "", "recipes"),
+    ("rich", "", "tables and progress"),
+    ("typer", "", "the command line"),
     ("torch", "train", "train, import, evaluate, export"),
     ("lightning-fabric", "train", "train on any device"),
     ("onnx", "export", "export"),
@@ -67,19 +71,20 @@ def diagnose() -> dict[str, Any]:
 
 
 def doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON, for bug reports.")] = False) -> None:
-    """Say what is installed, which backends work here, what is missing and how to get it."""
+    """Say what is installed, which backends work here, what is missing and how to get it.
+
+    Example: dmdkit doctor --json > doctor.json
+    """
     found = diagnose()
     if json:
         print_json(found)
         return
-    from rich.table import Table
-
-    out.print(f"dmdkit {found['dmdkit']}, Python {found['python']}, {found['system']}, GPU: {found['gpu']}")
-    table = Table(pad_edge=False)
-    for head in ("package", "version", "needed for", "how to get it"):
-        table.add_column(head)
-    for name, row in found["packages"].items():
-        table.add_row(name, row["version"] or "[yellow]missing[/]", row["for"], (row["install"] or "").replace("[", "\\["))
-    out.print(table)
+    say(f"dmdkit {found['dmdkit']}, Python {found['python']}, {found['system']}, GPU: {found['gpu']}")
+    packages = found["packages"].items()
+    rows = [[name, row["version"] or Text("missing", style="yellow"), row["for"]] for name, row in packages]
+    print_table(["package", "version", "needed for"], rows)
+    for name, row in packages:
+        if row["install"]:
+            say(f"{name} is missing ({row['for']}); get it with: {row['install']}")
     for name, state in found["backends"].items():
-        out.print(f"backend {name}: {state}")
+        say(f"backend {name}: {state}")
