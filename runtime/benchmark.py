@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import random
 import subprocess
 import sys
 import time
@@ -112,6 +113,8 @@ def timed_rounds(
 ) -> dict[str, list[float]]:
     """Times each call once a round, in seconds, so that a machine that slows down does so for all alike.
 
+    The order is drawn anew each round, so that what one call leaves in the caches helps or hurts none in particular.
+
     Args:
         calls: What to time, by name; each is called a few times first.
         rounds: How many rounds at most.
@@ -122,12 +125,15 @@ def timed_rounds(
         for _ in range(WARM_UP):
             call()
     times: dict[str, list[float]] = {name: [] for name in calls}
+    order, shuffle = list(calls), random.Random(0).shuffle  # noqa: S311 - an order, not a secret
     begin = time.perf_counter()
     with _no_collector():
         for number in range(rounds):
             if number >= MIN_ROUNDS and time.perf_counter() - begin > seconds:
                 break
-            for name, call in calls.items():
+            shuffle(order)
+            for name in order:
+                call = calls[name]
                 start = time.perf_counter()
                 call()
                 times[name].append(time.perf_counter() - start)
