@@ -106,9 +106,6 @@ def check_inputs(values: Mapping[str, object | None], records: Mapping[str, Inpu
 class RangeGuard:
     """Notices features unlike the training data's, the commonest silent failure on a robot.
 
-    A sample without any step counts as wholly outside where the modality was not trained absent: zeros are absence by
-    another name.
-
     Args:
         records: The manifest's inputs; a modality without a recorded range is not guarded.
     """
@@ -136,30 +133,30 @@ class RangeGuard:
         low, high = self._limits[name]
         present = (array != 0).any(-1)
         outside = ((array < low) | (array > high)) & present[..., None]
-        found, size = outside.sum((1, 2), dtype=np.int64), present.sum(1, dtype=np.int64) * array.shape[2]
-        empty = size == 0
-        size[empty] = array.shape[1] * array.shape[2]
-        found[empty] = 0 if name in self._may_be_empty else size[empty]
-        return found, size
+        return outside.sum((1, 2), dtype=np.int64), present.sum(1, dtype=np.int64) * array.shape[2]
 
     def shares(self, feed: Mapping[str, Array]) -> dict[str, float]:
         """Per guarded modality, the share of all values outside the training range; padding steps do not count."""
         result = {}
         for name in self._limits:
             found, size = self._counts(name, feed[name])
-            result[name] = float(found.sum() / size.sum())
+            result[name] = float(found.sum() / max(1, size.sum()))
         return result
 
     def alarms(self, feed: Mapping[str, Array]) -> dict[str, float]:
         """The modalities to report, with the share of values outside in the sample where it is largest.
 
-        Samples are judged one by one, so that a strange one is not hidden by a batch of ordinary ones.
+        Samples are judged one by one, so that a strange one is not hidden by a batch of ordinary ones. One without any
+        step counts as wholly outside where the modality was not trained absent: zeros are absence by another name.
         """
         result = {}
         for name in self._limits:
             if self._may_be_strange(name, feed[name]):
                 found, size = self._counts(name, feed[name])
-                share = float((found / size).max())
+                shares = found / np.maximum(1, size)
+                if name not in self._may_be_empty:
+                    shares[size == 0] = 1.0
+                share = float(shares.max())
                 if share >= OUT_OF_RANGE_SHARE:
                     result[name] = share
         return result

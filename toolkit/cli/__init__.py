@@ -68,6 +68,11 @@ def _one_line(error: Any) -> str:
     return f"{error.format_message().rstrip('.')}; see: {command} --help"
 
 
+def _discard_output() -> None:
+    """Sends standard output nowhere: what it still holds cannot be written, and trying again at exit would say so twice."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _run(arguments: Sequence[str] | None) -> int:  # noqa: PLR0911 - one return an exit code
     from dmdkit.cli.console import print_error
 
@@ -85,7 +90,7 @@ def _run(arguments: Sequence[str] | None) -> int:  # noqa: PLR0911 - one return 
     except typer.Exit as end:
         return int(end.exit_code)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return int(ExitCode.GOOD)
     except Exception as error:
         if type(error).__name__ == "NoArgsIsHelpError":
@@ -95,6 +100,7 @@ def _run(arguments: Sequence[str] | None) -> int:  # noqa: PLR0911 - one return 
             print_error(_one_line(error))
             return int(ExitCode.USER_ERROR)
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            _discard_output()
             print_error(f"{error.strerror}; free some space, or write elsewhere")
             return int(ExitCode.USER_ERROR)
         traceback.print_exc()

@@ -50,8 +50,8 @@ class _Console(Console):
     def __init__(self, *, stderr: bool = False) -> None:
         super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
-    @property
-    def size(self) -> ConsoleDimensions:  # type: ignore[misc] # nothing sets it
+    @property  # type: ignore[misc] # nothing sets it
+    def size(self) -> ConsoleDimensions:
         """Columns and lines; a pipe or a file is wide, whatever the terminal behind it."""
         return super().size if self.is_terminal else ConsoleDimensions(WIDE, 25)
 

@@ -61,6 +61,8 @@ def export_run(
 ) -> tuple[Manifest, Ledger | None]:
     """Exports, choosing data that was not named and saying what was chosen; see :func:`export`."""
     require("export", "export", "torch", "onnx", "onnxscript")
+    if int8:
+        require("INT8 quantisation", "quantize", "modelopt", "onnx_graphsurgeon")
     from dmdkit.calibration.samples import DEFAULT_CALIBRATION_SAMPLES
     from dmdkit.export import ExportOptions, export_bundle
 

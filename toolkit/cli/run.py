@@ -119,6 +119,9 @@ def train_run(
     dataset = load_data(path, config)
     for text in dataset.notes:
         note(f"{path}: {text}")
+    for name, array in dataset.splits["train"].features().items() if "train" in dataset.splits else ():
+        if not array.any():
+            note(f"{path}: {name} is zero in every training sample: the model learns to do without it")
     own = data is None or resume  # the file the config means, not another one for the same settings
     if own and config.data.sha256 not in (None, dataset.sha256):
         began = "the run began with" if resume else "this config was used with"

@@ -164,7 +164,7 @@ class _Trainer:
         total = total_loss(terms, self.settings.losses, self.weights)
         if not torch.isfinite(total):
             raise RunError(
-                f"the loss became {float(total)}; lower training.learning_rate, or standardise the features with "
+                f"the loss became {float(total.detach())}; lower training.learning_rate, or standardise the features with "
                 "--set data.normalisation=standardise"
             )
         self.fabric.backward(total)
