@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from onnx import ModelProto
 from torch import Tensor, nn
 
+from dmdkit.calibration import lower_for_cpu
+from dmdkit.calibration.graph_facts import multiply_adds, share_stored_int8, weight_bytes
 from dmdkit.config import ModelShape
 from dmdkit.export.channel_major import Attend, LastLayer, UnitNormalise, grouped
 from dmdkit.export.decoupling import Length, PadMask
@@ -343,3 +345,19 @@ def test_the_padding_mask_is_a_module_of_its_own_in_the_graph() -> None:
     masks = {node.op_type for node in graph.graph.node if "/pad_mask/" in node.name}
     assert {"Abs", "ReduceMax", "Greater", "MaxPool"} <= masks
     assert not {"Conv", "Softmax"} & masks
+
+
+def test_a_grouped_convolution_counts_its_own_streams_only_and_stores_every_weight_as_int8() -> None:
+    linears = [nn.Linear(16, 24) for _ in range(3)]
+    module = grouped([linear.weight for linear in linears], [linear.bias for linear in linears])
+    graph = graph_from_module(module, [("x", torch.randn(2, 48, 5))], ["y"])
+    assert multiply_adds(graph) == 3 * 16 * 24 * 5
+    stored = lower_for_cpu(graph).model  # refuses scales along a reduction axis
+    assert share_stored_int8(stored) == 1
+    assert weight_bytes(stored) == 3 * 24 * (16 + 4)
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    session = onnxruntime.InferenceSession(stored.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    x = torch.randn(4, 48, 5)
+    exact = module(x).detach().numpy()
+    assert np.corrcoef(session.run(None, {"x": x.numpy()})[0].ravel(), exact.ravel())[0, 1] > 0.9999
