@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 BASE_ENV := build/envs/base
 OLD_ORT := build/envs/onnxruntime-1.22.1
 
-.PHONY: demo test check lint types unit native test-all clean
+.PHONY: demo test check lint types unit native test-all bench clean
 
 demo: $(READY)
 	$(BIN)/dmdkit demo --force
@@ -42,6 +42,10 @@ native:
 
 # What takes long or needs more than a plain machine; run before a release.
 test-all: test
+
+# Speed, as ratios measured in one run (about ten minutes; docs/performance.md says how to read it).
+bench: $(READY)
+	$(BIN)/python -m benchmarks --out build/bench
 
 clean:
 	rm -rf build $(VENV)

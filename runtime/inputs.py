@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -60,9 +61,13 @@ def _check_array(name: str, value: object, record: InputRecord) -> tuple[Array, 
         raise InputError(
             f"input {name!r} has shape {array.shape}, expected {expected} or (batch, {record.steps}, {record.features})"
         )
-    with np.errstate(over="ignore"):  # beyond float32 becomes infinite, which is refused next
-        array = np.ascontiguousarray(array if batched else array[None], np.float32)
-    if not np.isfinite(array).all():
+    if not batched:
+        array = array[None]
+    if array.dtype != np.float32 or not array.flags.c_contiguous:
+        with np.errstate(over="ignore"):  # beyond float32 becomes infinite, which is refused next
+            array = np.ascontiguousarray(array, np.float32)
+    # The sum of squares is finite only if every value is, and costs half of looking at each; huge values are looked at.
+    if not math.isfinite(np.vdot(array, array)) and not np.isfinite(array).all():
         where = np.argwhere(~np.isfinite(array))[0]
         raise InputError(
             f"input {name!r} holds {array[tuple(where)]} at sample {where[0]}, step {where[1]}, feature {where[2]}; "
@@ -125,8 +130,11 @@ class RangeGuard:
     def _may_be_strange(self, name: str, array: Array) -> bool:
         """Whether counting can find anything: this runs on every prediction, so it only looks."""
         low, high = self._limits[name]
-        has_last_step = (array[:, -1] != 0).any(-1).all()
-        return not has_last_step or bool((array < low).any() or (array > high).any())
+        if not (array[:, -1, 0].all() or array[:, -1].any(-1).all()):  # a step is there if its first value is
+            return True
+        inside = array >= low
+        inside &= array <= high
+        return not bool(inside.all())
 
     def _counts(self, name: str, array: Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Per sample, how many values lie outside and how many there are, padding left out."""

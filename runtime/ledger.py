@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal
@@ -14,9 +14,10 @@ from pydantic import BaseModel, ConfigDict
 from dmdkit.data.dataset import Split
 from dmdkit.errors import BundleError, DataError
 from dmdkit.files import write_json
+from dmdkit.runtime.backends.registry import BackendName
 from dmdkit.runtime.bundle import Bundle, Golden
 from dmdkit.runtime.inputs import OUT_OF_RANGE_SHARE, RangeGuard
-from dmdkit.runtime.manifest import Manifest, VerdictRecord, write_manifest
+from dmdkit.runtime.manifest import OPTIONAL_BACKENDS, GraphRecord, Manifest, VerdictRecord, write_manifest
 from dmdkit.runtime.parity import HopRecord, Status, compare
 from dmdkit.runtime.runtime import open_runner
 
@@ -26,6 +27,7 @@ Array = npt.NDArray[np.float32]
 REPORT_FILE = "report/parity.json"
 _BATCH = 32
 PYTORCH = "pytorch.fp32"
+_NOT_MEASURED = VerdictRecord(status="unverified", reason="parity has not been measured", samples=0)
 
 
 class Ledger(BaseModel):
@@ -42,11 +44,17 @@ class Ledger(BaseModel):
     hops: list[HopRecord]
 
 
-def run_graph(bundle: Bundle, name: str, features: dict[str, Array], advance: Callable[[], None]) -> dict[str, Array]:
+def run_graph(
+    bundle: Bundle,
+    name: str,
+    features: dict[str, Array],
+    advance: Callable[[], None],
+    backend: BackendName = "onnxruntime",
+) -> dict[str, Array]:
     """A graph's outputs on all samples, in batches, with one thread."""
     count = len(next(iter(features.values())))
     parts: list[dict[str, Array]] = []
-    with open_runner(bundle, name) as runner:
+    with open_runner(bundle, name, backend=backend) as runner:
         for start in range(0, count, _BATCH):
             chunk = {key: np.ascontiguousarray(array[start : start + _BATCH]) for key, array in features.items()}
             parts.append(runner.infer(chunk))
@@ -72,6 +80,7 @@ def measure(
     source: str,
     data_sha256: str | None,
     reference: Callable[[Split], dict[str, Array]] | None = None,
+    backends: Sequence[BackendName] = ("onnxruntime",),
     advance: Callable[[], None] = lambda: None,
 ) -> Ledger:
     """Measures every hop of a bundle.
@@ -84,6 +93,8 @@ def measure(
         data_sha256: Hash of that file.
         reference: The PyTorch model's outputs (score, logit_*, edges_*) on the samples; None: only the outputs recorded
             with the golden samples are there, and the first hop is reported as recorded.
+        backends: What to run the graphs with. ONNX Runtime always does; another backend adds a hop from its fp32 graph to
+            each graph there, named ``fusion.fp32@openvino``. Lowerings a CPU only simulates are left out.
         advance: Called after each graph.
 
     Raises:
@@ -140,6 +151,13 @@ def measure(
             if name != base:
                 simulated = manifest.graphs[name].simulated_on_cpu
                 hops.append(hop(base, name, outputs[base], found, "simulated" if simulated else "measured"))
+        for backend in backends:
+            for name in outputs:
+                if backend == "onnxruntime" or manifest.graphs[name].simulated_on_cpu:
+                    continue
+                found = run_graph(bundle, name, features, advance, backend)
+                elsewhere = hop(base, name, outputs[base], found, "measured")
+                hops.append(elsewhere.model_copy(update={"target": f"{name}@{backend}"}))
 
     hops += _unit_failures(bundle, golden, advance)
     shares = RangeGuard(manifest.inputs).shares(features)
@@ -198,6 +216,24 @@ def _resting_on(base: str, origin: VerdictRecord, verdict: VerdictRecord) -> Ver
     return verdict.model_copy(update={"status": origin.status, "reason": f"{base}: {origin.reason}"})
 
 
+def _with_backends(ledger: Ledger, graphs: dict[str, GraphRecord]) -> dict[str, GraphRecord]:
+    """The graphs with their verdicts in other backends; a backend that was not run keeps the one it had.
+
+    Such a hop starts at the fp32 graph in ONNX Runtime, so it proves no more than that graph's own verdict.
+    """
+    hops = {hop.target: hop for hop in ledger.hops}
+    result = {}
+    for name, graph in graphs.items():
+        verdicts, base = dict(graph.backends), f"{graph.kind}.fp32"
+        for backend in OPTIONAL_BACKENDS:
+            hop = hops.get(f"{name}@{backend}")
+            if hop is not None:
+                verdict = _verdict(verdicts.get(backend, _NOT_MEASURED), hop, ledger.data_sha256)
+                verdicts[backend] = _resting_on(base, graphs[base].verdict, verdict)
+        result[name] = graph.model_copy(update={"backends": verdicts})
+    return result
+
+
 def record(bundle_path: Path, manifest: Manifest, ledger: Ledger) -> Manifest:
     """Writes the ledger and its verdicts into the bundle; returns the new manifest.
 
@@ -213,7 +249,7 @@ def record(bundle_path: Path, manifest: Manifest, ledger: Ledger) -> Manifest:
         elif name != base and base in verdicts:
             verdicts[name] = _resting_on(base, verdicts[base], verdicts[name])
     graphs = {name: graph.model_copy(update={"verdict": verdicts[name]}) for name, graph in manifest.graphs.items()}
-    updated = manifest.model_copy(update={"graphs": graphs})
+    updated = manifest.model_copy(update={"graphs": _with_backends(ledger, graphs)})
     write_json(bundle_path / REPORT_FILE, ledger.model_dump(mode="json"), BundleError)
     write_manifest(bundle_path, updated)
     return updated

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -18,6 +18,7 @@ from dmdkit.files import write_json
 
 __all__ = [
     "MANIFEST_FILE",
+    "OPTIONAL_BACKENDS",
     "SCHEMA_VERSION",
     "CalibrationRecord",
     "FileRecord",
@@ -48,6 +49,8 @@ Limit = Annotated[float, Field(ge=-_FLOAT32_MAX, le=_FLOAT32_MAX)]
 Modality = Literal["text", "audio", "vision"]
 Precision = Literal["fp32", "fp16", "int8-cpu", "int8-trt"]
 GraphKind = Literal["fusion", "explain", "gd_homo", "gd_hetero"]
+OptionalBackend = Literal["openvino"]
+OPTIONAL_BACKENDS: tuple[OptionalBackend, ...] = get_args(OptionalBackend)
 
 
 class _Record(BaseModel):
@@ -120,7 +123,10 @@ class GraphRecord(_Record):
     weights_stored_int8: Share = Field(description="share of weight-matrix elements stored as INT8")
     multiply_adds: Count = Field(description="per sample, all matrix products and convolutions")
     multiply_adds_int8: Share = Field(description="share of them computed in INT8")
-    verdict: VerdictRecord
+    verdict: VerdictRecord = Field(description="of the graph in ONNX Runtime")
+    backends: dict[OptionalBackend, VerdictRecord] = Field(
+        default_factory=dict, description="verdict of the same graph in other backends, where it was measured"
+    )
 
 
 class CalibrationRecord(_Record):

@@ -15,7 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dmdkit.errors import BundleError, InputError
+from dmdkit.runtime.backends.registry import BackendName
 from dmdkit.runtime.bundle import Bundle
+from dmdkit.runtime.choice import choose, has_passed
 from dmdkit.runtime.inputs import RangeGuard, check_inputs
 from dmdkit.runtime.manifest import Manifest
 from dmdkit.runtime.self_check import SelfCheck, check_outputs
@@ -77,16 +79,25 @@ class Explanation:
     graph: str
 
 
-def open_runner(bundle: Bundle, graph: str, *, threads: int = 1, device: str = "cpu") -> Runner:
-    """Opens one graph of a bundle with ONNX Runtime, after checking its hash and that it is what the manifest says.
+def open_runner(
+    bundle: Bundle, graph: str, *, threads: int = 1, device: str = "cpu", backend: BackendName = "onnxruntime"
+) -> Runner:
+    """Opens one graph of a bundle with a backend, after checking its hash and that it is what the manifest says.
 
     Raises:
         BundleError: The file is damaged, or takes or gives something else than the manifest says.
+        MissingDependencyError: The backend is not installed.
     """
     record = bundle.graph(graph)
-    from dmdkit.runtime.backends.onnxruntime import OnnxRuntimeRunner
+    model = bundle.read(record.file)
+    if backend == "openvino":
+        from dmdkit.runtime.backends.openvino import OpenVinoRunner
 
-    runner = OnnxRuntimeRunner(graph, bundle.read(record.file), record.session_options, threads=threads, device=device)
+        runner: Runner = OpenVinoRunner(graph, model, threads=threads)
+    else:
+        from dmdkit.runtime.backends.onnxruntime import OnnxRuntimeRunner
+
+        runner = OnnxRuntimeRunner(graph, model, record.session_options, threads=threads, device=device)
     if not record.kind.startswith("gd_"):
         expected = {name: (-1, i.steps, i.features) for name, i in bundle.manifest.inputs.items()}
         outputs = {"score"} if record.kind == "fusion" else set(bundle.manifest.outputs)
@@ -157,10 +168,11 @@ class Runtime:
         asked_for: bool,
         threads: int,
         device: str,
+        backend: BackendName,
         on_out_of_range: OutOfRange | None,
     ) -> None:
         self._bundle, self._runner, self._asked_for = bundle, runner, asked_for
-        self._threads, self._device, self._on_out_of_range = threads, device, on_out_of_range
+        self._threads, self._device, self._backend, self._on_out_of_range = threads, device, backend, on_out_of_range
         self._guard = RangeGuard(bundle.manifest.inputs)
         self._count_lock, self._explain_lock = threading.Lock(), threading.Lock()
         self._explain_runner: Runner | None = None
@@ -174,6 +186,7 @@ class Runtime:
         *,
         device: str = "auto",
         graph: str | None = None,
+        backend: str = "auto",
         threads: int = 1,
         on_out_of_range: OutOfRange | None = None,
     ) -> Runtime:
@@ -184,12 +197,15 @@ class Runtime:
             device: auto, cpu or cuda.
             graph: A precision (``fp32``, ``int8-cpu``) or a full name, whatever its verdict; None takes the preferred
                 one that passed parity.
+            backend: onnxruntime, openvino, or auto: what is fastest here among what passed parity (``dmdkit bench``
+                measures it); ONNX Runtime for a graph asked for by name, or where nothing was measured.
             threads: Threads inside one prediction.
             on_out_of_range: Called with the shares when inputs leave the training range.
 
         Raises:
             BundleError: Missing, damaged, of another version, or nothing in it has passed parity.
-            InputError: A device or thread count that cannot be.
+            InputError: A device, backend or thread count that cannot be.
+            MissingDependencyError: The backend asked for is not installed.
         """
         if threads < 1:
             raise InputError(f"threads={threads}: expected 1 or more")
@@ -198,19 +214,20 @@ class Runtime:
         resolved = "cpu" if device == "auto" else device
         bundle = Bundle.open(Path(path))
         bundle.verify()
-        name = choose_graph(bundle.manifest, "fusion", graph)
+        chosen = choose(bundle.manifest, "fusion", graph, backend=backend, device=resolved, threads=threads)
         if resolved != "cpu":
             from dmdkit.runtime.backends.onnxruntime import available_devices
 
             if resolved not in available_devices():
                 raise InputError(f"device={device!r}: this ONNX Runtime has only {', '.join(available_devices())}")
-        runner = open_runner(bundle, name, threads=threads, device=resolved)
+        runner = open_runner(bundle, chosen.graph, threads=threads, device=resolved, backend=chosen.backend)
         return cls(
             bundle,
             runner,
             asked_for=graph is not None,
             threads=threads,
             device=resolved,
+            backend=chosen.backend,
             on_out_of_range=on_out_of_range,
         )
 
@@ -266,12 +283,20 @@ class Runtime:
         latency_ms = (time.perf_counter() - start) * 1e3
         return Prediction(score if checked.batched else score[0], latency_ms, self.graph, alarms)
 
+    def _backend_for(self, graph: str) -> BackendName:
+        """The predicting backend where it is proven for ``graph`` too; else ONNX Runtime, which every graph runs in."""
+        if graph == self.graph or has_passed(self.manifest.graphs[graph], self._backend):
+            return self._backend
+        return "onnxruntime"
+
     def _explainer(self) -> Runner:
         with self._explain_lock:
             self._require_open()
             if self._explain_runner is None:
                 name = explain_graph(self.manifest, self.graph, asked_for=self._asked_for)
-                self._explain_runner = open_runner(self._bundle, name, threads=self._threads, device=self._device)
+                self._explain_runner = open_runner(
+                    self._bundle, name, threads=self._threads, device=self._device, backend=self._backend_for(name)
+                )
             return self._explain_runner
 
     def explain(self, *, text: object = None, audio: object = None, vision: object = None) -> Explanation:
@@ -314,7 +339,9 @@ class Runtime:
         checks = []
         for name in names:
             record = self.manifest.graphs[name]
-            with open_runner(self._bundle, name, threads=self._threads, device=self._device) as runner:
+            with open_runner(
+                self._bundle, name, threads=self._threads, device=self._device, backend=self._backend_for(name)
+            ) as runner:
                 found = runner.infer(golden.inputs_of(record.kind))
             checks.append(check_outputs(name, record.precision, found, golden.recorded[name], self.manifest.output_sd))
         return SelfCheck(all(check.passed for check in checks), self.manifest.golden.samples, tuple(checks))

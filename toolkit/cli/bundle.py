@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
+from dmdkit.cli.backends import BackendChoice, backends_to_check
 from dmdkit.cli.console import finish, note, out, parity_table, print_json, print_table, say, steps, verdict_text
 from dmdkit.cli.feature_files import NanPolicy, dataset_for_bundle, split_for_bundle
 from dmdkit.cli.requirements import require
@@ -45,6 +46,9 @@ def check(
     nan_policy: Annotated[
         NanPolicy, typer.Option(help="Refuse NaN and infinite features, or replace them by zero, as training may have.")
     ] = NanPolicy.refuse,
+    backend: Annotated[
+        BackendChoice, typer.Option(help="Measure the graphs in other backends too; auto: in those that are installed.")
+    ] = BackendChoice.auto,
     json: Annotated[bool, typer.Option("--json", help="Print the ledger as JSON.")] = False,
 ) -> None:
     """Measure parity: every hop from PyTorch to INT8, on held-out samples, with a verdict per graph.
@@ -73,6 +77,7 @@ def check(
             source=str(data) if data is not None else "golden samples",
             data_sha256=dataset.sha256 if dataset is not None else None,
             reference=reference,
+            backends=backends_to_check(backend),
         )
     manifest = record(bundle, opened.manifest, ledger)
     status = outcome(ledger, manifest)

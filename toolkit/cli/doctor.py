@@ -27,15 +27,25 @@ _PACKAGES: tuple[tuple[str, str, str], ...] = (
     ("onnxscript", "export", "export"),
     ("nvidia-modelopt", "quantize", "export --int8"),
     ("onnx-graphsurgeon", "quantize", "export --int8"),
+    ("openvino", "openvino", "a second backend for CPUs"),
 )
 
 
 def _backends() -> dict[str, str]:
     try:
+        from dmdkit.runtime.backends import installed_backends
         from dmdkit.runtime.backends.onnxruntime import available_devices
     except ImportError as cause:
         return {"onnxruntime": f"cannot be imported: {cause}"}
-    return {f"onnxruntime {device}": "works" for device in available_devices()}
+    found = {f"onnxruntime {device}": "works" for device in available_devices()}
+    if "openvino" in installed_backends():
+        try:
+            import openvino
+
+            found |= {f"openvino {device.lower()}": "works" for device in openvino.Core().available_devices if device == "CPU"}
+        except Exception as cause:  # a broken installation fails in its own ways
+            found["openvino"] = f"cannot be imported: {cause}"
+    return found
 
 
 def _gpu() -> str:
