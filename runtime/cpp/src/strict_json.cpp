@@ -1,6 +1,7 @@
 #include "strict_json.hpp"
 
 #include <cstdint>
+#include <cstring>
 #include <unordered_set>
 #include <utility>
 #include <vector>
@@ -70,6 +71,11 @@ class Inspector {
 Json parse_strict_json(const unsigned char* data, std::size_t size, std::string& problem) {
   if (size >= 3 && data[0] == 0xEF && data[1] == 0xBB && data[2] == 0xBF) {
     problem = "it starts with a byte order mark";
+    return Json(Json::value_t::discarded);
+  }
+  // The parser takes a zero byte for the end and would leave what follows unread.
+  if (size > 0 && std::memchr(data, 0, size) != nullptr) {
+    problem = "it holds a zero byte";
     return Json(Json::value_t::discarded);
   }
   Inspector inspector(problem);
