@@ -67,12 +67,12 @@ fuzz: $(READY)
 test-aarch64: $(READY) $(ORT_SDK)-aarch64/.ready
 	cmake --preset aarch64
 	cmake --build --preset aarch64 --parallel 2
-	$(BIN)/python -m pytest tests/cpp -m "aarch64" --no-header
+	$(BIN)/python -m pytest tests/cpp/test_aarch64.py
 
 # A million predictions with a small model; memory must not grow.
 SOAK_PREDICTIONS ?= 1000000
-soak: native
-	$(BIN)/python -m pytest tests/cpp -m "soak" --no-header
+soak: $(READY) native
+	DMDKIT_SOAK=$(SOAK_PREDICTIONS) $(BIN)/python -m pytest tests/cpp/test_soak.py -s
 
 # Overhead over ONNX Runtime's C API alone, and the rest of benchmarks/ of the C++ side; not part of any test.
 BUNDLE ?= demo/sample.dmd

@@ -18,5 +18,7 @@ write_basic_package_version_file("${CMAKE_CURRENT_BINARY_DIR}/dmdkitConfigVersio
 install(
   FILES "${CMAKE_CURRENT_BINARY_DIR}/dmdkitConfig.cmake" "${CMAKE_CURRENT_BINARY_DIR}/dmdkitConfigVersion.cmake"
   DESTINATION "${dmdkit_package_dir}")
+# Relative, so that `cmake --install --prefix` and a moved tree stay right.
+file(RELATIVE_PATH dmdkit_pc_prefix "/${CMAKE_INSTALL_LIBDIR}/pkgconfig" "/")
 configure_file(cmake/dmdkit.pc.in dmdkit.pc @ONLY)
 install(FILES "${CMAKE_CURRENT_BINARY_DIR}/dmdkit.pc" DESTINATION "${CMAKE_INSTALL_LIBDIR}/pkgconfig")

@@ -10,10 +10,10 @@ namespace dmdkit {
 namespace {
 
 std::vector<unsigned char> file_of(const std::string& header, std::size_t data_bytes) {
-  std::vector<unsigned char> bytes(8);
-  for (std::size_t i = 0; i < 8; ++i) bytes[i] = static_cast<unsigned char>(header.size() >> (8 * i));
-  bytes.insert(bytes.end(), header.begin(), header.end());
-  bytes.resize(bytes.size() + data_bytes);
+  std::vector<unsigned char> bytes;
+  for (std::size_t i = 0; i < 8; ++i) bytes.push_back(static_cast<unsigned char>(header.size() >> (8 * i)));
+  for (const char c : header) bytes.push_back(static_cast<unsigned char>(c));
+  for (std::size_t i = 0; i < data_bytes; ++i) bytes.push_back(0);
   return bytes;
 }
 
