@@ -27,6 +27,7 @@ COMMANDS = (
     "inspect",
     "doctor",
     "demo",
+    "bench",
     "data inspect",
     "data sample",
     "data convert",
