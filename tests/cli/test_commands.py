@@ -282,12 +282,14 @@ def test_an_import_that_cannot_finish_leaves_what_was_there(published_weights, t
     assert tree(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_export_and_check_print_json(tiny_run, tmp_path, capsys):
     found = json_answer(capsys, "export", tiny_run, "--out", tmp_path / "b.dmd", code=0)
     assert set(found["graphs"]) == {"fusion.fp32", "explain.fp32", "gd_homo.fp32", "gd_hetero.fp32"}
     assert found["parity"]["samples"] == 60
 
 
+@pytest.mark.slow
 def test_export_says_what_it_chose_and_how_to_choose_otherwise(tiny_run, tiny_data, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(tiny_run, tmp_path / "runs" / "first")

@@ -75,6 +75,7 @@ def test_what_a_robot_runs_needs_no_optional_package(command, places, tmp_path, 
     assert ended.returncode in ((0, 2) if command[0] == "check" else (0,)), ended.stderr
 
 
+@pytest.mark.slow
 def test_export_without_modelopt_still_gives_the_fp32_bundle(places, tmp_path):
     ended = python(
         WITHOUT, "modelopt,onnx_graphsurgeon,lightning_fabric", "export", places["run"], "--out", places["out"], "--json"

@@ -54,6 +54,7 @@ sys.exit(main())
 """The command line with batches slow enough to be stopped among the first epochs."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_training_stopped_from_outside_goes_on_to_the_same_bytes(number, tiny_data, tmp_path):
     run, flags = tmp_path / "run", ["--data", tiny_data, *TINY_FLAGS, "--set", "training.early_stop_patience=100000"]
@@ -290,6 +291,7 @@ def test_a_disk_that_fills_later_says_how_to_go_on(tiny_data, tiny_run, tmp_path
     assert (run / "model.safetensors").read_bytes() == (tiny_run / "model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_the_old_bundle(tiny_run, bundle_copy, monkeypatch, capsys):
     before = tree(bundle_copy.parent)
 
