@@ -31,10 +31,10 @@ lint: $(READY)
 	$(BIN)/codespell
 
 # mypy does not follow the editable install's mapping, so it checks an installed copy (a stale build/lib ships deleted modules).
-types: $(READY)
+types: $(READY) build/stubs/.ready
 	rm -rf build/lib build/bdist.* build/typecheck
 	$(PIP) install -q --no-deps --no-build-isolation --target build/typecheck .
-	MYPYPATH=build/typecheck $(BIN)/mypy -p dmdkit
+	MYPYPATH=build/typecheck:build/stubs $(BIN)/mypy -p dmdkit
 
 # The C++ side: configure, build, run its tests, install it and build a project against the installed package.
 native: $(ORT_SDK)/.ready
@@ -93,6 +93,15 @@ $(READY): pyproject.toml constraints.txt
 	$(PIP) install -q -c constraints.txt "setuptools>=77" wheel
 	$(PIP) install -q -c constraints.txt torch
 	$(PIP) install -q -c constraints.txt -e ".[dev]"
+	touch $@
+
+# TensorRT's type stubs, outside the environment: installed there they can be imported as "tensorrt", which breaks modelopt.
+build/stubs/.ready: constraints.txt $(READY)
+	rm -rf build/stubs
+	$(PIP) install -q -c constraints.txt --no-deps --target build/stubs tensorrt-stubs
+	# Two slips that are not Python: a keyword as a name, and a required parameter after optional ones.
+	sed -i -e 's/, in: list/, in_: list/' -e 's/, channel_axis: int)/, channel_axis: int = 0)/' \
+	  build/stubs/tensorrt_bindings/tensorrt.pyi
 	touch $@
 
 $(BASE_ENV)/.ready: pyproject.toml constraints.txt

@@ -18,9 +18,10 @@ from dmdkit.calibration.samples import DEFAULT_CALIBRATION_SAMPLES
 from dmdkit.data import MODALITIES, Dataset, Split
 from dmdkit.errors import BundleError, CalibrationError, ExportError
 from dmdkit.export.explain import explain_output_names
+from dmdkit.export.fp16_forms import FP16_REPORT, Fp16Report, fp16_graphs
 from dmdkit.export.graphs import ExportedGraph, fp32_graphs, int8_graphs
 from dmdkit.export.reference import reference_outputs, unit_inputs
-from dmdkit.files import atomic_directory, sha256_of_bytes
+from dmdkit.files import atomic_directory, sha256_of_bytes, write_json
 from dmdkit.model.dmd import GRAPH_ORDER
 from dmdkit.model.gd_unit import EDGES
 from dmdkit.model.system import DmdSystem
@@ -66,6 +67,7 @@ class ExportOptions:
 
     Attributes:
         int8: Whether to add the INT8 forms; needs ``calibration``.
+        fp16: Whether to add the fp16 forms, and to put the layers that ``int8-trt`` leaves in float into fp16.
         calibration: The feature file whose training split calibrates.
         calibration_samples: How many of its samples to use at most.
         method: modelopt's calibration method.
@@ -75,6 +77,7 @@ class ExportOptions:
     """
 
     int8: bool = False
+    fp16: bool = False
     calibration: Dataset | None = None
     calibration_samples: int = DEFAULT_CALIBRATION_SAMPLES
     method: Literal["max", "entropy"] = "max"
@@ -208,6 +211,10 @@ def export_bundle(
     graphs = fp32_graphs(system, advance)
     if calibration is not None:
         graphs += int8_graphs(graphs, calibration, options.method, advance)
+    report: Fp16Report | None = None
+    if options.fp16:
+        ranges = calibration.split if calibration is not None else golden_split
+        graphs, report = fp16_graphs(graphs, ranges.features(), advance)
 
     advance("golden samples")
     files = {graph.file: graph.model.SerializeToString(deterministic=True) for graph in graphs}
@@ -253,6 +260,8 @@ def export_bundle(
             (directory / name).parent.mkdir(exist_ok=True)
             (directory / name).write_bytes(data)
         write_manifest(directory, manifest)
+        if report is not None:
+            write_json(directory / FP16_REPORT, report.model_dump(mode="json"), BundleError)
         ledger = None
         if options.parity is not None:
             advance("parity")

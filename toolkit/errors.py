@@ -14,6 +14,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "DmdkitError",
+    "EngineError",
     "ExitCode",
     "ExportError",
     "InputError",
@@ -63,6 +64,10 @@ class CalibrationError(DmdkitError):
 
 class ExportError(DmdkitError):
     """A graph could not be written or broke the graph contract."""
+
+
+class EngineError(DmdkitError):
+    """An engine could not be built, does not belong to this bundle or machine, or failed."""
 
 
 class BundleError(DmdkitError):

@@ -28,6 +28,7 @@ COMMANDS = (
     "doctor",
     "demo",
     "bench",
+    "build",
     "data inspect",
     "data sample",
     "data convert",

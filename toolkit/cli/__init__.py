@@ -13,7 +13,7 @@ from typing import Any
 import typer
 from typer.main import get_command
 
-from dmdkit.cli import bench, bundle, data, demo, doctor, export, run
+from dmdkit.cli import bench, build, bundle, data, demo, doctor, export, run
 from dmdkit.errors import DmdkitError, ExitCode
 
 __all__ = ["app", "main"]
@@ -34,6 +34,7 @@ app.command("train")(run.train)
 app.command("import")(run.import_weights)
 app.command("evaluate")(run.evaluate)
 app.command("export")(export.export)
+app.command("build")(build.build)
 app.command("check")(bundle.check)
 app.command("bench")(bench.bench)
 app.command("predict")(bundle.predict)

@@ -28,6 +28,8 @@ _PACKAGES: tuple[tuple[str, str, str], ...] = (
     ("nvidia-modelopt", "quantize", "export --int8"),
     ("onnx-graphsurgeon", "quantize", "export --int8"),
     ("openvino", "openvino", "a second backend for CPUs"),
+    ("tensorrt-rtx-cu13", "rtx", "build for desktop RTX"),
+    ("cuda-python", "tensorrt", "run engines"),
 )
 
 
@@ -45,7 +47,15 @@ def _backends() -> dict[str, str]:
             found |= {f"openvino {device.lower()}": "works" for device in openvino.Core().available_devices if device == "CPU"}
         except Exception as cause:  # a broken installation fails in its own ways
             found["openvino"] = f"cannot be imported: {cause}"
-    return found
+    from dmdkit.runtime.gpu import NoGpuError, find_gpu
+    from dmdkit.runtime.tensorrt_api import installed_flavours, version_of
+
+    try:
+        gpu = find_gpu()
+        here = f"works on {gpu.name}, compute capability {gpu.capability}"
+    except NoGpuError as cause:
+        here = f"builds where the target allows it, cannot run engines: {cause}"
+    return found | {f"{flavour} {version_of(flavour)}": here for flavour in installed_flavours()}
 
 
 def _gpu() -> str:

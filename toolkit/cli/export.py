@@ -52,6 +52,7 @@ def export_run(
     out: Path,
     *,
     int8: bool,
+    fp16: bool = False,
     calib: Path | None = None,
     parity_data: Path | None = None,
     parity_split: str = "test",
@@ -88,6 +89,7 @@ def export_run(
             note(f"parity is not measured: {cause}")
     options = ExportOptions(
         int8=int8,
+        fp16=fp16,
         calibration=calibration,
         calibration_samples=calib_samples or DEFAULT_CALIBRATION_SAMPLES,
         method=method,  # type: ignore[arg-type]
@@ -115,6 +117,9 @@ def _check_writable(target: Path) -> None:
 def export(
     run: Annotated[Path | None, typer.Argument(help="A run directory; without it, the newest run under runs/.")] = None,
     int8: Annotated[bool, typer.Option("--int8", help="Add the INT8 forms, for TensorRT and for the CPU.")] = False,
+    fp16: Annotated[
+        bool, typer.Option("--fp16", help="Add the fp16 forms, for engines; with --int8, the rest of int8-trt is fp16 too.")
+    ] = False,
     calib: Annotated[
         Path | None, typer.Option(help="Feature file whose training split calibrates; without it, the run's own data.")
     ] = None,
@@ -152,6 +157,7 @@ def export(
         opened,
         target,
         int8=int8,
+        fp16=fp16,
         calib=calib,
         parity_data=parity_data,
         parity_split=parity_split,

@@ -1,0 +1,191 @@
+"""fp16 graphs of a bundle: made at export, or added later to a bundle that lacks them when a target wants them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from pydantic import BaseModel, ConfigDict
+from safetensors.numpy import save as safetensors_bytes
+
+from dmdkit.calibration.fp16 import lower_to_fp16, near_zero_samples
+from dmdkit.data import Dataset
+from dmdkit.errors import BundleError, ExportError
+from dmdkit.export.graphs import ExportedGraph
+from dmdkit.export.onnx_writer import check_contract
+from dmdkit.files import atomic_directory, sha256_of_bytes, write_json
+from dmdkit.runtime.backends.onnxruntime import OnnxRuntimeRunner
+from dmdkit.runtime.bundle import Bundle, Golden
+from dmdkit.runtime.ledger import measure, record
+from dmdkit.runtime.manifest import FileRecord, Manifest, write_manifest
+from dmdkit.runtime.parity import COMPRESSED_P99_ERROR_SD
+
+__all__ = ["FP16_REPORT", "Fp16Graph", "Fp16Report", "add_fp16_graphs", "fp16_graphs", "has_fp16_rest"]
+
+Array = npt.NDArray[np.float32]
+FP16_REPORT = "report/fp16.json"
+_PROBED = 16
+_RANGE_SAMPLES = 32  # every intermediate value of every sample is looked at; more samples found no further node
+
+
+class Fp16Graph(BaseModel):
+    """What became of one graph.
+
+    Attributes:
+        nodes: Nodes that compute with floats.
+        kept_fp32: Those that stayed in fp32, by name.
+        golden_error: Largest error of the score against the graph it was made from.
+        near_zero_error: The same where half of every sequence is 1e-9, which fp16 cannot hold.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    nodes: int
+    kept_fp32: list[str]
+    golden_error: float
+    near_zero_error: float
+
+
+class Fp16Report(BaseModel):
+    """``report/fp16.json``: graph name -> what became of it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    graphs: dict[str, Fp16Graph]
+
+
+def has_fp16_rest(model: onnx.ModelProto) -> bool:
+    """Whether a graph holds fp16 constants, as every graph with fp16 layers does."""
+    return any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer)
+
+
+def _score(graph: ExportedGraph, feed: Mapping[str, Array]) -> npt.NDArray[np.float64]:
+    with OnnxRuntimeRunner(graph.name, graph.model.SerializeToString(), graph.session_options) as runner:
+        return runner.infer(feed)["score"].astype(np.float64)
+
+
+def _converted(graph: ExportedGraph, samples: Mapping[str, Array]) -> tuple[ExportedGraph, Fp16Graph]:
+    lowering = lower_to_fp16(graph.model, samples)
+    check_contract(lowering.model)
+    precision = "fp16" if graph.precision == "fp32" else graph.precision
+    made = ExportedGraph(
+        graph.kind, precision, lowering.model, lowering.session_options, lowering.simulated_on_cpu, graph.calibrated
+    )
+    probe = {name: np.ascontiguousarray(array[:_PROBED]) for name, array in samples.items()}
+    errors = []
+    before = _score(graph, probe)
+    for feed in (probe, near_zero_samples(probe)):
+        errors.append(float(np.abs(_score(made, feed) - _score(graph, feed)).max()))
+    limit = COMPRESSED_P99_ERROR_SD * float(before.std())
+    if not errors[1] <= max(limit, errors[0]):  # NaN fails too
+        raise ExportError(
+            f"{made.name}: with inputs near 1e-9 the score moves by {errors[1]:.3g}, more than {limit:.3g}; the padding mask "
+            "is not kept in fp32: export without --fp16 and report this"
+        )
+    return made, Fp16Graph(
+        nodes=lowering.nodes, kept_fp32=list(lowering.kept_fp32), golden_error=errors[0], near_zero_error=errors[1]
+    )
+
+
+def fp16_graphs(
+    graphs: list[ExportedGraph], samples: Mapping[str, Array], advance: Callable[[str], None]
+) -> tuple[list[ExportedGraph], Fp16Report]:
+    """``graphs`` with fp16 forms of fusion and explain, and ``int8-trt`` with fp16 in place of its fp32 layers.
+
+    Strong typing would otherwise leave those layers in fp32 on a device. GD-Units alone stay fp32.
+
+    Args:
+        graphs: As exported; none is changed.
+        samples: float32 (N, T, D) per modality, to see the ranges.
+        advance: Hears each name before its work.
+    """
+    count = len(next(iter(samples.values())))
+    chosen = np.unique(np.linspace(0, count - 1, min(count, _RANGE_SAMPLES)).round().astype(np.int64))
+    samples = {name: np.ascontiguousarray(array[chosen]) for name, array in samples.items()}
+    found: list[ExportedGraph] = []
+    report: dict[str, Fp16Graph] = {}
+    for graph in graphs:
+        whole = graph.kind in ("fusion", "explain")
+        again = graph.precision == "int8-trt" and whole and not has_fp16_rest(graph.model)
+        if not again:
+            found.append(graph)
+        if again or (whole and graph.precision == "fp32"):
+            advance(f"{graph.kind}.fp16" if graph.precision == "fp32" else f"{graph.name} with fp16 layers")
+            made, facts = _converted(graph, samples)
+            found.append(made)
+            report[made.name] = facts
+    return found, Fp16Report(graphs=report)
+
+
+def _load(bundle: Bundle) -> list[ExportedGraph]:
+    return [
+        ExportedGraph(
+            graph.kind,
+            graph.precision,
+            onnx.load_from_string(bundle.read(graph.file)),
+            graph.session_options,
+            graph.simulated_on_cpu,
+            bundle.manifest.calibration is not None and name in bundle.manifest.calibration.used_by,
+        )
+        for name, graph in bundle.manifest.graphs.items()
+        if graph.precision != "fp16"
+    ]
+
+
+def add_fp16_graphs(
+    path: Path,
+    *,
+    parity: tuple[Dataset, str] | None = None,
+    advance: Callable[[str], None] = lambda _: None,
+) -> tuple[Manifest, Fp16Report]:
+    """Adds the fp16 forms to the bundle at ``path``; the bundle is replaced as a whole, or not at all.
+
+    Args:
+        path: The bundle's directory.
+        parity: Held-out features and the split to measure the new verdicts on; None: the golden samples, which leave
+            the new graphs ``unverified``.
+        advance: Hears each step before its work.
+
+    Raises:
+        DmdkitError: One readable message; the bundle is then as it was.
+    """
+    bundle = Bundle.open(path)
+    manifest, golden = bundle.manifest, bundle.golden()
+    old = _load(bundle)
+    graphs, report = fp16_graphs(old, golden.inputs, advance)
+    changed = [graph for graph in graphs if graph.name in report.graphs]
+    advance("golden samples")
+    files = {graph.file: graph.model.SerializeToString(deterministic=True) for graph in changed}
+    recorded = dict(golden.recorded)
+    for graph in changed:
+        with OnnxRuntimeRunner(graph.name, files[graph.file], graph.session_options) as runner:
+            recorded[graph.name] = runner.infer(golden.inputs_of(graph.kind))
+    complete = Golden(golden.inputs, golden.unit_inputs, golden.reference, recorded)
+    files[manifest.golden.file] = safetensors_bytes({k: np.ascontiguousarray(a) for k, a in complete.tensors().items()})
+    records = {name: FileRecord(sha256=sha256_of_bytes(data), size_bytes=len(data)) for name, data in files.items()}
+    updated = manifest.model_copy(
+        update={
+            "graphs": manifest.graphs | {graph.name: graph.record() for graph in changed},
+            "files": manifest.files | records,
+        }
+    )
+    with atomic_directory(path, BundleError, replace=True) as directory:
+        shutil.copytree(path, directory, dirs_exist_ok=True)
+        for name, data in files.items():
+            (directory / name).write_bytes(data)
+        write_manifest(directory, updated)
+        write_json(directory / FP16_REPORT, report.model_dump(mode="json"), BundleError)
+        advance("parity")
+        dataset, split = parity if parity is not None else (None, "golden")
+        ledger = measure(
+            Bundle.open(directory),
+            split=dataset.splits[split] if dataset is not None else None,
+            split_name=split,
+            source=Path(dataset.source).name if dataset is not None else "golden samples",
+            data_sha256=dataset.sha256 if dataset is not None else None,
+        )
+        return record(directory, updated, ledger), report

@@ -1,0 +1,26 @@
+"""A bundle with every form an engine is built from."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from dmdkit.cli import main
+
+
+@pytest.fixture(scope="session")
+def engine_bundle(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny bundle with fp32, fp16 and both INT8 forms; tests must copy it before changing it."""
+    out = tmp_path_factory.mktemp("engines") / "tiny.dmd"
+    assert main(["export", str(tiny_run), "--int8", "--fp16", "--out", str(out)]) in (0, 2)
+    return out
+
+
+@pytest.fixture
+def engine_copy(engine_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, with an engine cache of its own."""
+    monkeypatch.setenv("DMDKIT_CACHE", os.fspath(tmp_path / "cache"))
+    return Path(shutil.copytree(engine_bundle, tmp_path / "engines.dmd"))

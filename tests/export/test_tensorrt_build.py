@@ -1,0 +1,243 @@
+"""Desktop RTX plans, really built here without a GPU; the cache; and one clear error for what cannot be built."""
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from dmdkit.cli import main
+from dmdkit.errors import EngineError, MissingDependencyError
+from dmdkit.export.targets import target_names
+from dmdkit.runtime import engine_build, tensorrt_api
+from dmdkit.runtime.bundle import Bundle
+from dmdkit.runtime.engine_build import BuildSpec, build_engine
+from dmdkit.runtime.engines import engines_of, read_engine
+from dmdkit.runtime.gpu import NoGpuError
+
+rtx = pytest.mark.skipif(
+    "tensorrt_rtx" not in tensorrt_api.installed_flavours(), reason="tensorrt_rtx is not installed (extra 'rtx')"
+)
+PORTABLE = ["8.6", "8.9", "12.0"]
+SPEC = BuildSpec("rtx-ada", "tensorrt_rtx", ("8.9",), (1, 1, 4), 64, anywhere=True)
+
+
+def build(bundle: Path, *more: str) -> int:
+    return main(["build", str(bundle), "--target", "rtx-portable", *more])
+
+
+@rtx
+@pytest.mark.slow
+@pytest.mark.parametrize(("precision", "graph"), [("fp32", "fp32"), ("fp16", "fp16"), ("int8", "int8-trt")])
+def test_portable_plans_of_every_graph_build_without_a_gpu(precision: str, graph: str, engine_copy: Path) -> None:
+    assert build(engine_copy, "--precision", precision) == 0
+    bundle = Bundle.open(engine_copy)
+    bundle.verify()
+    engines = {engine.record.graph: engine for engine in engines_of(bundle, pytest.fail)}
+    assert set(engines) == {f"fusion.{graph}", f"explain.{graph}", "gd_homo.fp32", "gd_hetero.fp32"}
+    for name, engine in engines.items():
+        record = engine.record
+        assert len(engine.plan()) == record.plan_bytes
+        assert record.compute_capabilities == PORTABLE
+        assert record.graph_sha256 == bundle.manifest.files[bundle.graph(name).file].sha256
+        assert all(tensor.shape[0] == -1 and tensor.dtype == "FLOAT" for tensor in (*record.inputs, *record.outputs))
+        assert (record.precision, record.check, record.latency_ms) == (None, None, None), "only a GPU can show these"
+        # TensorRT's parser counts the same work as the manifest does.
+        total = sum(product.multiply_adds for product in record.products)
+        assert total == bundle.graph(name).multiply_adds
+        share = sum(product.multiply_adds for product in record.products if product.int8) / total
+        assert share == pytest.approx(bundle.graph(name).multiply_adds_int8, abs=1e-9)
+
+
+@rtx
+def test_a_second_build_takes_the_plan_from_the_bundle_and_another_bundle_from_the_cache(
+    engine_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = build_engine(Bundle.open(engine_copy), "gd_homo.fp32", SPEC)
+    assert not first.cached
+    monkeypatch.setattr(engine_build, "build", lambda *_, **__: pytest.fail("built again"))
+    second = build_engine(Bundle.open(engine_copy), "gd_homo.fp32", SPEC)
+    assert second.cached
+    assert second.engine.record == first.engine.record
+    plan = first.engine.plan()
+    for path in (engine_copy / "engines").iterdir():
+        path.unlink()
+    third = build_engine(Bundle.open(engine_copy), "gd_homo.fp32", SPEC)
+    assert third.cached
+    assert third.engine.plan() == plan
+
+
+@rtx
+def test_a_damaged_plan_is_built_again_and_a_changed_flag_is_not_a_hit(engine_copy: Path) -> None:
+    bundle = Bundle.open(engine_copy)
+    first = build_engine(bundle, "gd_homo.fp32", SPEC)
+    for path in (first.engine.path.with_name(first.engine.record.plan), *engine_build.cache_folder().rglob("*.plan")):
+        path.write_bytes(b"damaged")
+    again = build_engine(bundle, "gd_homo.fp32", SPEC)
+    assert not again.cached
+    assert again.engine.plan()
+    other = BuildSpec("rtx-ada", "tensorrt_rtx", ("8.9",), (1, 1, 8), 64, anywhere=True)
+    assert not build_engine(bundle, "gd_homo.fp32", other).cached
+
+
+@rtx
+def test_the_builder_reports_progress_and_its_log_is_kept(engine_copy: Path) -> None:
+    heard: list[tuple[str, int, int]] = []
+    result = build_engine(Bundle.open(engine_copy), "gd_homo.fp32", SPEC, lambda *step: heard.append(step) is None)
+    assert heard
+    assert all(step <= total for _, step, total in heard)
+    assert "Opset version" in result.engine.path.with_suffix(".log").read_text(encoding="utf-8") or "INFO" in str(heard)
+
+
+@rtx
+def test_an_unsupported_operator_is_one_clear_error() -> None:
+    node = helper.make_node("Det", ["x"], ["y"], name="/strange/Det")
+    shapes = {
+        name: helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *rest])
+        for name, rest in {"x": [3, 3], "y": []}.items()
+    }
+    graph = helper.make_graph([node], "g", [shapes["x"]], [shapes["y"]])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    with pytest.raises(EngineError, match=r"TensorRT-RTX 1\.\d.* cannot parse strange: operator Det of node /strange/Det"):
+        tensorrt_api.build("tensorrt_rtx", model.SerializeToString(), "strange", compute_capabilities=["8.9"])
+
+
+@rtx
+def test_fp32_products_for_turing_are_refused_with_the_builders_own_reason(engine_bundle: Path) -> None:
+    data = (engine_bundle / "graphs/fusion.fp32.onnx").read_bytes()
+    with pytest.raises(EngineError, match=r"cannot build fusion: .*FP32 GEMM is not supported"):
+        tensorrt_api.build("tensorrt_rtx", data, "fusion", compute_capabilities=["7.5"])
+
+
+@rtx
+@pytest.mark.parametrize("damage", [b"", b"\x08\n\xff\xff", b"not onnx"])
+def test_a_file_that_is_no_graph_is_one_clear_error(damage: bytes) -> None:
+    with pytest.raises(EngineError, match=r"cannot parse|cannot build"):
+        tensorrt_api.build("tensorrt_rtx", damage, "nothing", compute_capabilities=["8.9"])
+
+
+@rtx
+def test_a_capability_the_builder_does_not_know_is_refused_with_what_it_knows(engine_bundle: Path) -> None:
+    data = (engine_bundle / "graphs/gd_homo.onnx").read_bytes()
+    with pytest.raises(EngineError, match=r"cannot compile for SM87; it knows .*SM120"):
+        tensorrt_api.build("tensorrt_rtx", data, "gd", compute_capabilities=["8.7"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--target", "rtx-turing", "--precision", "int8"], "target rtx-turing allows fp16; the support matrix lists no INT8"),
+        (["--target", "gameboy"], "no such target; choose one of a100"),
+        (["--target", "rtx-ada", "--graph", "text"], "--graph text: the bundle has explain, fusion"),
+    ],
+)
+def test_a_wrong_request_is_one_line(
+    arguments: list[str], message: str, engine_copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["build", str(engine_copy), *arguments]) == 1
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not (engine_copy / "engines").exists()
+
+
+def test_int8_without_an_int8_graph_says_how_to_get_one(engine_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = engine_copy / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["graphs"] = {name: graph for name, graph in manifest["graphs"].items() if graph["precision"] != "int8-trt"}
+    path.write_text(json.dumps(manifest))
+    assert main(["build", str(engine_copy), "--target", "rtx-ada", "--precision", "int8"]) == 1
+    assert "export the run again with --int8 --fp16" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_device_target_off_the_device_stops_and_names_the_kit(
+    engine_copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none() -> None:
+        raise NoGpuError("no NVIDIA driver: libcuda.so.1 cannot be loaded")
+
+    monkeypatch.setattr(engine_build, "find_gpu", none)
+    assert main(["build", str(engine_copy), "--target", "jetson-orin-nano"]) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "built on the device itself, and here is no NVIDIA driver: libcuda.so.1" in said
+    assert "--kit OUT" in said
+
+
+def test_targets_can_be_listed(engine_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["build", str(engine_copy), "--target", "list"]) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in target_names())
+
+
+def test_type_stubs_alone_are_not_taken_for_tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tensorrt").mkdir()
+    (tmp_path / "tensorrt/__init__.pyi").write_text("class Logger: ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(MissingDependencyError, match="TensorRT engines needs the package 'tensorrt'"):
+        tensorrt_api.version_of("tensorrt")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema_version": 2}, "schema version 2, this dmdkit reads version 1"),
+        ({"colour": "green"}, "colour: Extra inputs"),
+        ({"plan": "../../outside"}, "plan: String should match"),
+        ({"plan_sha256": "0"}, "plan_sha256"),
+    ],
+)
+@rtx
+def test_a_sidecar_that_was_edited_is_refused(change: dict[str, object], message: str, engine_copy: Path) -> None:
+    engine = build_engine(Bundle.open(engine_copy), "gd_homo.fp32", SPEC).engine
+    engine.path.write_text(json.dumps(json.loads(engine.path.read_text()) | change))
+    with pytest.raises(EngineError, match=message):
+        read_engine(engine.path)
+
+
+def test_a_missing_or_torn_sidecar_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="cannot be read: No such file"):
+        read_engine(tmp_path / "none.json")
+    (tmp_path / "torn.json").write_text('{"schema_version": 1, ')
+    with pytest.raises(EngineError, match="not JSON"):
+        read_engine(tmp_path / "torn.json")
+
+
+def test_no_symbol_that_tensorrt_11_removed_is_referenced() -> None:
+    import re
+
+    from tests.conftest import ROOT
+
+    removed = re.compile(
+        r"BuilderFlag\.(FP16|BF16|INT8|FP8|INT4|FP4|(PREFER|OBEY)_PRECISION_CONSTRAINTS|REJECT_EMPTY_ALGORITHMS)\b"
+        r"|\bI(nt8)?\w*Calibrator\w*|\bint8_calibrator\b|\bI?algorithm_?selector\b|\bIAlgorithm\w*|platform_has_(fast|tf32)\w*"
+        r"|\bdevice_memory_size\b(?!_v2)|\bset_(precision|output_type)\b|\bset_dynamic_range\b"
+        r"|--(fp16|int8|best|calib)\b(?=.*trtexec)|trtexec.*--(fp16|int8|best|calib)\b",
+        re.IGNORECASE,
+    )
+    for folder in ("toolkit", "export", "calibration", "runtime", "scripts"):
+        for path in (ROOT / folder).rglob("*"):
+            if path.suffix in (".py", ".sh", ".yaml") and path.is_file():
+                for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+                    assert not removed.search(line), f"{path}:{number}: {line.strip()}"
+
+
+def test_tensorrt_is_called_in_one_file_only() -> None:
+    import re
+
+    from tests.conftest import ROOT
+
+    uses = [
+        str(path.relative_to(ROOT))
+        for folder in ("toolkit", "export", "calibration", "runtime")
+        for path in (ROOT / folder).rglob("*.py")
+        if re.search(r"^\s*import tensorrt|import_module\((flavour|.tensorrt)", path.read_text(encoding="utf-8"), re.M)
+    ]
+    assert set(uses) <= {"runtime/tensorrt_api.py", "export/build_and_check.py"}
+
+
+@rtx
+def test_parsing_keeps_the_onnx_file_as_it_is(engine_copy: Path) -> None:
+    path = engine_copy / "graphs/gd_homo.onnx"
+    before = path.read_bytes()
+    build_engine(Bundle.open(engine_copy), "gd_homo.fp32", SPEC)
+    assert path.read_bytes() == before
+    onnx.checker.check_model(onnx.load(path))

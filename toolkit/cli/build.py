@@ -1,0 +1,196 @@
+"""``dmdkit build``: engines for a target, on the device or, for desktop RTX, anywhere."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dmdkit.cli.console import err, finish, note, print_json, steps
+from dmdkit.cli.console import out as console_out
+from dmdkit.errors import BundleError, ConfigError, ExitCode
+
+if TYPE_CHECKING:
+    from dmdkit.export.targets import EnginePrecision, Target
+    from dmdkit.runtime.bundle import Bundle
+    from dmdkit.runtime.engine_build import BuildResult, BuildSpec
+    from dmdkit.runtime.tensorrt_api import Flavour, Progress
+
+__all__ = ["build"]
+
+
+class EnginePrecisionChoice(str, Enum):
+    """What an engine computes in."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+    int8 = "int8"
+
+
+def _flavour(target: Target) -> Flavour:
+    if target.flavour != "auto":
+        return target.flavour
+    from dmdkit.errors import MissingDependencyError
+    from dmdkit.runtime.tensorrt_api import installed_flavours
+
+    found = installed_flavours()
+    if not found:
+        raise MissingDependencyError("tensorrt", "rtx", "engines for this machine's GPU")
+    return found[0]
+
+
+def _spec(target: Target) -> BuildSpec:
+    from dmdkit.runtime.engine_build import BuildSpec
+
+    return BuildSpec(
+        target=target.name,
+        flavour=_flavour(target),
+        compute_capabilities=tuple(target.compute_capabilities),
+        batch=(target.batch.min, target.batch.opt, target.batch.max),
+        workspace_mib=target.workspace_mib,
+        anywhere=target.build == "anywhere",
+    )
+
+
+def _with_wanted_forms(bundle: Bundle, precision: EnginePrecision, parity_data: Path | None, split: str) -> Bundle:
+    """The bundle with the graphs that the precision needs, made where they can be made."""
+    from dmdkit.export.targets import GRAPH_PRECISION
+    from dmdkit.runtime.bundle import Bundle
+
+    wanted = f"fusion.{GRAPH_PRECISION[precision]}"
+    if wanted in bundle.manifest.graphs:
+        return bundle
+    if precision == "int8":
+        raise BundleError(f"--precision int8: {bundle.path} has no {wanted}; export the run again with --int8 --fp16")
+    from dmdkit.export.fp16_forms import add_fp16_graphs
+
+    note(f"{bundle.path} has no {wanted}: adding the fp16 forms to it")
+    parity = None
+    if parity_data is not None:
+        from dmdkit.cli.bundle import _load
+        from dmdkit.cli.run import split_of
+
+        dataset = _load(parity_data, bundle.manifest)
+        split_of(dataset, split)
+        parity = (dataset, split)
+    else:
+        note("their verdict stays unverified: pass --parity-data FILE, or run `dmdkit check` with held-out features")
+    with steps("fp16") as advance:
+        add_fp16_graphs(bundle.path, parity=parity, advance=advance)
+    return Bundle.open(bundle.path)
+
+
+def _graphs(bundle: Bundle, kinds: list[str], precision: EnginePrecision, target: Target) -> list[str]:
+    from dmdkit.export.targets import GRAPH_PRECISION
+
+    names = []
+    for kind in kinds:
+        if kind.startswith("gd_"):
+            if f"{kind}.fp32" not in bundle.manifest.graphs:
+                continue
+            if "fp32" not in target.precisions:
+                note(f"{kind} is left out: it is fp32, which {target.name} does not build; explain has its edges")
+                continue
+            names.append(f"{kind}.fp32")
+        else:
+            names.append(f"{kind}.{GRAPH_PRECISION[precision]}")
+    return names
+
+
+@contextmanager
+def _progress(title: str) -> Iterator[Progress | None]:
+    if not err.is_terminal:
+        note(f"building {title}")
+        yield None
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    with Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=err, transient=True) as bars:
+        tasks: dict[str, int] = {}
+
+        def heard(phase: str, step: int, total: int) -> bool:
+            if phase not in tasks:
+                tasks[phase] = bars.add_task(f"{title}: {phase}", total=total)
+            bars.update(tasks[phase], completed=step, total=total)  # type: ignore[arg-type]
+            return True
+
+        yield heard
+
+
+def _print_results(results: list[BuildResult]) -> None:
+    from rich.table import Table
+
+    table = Table(title="engines", title_justify="left", pad_edge=False)
+    for head in ("engine", "compute capability", "size", "seconds", "precision proof", "golden check", "notes"):
+        table.add_column(head)
+    for result in results:
+        record = result.engine.record
+        table.add_row(
+            result.engine.name,
+            ", ".join(record.compute_capabilities),
+            f"{record.plan_bytes / 1e6:.2f} MB",
+            "cached" if result.cached else f"{record.build_seconds:.1f}",
+            record.precision.status if record.precision else "not run",
+            "not run" if record.check is None else "passed" if record.check.passed else "failed",
+            "; ".join(record.notes),
+        )
+    console_out.print(table)
+
+
+def build(
+    bundle: Annotated[Path, typer.Argument(help="A bundle directory.")],
+    target: Annotated[str, typer.Option(help="Device to build for; `--target list` names them all.")] = "auto",
+    precision: Annotated[
+        EnginePrecisionChoice | None, typer.Option(help="What to compute in; without it, what the target prefers.")
+    ] = None,
+    graph: Annotated[list[str] | None, typer.Option(help="fusion, explain, gd_homo, gd_hetero; without it, all.")] = None,
+    parity_data: Annotated[
+        Path | None, typer.Option(help="Held-out features, to prove fp16 forms that have to be added.")
+    ] = None,
+    parity_split: Annotated[str, typer.Option(help="Its split.")] = "test",
+    json: Annotated[bool, typer.Option("--json", help="Print the sidecars as JSON.")] = False,
+) -> None:
+    """Build TensorRT engines into the bundle's engines/ folder.
+
+    Desktop RTX engines are built anywhere; engines for Jetson and data-centre GPUs on the device itself. The second call
+    with the same graph, TensorRT and target takes the plan from a cache.
+
+    Example: dmdkit build face.dmd --target rtx-ada --precision fp16
+    """
+    from dmdkit.export.targets import load_target, target_names
+    from dmdkit.runtime.bundle import Bundle
+    from dmdkit.runtime.engine_build import build_engine
+
+    if target == "list":
+        for name in target_names():
+            console_out.print(f"{name:18} {load_target(name).title}", markup=False)
+        return
+    chosen = load_target(target)
+    wanted = chosen.precision(precision.value if precision is not None else None)
+    opened = Bundle.open(bundle)
+    kinds = graph or ["fusion", "explain", "gd_homo", "gd_hetero"]
+    known = {record.kind for record in opened.manifest.graphs.values()}
+    for kind in graph or []:
+        if kind not in known:
+            raise ConfigError(f"--graph {kind}: the bundle has {', '.join(sorted(known))}")
+    spec = _spec(chosen)
+    opened = _with_wanted_forms(opened, wanted, parity_data, parity_split)
+    results = []
+    for name in _graphs(opened, kinds, wanted, chosen):
+        with _progress(f"{target} {name}") as progress:
+            results.append(build_engine(opened, name, spec, progress))
+    if json:
+        print_json({"engines": [r.engine.record.model_dump(mode="json") | {"cached": r.cached} for r in results]})
+    else:
+        _print_results(results)
+    quoted = shlex.quote(str(bundle))
+    finish(f"{bundle}/engines/", f"dmdkit predict {quoted} --data FEATURES")
+    failed = [r for r in results if r.engine.record.precision and r.engine.record.precision.status == "failed"]
+    failed += [r for r in results if r.engine.record.check is not None and not r.engine.record.check.passed]
+    if failed:
+        raise typer.Exit(int(ExitCode.NOT_PASSED))
