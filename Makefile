@@ -7,8 +7,10 @@ READY := $(VENV)/.ready
 # Environments a few tests run in: base dependencies alone, and the oldest ONNX Runtime that must read our graphs.
 BASE_ENV := build/envs/base
 OLD_ORT := build/envs/onnxruntime-1.22.1
+# Headers and library of ONNX Runtime for the C++ runtime; -aarch64 is the one that qemu-user can run.
+ORT_SDK := build/onnxruntime-sdk
 
-.PHONY: demo test check lint types unit native test-all clean
+.PHONY: demo test check lint types unit native sanitize fuzz test-aarch64 soak bench-native test-all bench clean
 
 demo: $(READY)
 	$(BIN)/dmdkit demo --force
@@ -34,14 +36,54 @@ types: $(READY) build/stubs/.ready
 	$(PIP) install -q --no-deps --no-build-isolation --target build/typecheck .
 	MYPYPATH=build/typecheck:build/stubs $(BIN)/mypy -p dmdkit
 
-# The C++ side: configure, build, run its tests.
-native:
-	cmake -S . -B build/native -DCMAKE_BUILD_TYPE=Release
+# The C++ side: configure, build, run its tests, install it and build a project against the installed package.
+native: $(ORT_SDK)/.ready
+	cmake -S . -B build/native -DCMAKE_BUILD_TYPE=Release -Donnxruntime_ROOT=$(CURDIR)/$(ORT_SDK)
 	cmake --build build/native --parallel 2
 	ctest --test-dir build/native --output-on-failure
+	rm -rf build/installed build/consumer
+	cmake --install build/native --prefix $(CURDIR)/build/installed > build/install.log
+	cmake -S runtime/cpp/examples/consumer -B build/consumer -DCMAKE_PREFIX_PATH=$(CURDIR)/build/installed
+	cmake --build build/consumer
 
 # What takes long or needs more than a plain machine; run before a release.
-test-all: test
+test-all: test sanitize fuzz test-aarch64 soak
+
+# AddressSanitizer with UndefinedBehaviorSanitizer, and ThreadSanitizer against the fake backend.
+sanitize: $(ORT_SDK)/.ready
+	for preset in asan tsan; do \
+	  cmake --preset $$preset -DDMDKIT_BUILD_ONNXRUNTIME=OFF && cmake --build --preset $$preset --parallel 2 && \
+	  ctest --test-dir build/$$preset --output-on-failure || exit 1; \
+	done
+
+# FUZZ_SECONDS in all, over three targets: manifest, safetensors, npz.
+FUZZ_SECONDS ?= 60
+fuzz: $(READY)
+	cmake --preset fuzz
+	cmake --build --preset fuzz --parallel 2
+	$(BIN)/python runtime/cpp/fuzz/run.py --build build/fuzz --seconds $(FUZZ_SECONDS)
+
+# Cross-built with Debian's compiler, run under qemu-user against the newest ONNX Runtime that loads there.
+test-aarch64: $(READY) $(ORT_SDK)-aarch64/.ready
+	cmake --preset aarch64
+	cmake --build --preset aarch64 --parallel 2
+	$(BIN)/python -m pytest tests/cpp/test_aarch64.py
+
+# A million predictions with a small model; memory must not grow.
+SOAK_PREDICTIONS ?= 1000000
+soak: $(READY) native
+	DMDKIT_SOAK=$(SOAK_PREDICTIONS) $(BIN)/python -m pytest tests/cpp/test_soak.py -s
+
+# Overhead over ONNX Runtime's C API alone, and the rest of benchmarks/ of the C++ side; not part of any test.
+BUNDLE ?= demo/sample.dmd
+bench-native: $(ORT_SDK)/.ready
+	cmake --preset release
+	cmake --build --preset release --parallel 2
+	build/release/bin/dmdkit_overhead $(BUNDLE)
+
+# Speed, as ratios measured in one run (about ten minutes; docs/performance.md says how to read it).
+bench: $(READY)
+	$(BIN)/python -m benchmarks --out build/bench
 
 clean:
 	rm -rf build $(VENV)
@@ -71,4 +113,12 @@ $(BASE_ENV)/.ready: pyproject.toml constraints.txt
 $(OLD_ORT)/.ready: $(READY)
 	rm -rf $(OLD_ORT)
 	$(PIP) install -q --no-deps --target $(OLD_ORT) onnxruntime==1.22.1
+	touch $@
+
+$(ORT_SDK)/.ready: scripts/onnxruntime_sdk.py
+	$(PYTHON) scripts/onnxruntime_sdk.py --arch x86_64 --out $(ORT_SDK)
+	touch $@
+
+$(ORT_SDK)-aarch64/.ready: scripts/onnxruntime_sdk.py
+	$(PYTHON) scripts/onnxruntime_sdk.py --arch aarch64 --version 1.22.1 --out $(ORT_SDK)-aarch64
 	touch $@

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from dmdkit.export.channel_major import Convolution
+from dmdkit.export.decoupling import encoder_weights
 from dmdkit.export.student import StudentModule
 from dmdkit.model.dmd import GRAPH_ORDER
 from dmdkit.model.system import DmdSystem
+from dmdkit.model.transformer import EncoderBlock
 
 __all__ = ["ExplainModule", "explain_output_names"]
 
@@ -26,24 +30,35 @@ class ExplainModule(nn.Module):
         system: The trained system, in evaluation mode; it is not changed.
     """
 
+    @torch.no_grad()
     def __init__(self, system: DmdSystem) -> None:
         super().__init__()
-        self.student = StudentModule(system.dmd)
-        self.scale = 1 / math.sqrt(system.dmd.shape.width)
-        self.homo_head, self.hetero_head = system.dmd.homo_head, system.dmd.hetero_head
+        dmd = system.dmd
+        self.student = StudentModule(dmd)
+        # The homogeneous heads want C_m itself, and the student's streams are centred: their mean is gone.
+        self.common = nn.ModuleDict({m: Convolution(encoder_weights(dmd, m)[2]) for m in GRAPH_ORDER})
+        norms = [cast(EncoderBlock, dmd.memory_block[m]).layer_norm for m in GRAPH_ORDER]
+        scale = math.sqrt(2 * dmd.shape.width)
+        self.register_buffer("memory_scale", torch.stack([norm.weight for norm in norms]).detach() * scale)
+        self.register_buffer("memory_shift", torch.stack([norm.bias for norm in norms]).detach().clone())
+        self.homo_head, self.hetero_head = dmd.homo_head, dmd.hetero_head
         self.homo_gd, self.hetero_gd = system.homo_gd, system.hetero_gd
 
     def forward(self, text: Tensor, audio: Tensor, vision: Tensor) -> tuple[Tensor, ...]:
         """Raw float32 features (B, T_m, D_m) -> the outputs of :func:`explain_output_names`."""
-        score, hidden, _, bare = self.student.fuse({"text": text, "audio": audio, "vision": vision})
-        homo = [self.homo_head[m]((bare[m] * self.scale).flatten(1)) for m in GRAPH_ORDER]
-        hetero = [self.hetero_head[m](hidden[m]) for m in GRAPH_ORDER]
+        fused = self.student.fuse({"text": text, "audio": audio, "vision": vision})
+        scale, shift = cast(Tensor, self.memory_scale), cast(Tensor, self.memory_shift)
+        hidden = fused.last_memory.reshape(-1, *scale.shape) * scale + shift
+        # The heads on the common part flatten time-major.
+        common = {m: self.common[m](fused.decoupled.source[m]).transpose(1, 2).flatten(1) for m in GRAPH_ORDER}
+        homo = [self.homo_head[m](common[m]) for m in GRAPH_ORDER]
+        hetero = [self.hetero_head[m](hidden[:, i]) for i, m in enumerate(GRAPH_ORDER)]
         logit_homo = torch.stack([head[0] for head in homo], dim=1)
         logit_hetero = torch.stack([head[0] for head in hetero], dim=1)
         if self.homo_gd is None or self.hetero_gd is None:
-            return score, logit_homo, logit_hetero
+            return fused.score, logit_homo, logit_hetero
         return (
-            score,
+            fused.score,
             logit_homo,
             logit_hetero,
             self.homo_gd(logit_homo, torch.stack([head[1] for head in homo], dim=1)),

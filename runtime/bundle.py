@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from dmdkit.errors import BundleError
 from dmdkit.files import sha256_of_bytes
-from dmdkit.runtime.manifest import GraphRecord, Manifest, read_manifest
+from dmdkit.runtime.manifest import GraphRecord, Manifest, read_manifest, stays_inside
 
 __all__ = ["Bundle", "Golden"]
 
@@ -34,8 +34,8 @@ class Golden:
     recorded: dict[str, dict[str, Array]]
 
     def inputs_of(self, kind: str) -> dict[str, Array]:
-        """What a graph of this kind is fed."""
-        return self.unit_inputs.get(kind, self.inputs)
+        """What a graph of this kind is fed: features, or for a GD-Unit alone its logits and representations."""
+        return self.unit_inputs[kind] if kind.startswith("gd_") else self.inputs
 
     def tensors(self) -> dict[str, Array]:
         """All arrays under the flat names of ``golden/golden.safetensors``."""
@@ -85,11 +85,19 @@ class Bundle:
         bundle = cls(path, read_manifest(path))
         for name, record in bundle.manifest.files.items():
             file = path / name
-            if not file.is_file():
-                raise BundleError(f"{path}: {name} is missing; copy the whole directory, or export it again")
-            if file.stat().st_size != record.size_bytes:
+            try:
+                if not file.exists():
+                    raise BundleError(f"{path}: {name} is missing; copy the whole directory, or export it again")
+                if not stays_inside(file, path):
+                    raise BundleError(
+                        f"{path}: {name} is not a file of the bundle itself, or a link that leaves it; copy the file"
+                    )
+                size = file.stat().st_size
+            except OSError as cause:
+                raise BundleError(f"{path}: {name} cannot be read: {cause.strerror or cause}") from cause
+            if size != record.size_bytes:
                 raise BundleError(
-                    f"{path}: {name} has {file.stat().st_size} bytes, the manifest says {record.size_bytes}; "
+                    f"{path}: {name} has {size} bytes, the manifest says {record.size_bytes}; "
                     "it was truncated or edited: copy it again, or export it again"
                 )
         return bundle
@@ -122,12 +130,16 @@ class Bundle:
         return data
 
     def verify(self) -> None:
-        """Checks the hash of every listed file."""
+        """Checks the hash of every listed file.
+
+        Raises:
+            BundleError: As :meth:`read`.
+        """
         for name in self.manifest.files:
             self.read(name)
 
     def golden(self) -> Golden:
-        """The golden samples.
+        """The golden samples, as large and as complete as the manifest says.
 
         Raises:
             BundleError: Damaged.
@@ -136,7 +148,35 @@ class Bundle:
         from safetensors.numpy import load
 
         name = self.manifest.golden.file
+        data = self.read(name)
         try:
-            return Golden.from_tensors(load(self.read(name)))
-        except (SafetensorError, ValueError, KeyError) as cause:
-            raise BundleError(f"{self.path}: {name}: damaged: {cause}") from cause
+            golden = Golden.from_tensors(load(data))
+            _check_golden(golden, self.manifest)
+        except (
+            SafetensorError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+        ) as cause:  # a dtype numpy lacks is no ValueError
+            raise BundleError(f"{self.path}: {name}: damaged: {cause}; export the bundle again") from cause
+        return golden
+
+
+def _check_golden(golden: Golden, manifest: Manifest) -> None:
+    """Raises ValueError unless every array that a self-check or a parity check will use is there and fits."""
+    count = manifest.golden.samples
+    for name, array in golden.tensors().items():
+        if array.dtype != np.float32 or array.ndim < 2 or array.shape[0] != count or not np.isfinite(array).all():
+            raise ValueError(f"{name} is {array.dtype} {array.shape}; expected finite float32 of {count} samples")
+    for name, record in manifest.inputs.items():
+        array = golden.inputs.get(name, np.zeros(0, np.float32))
+        if array.shape != (count, record.steps, record.features):
+            raise ValueError(f"input/{name} has shape {array.shape}, expected {(count, record.steps, record.features)}")
+    if "score" not in golden.reference:
+        raise ValueError("reference/score is missing")
+    for name, graph in manifest.graphs.items():
+        if name not in golden.recorded:
+            raise ValueError(f"nothing is recorded of {name}")
+        if graph.kind.startswith("gd_") and graph.kind not in golden.unit_inputs:
+            raise ValueError(f"the inputs of {name} are missing")

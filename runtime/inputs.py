@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -18,10 +19,17 @@ Array = npt.NDArray[np.float32]
 
 RANGE_MARGIN = 0.5
 """A value counts as outside when it leaves the training range of its column by more than this part of the range's
-width. Held-out recordings do leave the bare range; see docs/bundle.md for the measured shares."""
+width. Measured on CMU-MOSI, 469 training utterances against 209 of other videos (text, audio, vision): 0.55, 0.61 and
+0.10 % of the held-out values leave the bare range, none, 0.006 and 0.006 % this margin."""
 
 OUT_OF_RANGE_SHARE = 0.02
-"""A modality is reported when at least this share of its values (padding left out) lies outside."""
+"""A modality is reported when in any sample at least this share of its values (padding left out) lies outside. On the same
+data the two rules report none of the 209 samples in any modality (the bare range 8.1, 6.2 and 0.0 % of them), and all of them
+once a modality is multiplied by ten. On the 752 test utterances of the full set: none, and 100, 100 and 89 %.
+Features ten times too small are seen in audio (100 and 97 %) but not in text or vision, where they stay in range."""
+
+_ROUNDING = 1e-4
+"""A column that was constant in training has no width; this part of its value is allowed to differ, for other rounding."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +46,10 @@ class CheckedInputs:
 
 
 def _check_array(name: str, value: object, record: InputRecord) -> tuple[Array, bool]:
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except Exception as cause:  # an array-like of any library may refuse in its own way
+        raise InputError(f"input {name!r} is no array: {cause}") from cause
     if array.dtype.kind not in "fiu":
         raise InputError(f"input {name!r} has dtype {array.dtype}, expected float32")
     expected = (record.steps, record.features)
@@ -50,8 +61,13 @@ def _check_array(name: str, value: object, record: InputRecord) -> tuple[Array, 
         raise InputError(
             f"input {name!r} has shape {array.shape}, expected {expected} or (batch, {record.steps}, {record.features})"
         )
-    array = np.ascontiguousarray(array if batched else array[None], np.float32)
-    if not np.isfinite(array).all():
+    if not batched:
+        array = array[None]
+    if array.dtype != np.float32 or not array.flags.c_contiguous:
+        with np.errstate(over="ignore"):  # beyond float32 becomes infinite, which is refused next
+            array = np.ascontiguousarray(array, np.float32)
+    # The sum of squares is finite only if every value is, and costs half of looking at each; huge values are looked at.
+    if not math.isfinite(np.vdot(array, array)) and not np.isfinite(array).all():
         where = np.argwhere(~np.isfinite(array))[0]
         raise InputError(
             f"input {name!r} holds {array[tuple(where)]} at sample {where[0]}, step {where[1]}, feature {where[2]}; "
@@ -82,10 +98,10 @@ def check_inputs(values: Mapping[str, object | None], records: Mapping[str, Inpu
             )
     if not arrays:
         raise InputError("all inputs are absent; pass at least one modality")
-    sizes = {name: array.shape[0] for name, array in arrays.items()}
-    if len(set(sizes.values())) > 1 or len(set(batched.values())) > 1:
-        raise InputError(f"inputs disagree on the batch: {', '.join(f'{n} {a.shape}' for n, a in arrays.items())}")
-    size = next(iter(sizes.values()))
+    if len({array.shape[0] for array in arrays.values()}) > 1 or len(set(batched.values())) > 1:
+        found = (f"{name} {array.shape if batched[name] else array.shape[1:]}" for name, array in arrays.items())
+        raise InputError(f"inputs disagree on the batch: {', '.join(found)}")
+    size = len(next(iter(arrays.values())))
     for name in MODALITIES:
         if name not in arrays:
             arrays[name] = np.zeros((size, records[name].steps, records[name].features), np.float32)
@@ -101,24 +117,54 @@ class RangeGuard:
 
     def __init__(self, records: Mapping[str, InputRecord]) -> None:
         self._limits: dict[str, tuple[Array, Array]] = {}
+        self._may_be_empty = {name for name, record in records.items() if record.trained_absent}
+        largest = float(np.finfo(np.float32).max)
         for name, record in records.items():
             if record.minimum is None or record.maximum is None:
                 continue
             low, high = np.asarray(record.minimum, np.float64), np.asarray(record.maximum, np.float64)
-            margin = RANGE_MARGIN * (high - low)
-            self._limits[name] = ((low - margin).astype(np.float32), (high + margin).astype(np.float32))
+            margin = RANGE_MARGIN * (high - low) + _ROUNDING * np.maximum(np.abs(low), np.abs(high))
+            limits = np.clip([low - margin, high + margin], -largest, largest).astype(np.float32)
+            self._limits[name] = (limits[0], limits[1])
+
+    def _may_be_strange(self, name: str, array: Array) -> bool:
+        """Whether counting can find anything: this runs on every prediction, so it only looks."""
+        low, high = self._limits[name]
+        if not (array[:, -1, 0].all() or array[:, -1].any(-1).all()):  # a step is there if its first value is
+            return True
+        inside = array >= low
+        inside &= array <= high
+        return not bool(inside.all())
+
+    def _counts(self, name: str, array: Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Per sample, how many values lie outside and how many there are, padding left out."""
+        low, high = self._limits[name]
+        present = (array != 0).any(-1)
+        outside = ((array < low) | (array > high)) & present[..., None]
+        return outside.sum((1, 2), dtype=np.int64), present.sum(1, dtype=np.int64) * array.shape[2]
 
     def shares(self, feed: Mapping[str, Array]) -> dict[str, float]:
-        """Per guarded modality, the share of values outside the training range; padding steps do not count."""
+        """Per guarded modality, the share of all values outside the training range; padding steps do not count."""
         result = {}
-        for name, (low, high) in self._limits.items():
-            array = feed[name]
-            present = (array != 0).any(-1)
-            count = int(present.sum()) * array.shape[-1]
-            outside = ((array < low) | (array > high)) & present[..., None]
-            result[name] = float(outside.sum()) / count if count else 0.0
+        for name in self._limits:
+            found, size = self._counts(name, feed[name])
+            result[name] = float(found.sum() / max(1, size.sum()))
         return result
 
     def alarms(self, feed: Mapping[str, Array]) -> dict[str, float]:
-        """The modalities to report, with their share of values outside."""
-        return {name: share for name, share in self.shares(feed).items() if share >= OUT_OF_RANGE_SHARE}
+        """The modalities to report, with the share of values outside in the sample where it is largest.
+
+        Samples are judged one by one, so that a strange one is not hidden by a batch of ordinary ones. One without any
+        step counts as wholly outside where the modality was not trained absent: zeros are absence by another name.
+        """
+        result = {}
+        for name in self._limits:
+            if self._may_be_strange(name, feed[name]):
+                found, size = self._counts(name, feed[name])
+                shares = found / np.maximum(1, size)
+                if name not in self._may_be_empty:
+                    shares[size == 0] = 1.0
+                share = float(shares.max())
+                if share >= OUT_OF_RANGE_SHARE:
+                    result[name] = share
+        return result

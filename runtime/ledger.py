@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal
@@ -14,9 +14,10 @@ from pydantic import BaseModel, ConfigDict
 from dmdkit.data.dataset import Split
 from dmdkit.errors import BundleError, DataError
 from dmdkit.files import write_json
-from dmdkit.runtime.bundle import Bundle
-from dmdkit.runtime.inputs import RangeGuard
-from dmdkit.runtime.manifest import Manifest, VerdictRecord, write_manifest
+from dmdkit.runtime.backends.registry import BackendName
+from dmdkit.runtime.bundle import Bundle, Golden
+from dmdkit.runtime.inputs import OUT_OF_RANGE_SHARE, RangeGuard
+from dmdkit.runtime.manifest import OPTIONAL_BACKENDS, GraphRecord, Manifest, VerdictRecord, write_manifest
 from dmdkit.runtime.parity import HopRecord, Status, compare
 from dmdkit.runtime.runtime import open_runner
 
@@ -26,6 +27,7 @@ Array = npt.NDArray[np.float32]
 REPORT_FILE = "report/parity.json"
 _BATCH = 32
 PYTORCH = "pytorch.fp32"
+_NOT_MEASURED = VerdictRecord(status="unverified", reason="parity has not been measured", samples=0)
 
 
 class Ledger(BaseModel):
@@ -42,11 +44,17 @@ class Ledger(BaseModel):
     hops: list[HopRecord]
 
 
-def run_graph(bundle: Bundle, name: str, features: dict[str, Array], advance: Callable[[], None]) -> dict[str, Array]:
+def run_graph(
+    bundle: Bundle,
+    name: str,
+    features: dict[str, Array],
+    advance: Callable[[], None],
+    backend: BackendName = "onnxruntime",
+) -> dict[str, Array]:
     """A graph's outputs on all samples, in batches, with one thread."""
     count = len(next(iter(features.values())))
     parts: list[dict[str, Array]] = []
-    with open_runner(bundle, name) as runner:
+    with open_runner(bundle, name, backend=backend) as runner:
         for start in range(0, count, _BATCH):
             chunk = {key: np.ascontiguousarray(array[start : start + _BATCH]) for key, array in features.items()}
             parts.append(runner.infer(chunk))
@@ -72,6 +80,7 @@ def measure(
     source: str,
     data_sha256: str | None,
     reference: Callable[[Split], dict[str, Array]] | None = None,
+    backends: Sequence[BackendName] = ("onnxruntime",),
     advance: Callable[[], None] = lambda: None,
 ) -> Ledger:
     """Measures every hop of a bundle.
@@ -84,6 +93,8 @@ def measure(
         data_sha256: Hash of that file.
         reference: The PyTorch model's outputs (score, logit_*, edges_*) on the samples; None: only the outputs recorded
             with the golden samples are there, and the first hop is reported as recorded.
+        backends: What to run the graphs with. ONNX Runtime always does; another backend adds a hop from its fp32 graph to
+            each graph there, named ``fusion.fp32@openvino``. Lowerings a CPU only simulates are left out.
         advance: Called after each graph.
 
     Raises:
@@ -140,46 +151,105 @@ def measure(
             if name != base:
                 simulated = manifest.graphs[name].simulated_on_cpu
                 hops.append(hop(base, name, outputs[base], found, "simulated" if simulated else "measured"))
+        for backend in backends:
+            for name in outputs:
+                if backend == "onnxruntime" or manifest.graphs[name].simulated_on_cpu:
+                    continue
+                found = run_graph(bundle, name, features, advance, backend)
+                elsewhere = hop(base, name, outputs[base], found, "measured")
+                hops.append(elsewhere.model_copy(update={"target": f"{name}@{backend}"}))
 
-    shares = RangeGuard(manifest.inputs).alarms(features)
+    hops += _unit_failures(bundle, golden, advance)
+    shares = RangeGuard(manifest.inputs).shares(features)
     return Ledger(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         data=source,
         data_sha256=data_sha256,
         split=split_name,
         samples=len(ids),
-        out_of_range=shares,
+        out_of_range={name: share for name, share in shares.items() if share >= OUT_OF_RANGE_SHARE},
         hops=hops,
     )
 
 
-def _verdict(ledger: Ledger, judged: str, previous: VerdictRecord) -> VerdictRecord:
-    """The verdict of graph ``judged``: of its own hop, and for a lowering also of the fp32 graph it came from."""
-    chain = [hop for hop in ledger.hops if hop.target in {judged, f"{judged.split('.', maxsplit=1)[0]}.fp32"}]
-    own = next((hop for hop in chain if hop.target == judged), None)
-    if own is None:
-        return previous
-    for status in ("failed", "unverified"):
-        bad = next((hop for hop in chain if hop.status == status), None)
-        if bad is None:
+def _unit_failures(bundle: Bundle, golden: Golden, advance: Callable[[], None]) -> list[HopRecord]:
+    """Failed hops of the GD-Unit graphs alone, on the golden samples: their inputs are recorded nowhere else.
+
+    So few samples prove nothing, and the same edges are proven in the explain graph; only a failure says something new.
+    """
+    hops = []
+    for name, graph in bundle.manifest.graphs.items():
+        if not graph.kind.startswith("gd_"):
             continue
-        if status == "unverified" and previous.status == "passed":
-            return previous  # less evidence than before does not undo a proof; only a failure does
-        reason = bad.reason if bad is own else f"{bad.target}: {bad.reason}"
-        return VerdictRecord(status=bad.status, reason=reason, samples=own.samples, data_sha256=ledger.data_sha256)
-    return VerdictRecord(status="passed", reason=own.reason, samples=own.samples, data_sha256=ledger.data_sha256)
+        edges = f"edges_{graph.kind.removeprefix('gd_')}"
+        if edges not in golden.reference:
+            raise BundleError(f"{bundle.path}: the golden samples hold no {edges} for {name}; export the bundle again")
+        found = run_graph(bundle, name, golden.inputs_of(graph.kind), advance)
+        hops.append(
+            compare(
+                PYTORCH,
+                name,
+                {"score": golden.reference[edges]},
+                {"score": found["edges"]} if "edges" in found else {},
+                precision=graph.precision,
+                task="regression",
+                label_range=None,
+                labels=None,
+                ids=bundle.manifest.golden.ids,
+                kind="recorded",
+            )
+        )
+    return [hop for hop in hops if hop.status == "failed"]
+
+
+def _verdict(previous: VerdictRecord, own: HopRecord | None, data_sha256: str | None) -> VerdictRecord:
+    """The verdict after a hop: less evidence than before undoes neither a proof nor a failure; a measurement does."""
+    if own is None or (own.status == "unverified" and previous.status != "unverified"):
+        return previous
+    return VerdictRecord(status=own.status, reason=own.reason, samples=own.samples, data_sha256=data_sha256)
+
+
+def _resting_on(base: str, origin: VerdictRecord, verdict: VerdictRecord) -> VerdictRecord:
+    """``verdict`` of a graph that was made from, or is judged with, graph ``base``: never better than that one's."""
+    if verdict.status == "failed" or origin.status == "passed":
+        return verdict
+    return verdict.model_copy(update={"status": origin.status, "reason": f"{base}: {origin.reason}"})
+
+
+def _with_backends(ledger: Ledger, graphs: dict[str, GraphRecord]) -> dict[str, GraphRecord]:
+    """The graphs with their verdicts in other backends; a backend that was not run keeps the one it had.
+
+    Such a hop starts at the fp32 graph in ONNX Runtime, so it proves no more than that graph's own verdict.
+    """
+    hops = {hop.target: hop for hop in ledger.hops}
+    result = {}
+    for name, graph in graphs.items():
+        verdicts, base = dict(graph.backends), f"{graph.kind}.fp32"
+        for backend in OPTIONAL_BACKENDS:
+            hop = hops.get(f"{name}@{backend}")
+            if hop is not None:
+                verdict = _verdict(verdicts.get(backend, _NOT_MEASURED), hop, ledger.data_sha256)
+                verdicts[backend] = _resting_on(base, graphs[base].verdict, verdict)
+        result[name] = graph.model_copy(update={"backends": verdicts})
+    return result
 
 
 def record(bundle_path: Path, manifest: Manifest, ledger: Ledger) -> Manifest:
     """Writes the ledger and its verdicts into the bundle; returns the new manifest.
 
-    GD-Unit graphs alone share the explain graph's verdict, because their edges are compared there.
+    A lowering is never better proven than its fp32 graph. A GD-Unit graph alone shares the explain graph's verdict, because
+    its edges are compared there, unless it failed by itself.
     """
-    graphs = {}
+    hops = {hop.target: hop for hop in ledger.hops}
+    verdicts = {name: _verdict(graph.verdict, hops.get(name), ledger.data_sha256) for name, graph in manifest.graphs.items()}
     for name, graph in manifest.graphs.items():
-        judged = "explain.fp32" if graph.kind.startswith("gd_") else name
-        graphs[name] = graph.model_copy(update={"verdict": _verdict(ledger, judged, graph.verdict)})
-    updated = manifest.model_copy(update={"graphs": graphs})
+        base = f"{'explain' if graph.kind.startswith('gd_') else graph.kind}.fp32"
+        if graph.kind.startswith("gd_") and name not in hops and base in verdicts:
+            verdicts[name] = verdicts[base]
+        elif name != base and base in verdicts:
+            verdicts[name] = _resting_on(base, verdicts[base], verdicts[name])
+    graphs = {name: graph.model_copy(update={"verdict": verdicts[name]}) for name, graph in manifest.graphs.items()}
+    updated = manifest.model_copy(update={"graphs": _with_backends(ledger, graphs)})
     write_json(bundle_path / REPORT_FILE, ledger.model_dump(mode="json"), BundleError)
     write_manifest(bundle_path, updated)
     return updated
@@ -188,9 +258,12 @@ def record(bundle_path: Path, manifest: Manifest, ledger: Ledger) -> Manifest:
 def outcome(ledger: Ledger, manifest: Manifest) -> Status:
     """What a check says as a whole, given the manifest with its verdicts.
 
-    failed if a hop failed; unverified if a hop measured now is, or if a graph has never been proven; else passed.
+    failed if a hop failed, or a graph failed before and nothing has proven it since; unverified if a hop measured now is, or
+    if a graph has never been proven; else passed.
     """
     if any(hop.status == "failed" for hop in ledger.hops):
+        return "failed"
+    if any(graph.verdict.status == "failed" for graph in manifest.graphs.values()):
         return "failed"
     doubtful = any(hop.status == "unverified" and hop.kind != "recorded" for hop in ledger.hops)
     unproven = any(graph.verdict.status != "passed" for graph in manifest.graphs.values())

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -18,6 +18,7 @@ from dmdkit.files import write_json
 
 __all__ = [
     "MANIFEST_FILE",
+    "OPTIONAL_BACKENDS",
     "SCHEMA_VERSION",
     "CalibrationRecord",
     "FileRecord",
@@ -29,6 +30,7 @@ __all__ = [
     "SourceRecord",
     "VerdictRecord",
     "read_manifest",
+    "stays_inside",
     "write_manifest",
 ]
 
@@ -36,13 +38,19 @@ SCHEMA_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 MAX_MANIFEST_BYTES = 16 << 20
 _EDGES = 6
-_SAFE_PATH = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*$")
+_SAFE_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
+_FLOAT32_MAX = 3.4e38
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Size = Annotated[int, Field(ge=1, lt=2**31)]
+Limit = Annotated[float, Field(ge=-_FLOAT32_MAX, le=_FLOAT32_MAX)]
+Modality = Literal["text", "audio", "vision"]
 Precision = Literal["fp32", "fp16", "int8-cpu", "int8-trt"]
 GraphKind = Literal["fusion", "explain", "gd_homo", "gd_hetero"]
+OptionalBackend = Literal["openvino"]
+OPTIONAL_BACKENDS: tuple[OptionalBackend, ...] = get_args(OptionalBackend)
 
 
 class _Record(BaseModel):
@@ -59,16 +67,16 @@ class FileRecord(_Record):
 class InputRecord(_Record):
     """One input of the graphs: float32 (batch, steps, features), raw features."""
 
-    steps: Annotated[int, Field(ge=1)]
-    features: Annotated[int, Field(ge=1)]
+    steps: Size
+    features: Size
     dtype: Literal["float32"] = "float32"
     padding_side: Literal["left", "right", "none", "unknown"] = "unknown"
     normalisation: Literal["none", "standardise"] = Field(
         "none", description="standardise: the graph itself applies the training statistics"
     )
     trained_absent: bool = Field(False, description="whether the modality may be absent at run time")
-    minimum: list[float] | None = Field(None, description="training minimum per feature; None: not known")
-    maximum: list[float] | None = Field(None, description="training maximum per feature; None: not known")
+    minimum: list[Limit] | None = Field(None, description="training minimum per feature; None: not known")
+    maximum: list[Limit] | None = Field(None, description="training maximum per feature; None: not known")
     provenance: dict[str, str] = Field(default_factory=dict, description="extractor, version, rate, where known")
 
     @model_validator(mode="after")
@@ -76,6 +84,10 @@ class InputRecord(_Record):
         for name, values in (("minimum", self.minimum), ("maximum", self.maximum)):
             if values is not None and len(values) != self.features:
                 raise ValueError(f"{name} has {len(values)} values for {self.features} features")
+        if (self.minimum is None) != (self.maximum is None):
+            raise ValueError("minimum and maximum are known together or not at all")
+        if any(low > high for low, high in zip(self.minimum or [], self.maximum or [], strict=True)):
+            raise ValueError("a minimum is above its maximum")
         return self
 
 
@@ -111,7 +123,10 @@ class GraphRecord(_Record):
     weights_stored_int8: Share = Field(description="share of weight-matrix elements stored as INT8")
     multiply_adds: Count = Field(description="per sample, all matrix products and convolutions")
     multiply_adds_int8: Share = Field(description="share of them computed in INT8")
-    verdict: VerdictRecord
+    verdict: VerdictRecord = Field(description="of the graph in ONNX Runtime")
+    backends: dict[OptionalBackend, VerdictRecord] = Field(
+        default_factory=dict, description="verdict of the same graph in other backends, where it was measured"
+    )
 
 
 class CalibrationRecord(_Record):
@@ -129,7 +144,7 @@ class GoldenRecord(_Record):
 
     file: str
     kind: Literal["real", "synthetic"]
-    samples: Annotated[int, Field(ge=1)]
+    samples: Size
     ids: list[str]
 
 
@@ -155,8 +170,8 @@ class Manifest(_Record):
     task: Literal["regression", "classification"]
     label_range: tuple[float, float] | None
     output_sd: Annotated[float, Field(ge=0)] = Field(description="standard deviation of the reference score, for tolerances")
-    modality_order: list[str] = Field(description="order of the modality axis of explain's outputs")
-    edge_order: list[tuple[str, str]] = Field(description="(student, teacher) per edge")
+    modality_order: list[Modality] = Field(description="order of the modality axis of explain's outputs")
+    edge_order: list[tuple[Modality, Modality]] = Field(description="(student, teacher) per edge")
     inputs: dict[str, InputRecord]
     outputs: dict[str, OutputRecord]
     graphs: dict[str, GraphRecord] = Field(description="keyed KIND.PRECISION")
@@ -168,7 +183,7 @@ class Manifest(_Record):
     @classmethod
     def _paths_stay_inside(cls, files: dict[str, FileRecord]) -> dict[str, FileRecord]:
         for path in files:
-            if not _SAFE_PATH.match(path):
+            if not _SAFE_PATH.fullmatch(path):
                 raise ValueError(f"file name {path!r:.100} is not a plain relative path")
         return files
 
@@ -178,6 +193,14 @@ class Manifest(_Record):
             raise ValueError(f"inputs: expected text, audio, vision, found {', '.join(self.inputs)}")
         if sorted(self.modality_order) != ["audio", "text", "vision"] or len(set(self.edge_order)) != _EDGES:
             raise ValueError("modality_order or edge_order does not name three modalities and their six edges")
+        if (self.label_range is None) == (self.task == "regression"):
+            raise ValueError(f"label_range: {self.label_range} does not go with {self.task}")
+        if self.label_range is not None and self.label_range[0] >= self.label_range[1]:
+            raise ValueError(f"label_range: {self.label_range} is empty")
+        lengths, widths = self.model.lengths.as_dict(), self.model.feature_dims.as_dict()
+        for name, record in self.inputs.items():
+            if (record.steps, record.features) != (lengths[name], widths[name]):
+                raise ValueError(f"inputs.{name} does not have the model's {lengths[name]} steps of {widths[name]} features")
         for name, graph in self.graphs.items():
             if name != f"{graph.kind}.{graph.precision}":
                 raise ValueError(f"graphs.{name} describes {graph.kind}.{graph.precision}")
@@ -185,6 +208,8 @@ class Manifest(_Record):
                 raise ValueError(f"graphs.{name}: {graph.file} is not listed under files")
         if self.golden.file not in self.files:
             raise ValueError(f"golden: {self.golden.file} is not listed under files")
+        if len(self.golden.ids) != self.golden.samples:
+            raise ValueError(f"golden: {len(self.golden.ids)} ids for {self.golden.samples} samples")
         return self
 
 
@@ -199,6 +224,39 @@ def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is not a JSON number")
 
 
+def _plain(text: str) -> str:
+    """``text`` from an untrusted file on one short, printable line."""
+    line = " ".join(text.split())
+    return "".join(c if c.isprintable() else "?" for c in line[:200])
+
+
+def _read_text(path: Path) -> str:
+    """The manifest's text; the size is checked before anything is read."""
+    try:
+        if path.is_dir() or not path.exists():
+            raise BundleError(f"{path.parent}: not a bundle: {MANIFEST_FILE} is missing")
+        if not stays_inside(path, path.parent):
+            raise BundleError(f"{path}: not a file of the bundle itself, or a link that leaves it; copy the file")
+        with path.open("rb") as stream:
+            data = stream.read(MAX_MANIFEST_BYTES + 1)
+    except OSError as cause:
+        raise BundleError(f"{path}: cannot be read: {cause.strerror or cause}") from cause
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise BundleError(f"{path}: larger than {MAX_MANIFEST_BYTES} bytes, so it is no manifest")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as cause:
+        raise BundleError(f"{path}: damaged: not UTF-8; export the bundle again") from cause
+
+
+def stays_inside(file: Path, directory: Path) -> bool:
+    """Whether ``file`` is a regular file of ``directory`` after every link was followed.
+
+    A bundle copied as links would otherwise read whatever they point at on the machine it arrives on.
+    """
+    return file.is_file() and file.resolve().is_relative_to(directory.resolve())
+
+
 def read_manifest(bundle: Path) -> Manifest:
     """Reads and checks ``manifest.json``.
 
@@ -206,34 +264,34 @@ def read_manifest(bundle: Path) -> Manifest:
         BundleError: Missing, unreadable, too large, not JSON, of another version, or inconsistent.
     """
     path = bundle / MANIFEST_FILE
-    if not bundle.is_dir():
-        raise BundleError(f"{bundle}: no such bundle (expected a directory written by `dmdkit export`)")
     try:
-        if path.stat().st_size > MAX_MANIFEST_BYTES:
-            raise BundleError(f"{path}: larger than {MAX_MANIFEST_BYTES} bytes, so it is no manifest")
-        values = json.loads(
-            path.read_text(encoding="utf-8"), object_pairs_hook=_without_duplicates, parse_constant=_no_constant
-        )
-    except FileNotFoundError as cause:
-        raise BundleError(f"{bundle}: not a bundle: {MANIFEST_FILE} is missing") from cause
+        if bundle.is_file():
+            raise BundleError(f"{bundle} is a file; a bundle is a directory written by `dmdkit export`")
+        if not bundle.is_dir():
+            raise BundleError(f"{bundle}: no such bundle (expected a directory written by `dmdkit export`)")
     except OSError as cause:
-        raise BundleError(f"{path}: cannot be read: {cause.strerror or cause}") from cause
+        raise BundleError(f"{bundle}: cannot be read: {cause.strerror or cause}") from cause
+    text = _read_text(path)
+    try:
+        values = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_no_constant)
     except (ValueError, RecursionError) as cause:
-        raise BundleError(f"{path}: damaged: {str(cause) or type(cause).__name__:.200}; export the bundle again") from cause
+        raise BundleError(f"{path}: damaged: {_plain(str(cause)) or type(cause).__name__}; export the bundle again") from cause
     found = values.get("schema_version") if isinstance(values, dict) else None
-    if found != SCHEMA_VERSION:
+    if type(found) is not int or found != SCHEMA_VERSION:
+        shown = f"{found!r:.40}" if isinstance(found, (int, str)) else "missing"  # a nested value may be too deep to print
         raise BundleError(
-            f"{path}: schema version {found!r:.40}, this dmdkit reads version {SCHEMA_VERSION}; "
+            f"{path}: schema version {shown}, this dmdkit reads version {SCHEMA_VERSION}; "
             "use the dmdkit that wrote the bundle, or export it again"
         )
     try:
-        return Manifest.model_validate(values)
+        # From the text, not from ``values``: strict JSON mode takes lists as tuples but no "5" or true as a number.
+        return Manifest.model_validate_json(text, strict=True)
     except ValidationError as cause:
         first = cause.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
+        where = _plain(".".join(str(part) for part in first["loc"]))
+        message = _plain(first["msg"].removeprefix("Value error, "))
         raise BundleError(
-            f"{path}: damaged: {where}: {first['msg'].removeprefix('Value error, '):.200}"
-            f" ({cause.error_count()} problems); export the bundle again"
+            f"{path}: damaged: {where}: {message} ({cause.error_count()} problems); export the bundle again"
         ) from cause
 
 

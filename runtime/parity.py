@@ -69,26 +69,30 @@ class EdgeChange(_Record):
 
 
 class HopRecord(_Record):
-    """One hop of the ledger; errors are absolute, over all samples and outputs."""
+    """One hop of the ledger.
+
+    Errors are absolute and of the score; an fp32 hop's ``max_error`` takes the unimodal logits in. Outputs that are missing,
+    misshapen or not finite fail the hop without numbers, and the reason says why.
+    """
 
     source: str
     target: str
     kind: Literal["measured", "recorded", "simulated"]
     samples: int
-    max_error: float
-    mean_error: float
-    p99_error: float
-    output_sd: float
-    cosine: float | None
-    sqnr_db: float | None
-    sign_flips: int
-    correlation: float | None
-    top1_agreement: float | None
     worst_sample: str
-    metrics: dict[str, MetricChange]
-    edges: list[EdgeChange]
     status: Status
     reason: str
+    max_error: float | None = None
+    mean_error: float | None = None
+    p99_error: float | None = None
+    output_sd: float | None = None
+    cosine: float | None = None
+    sqnr_db: float | None = None
+    sign_flips: int = 0
+    correlation: float | None = None
+    top1_agreement: float | None = None
+    metrics: dict[str, MetricChange] = {}
+    edges: list[EdgeChange] = []
 
 
 def _cosine(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float | None:
@@ -133,10 +137,10 @@ def _judge(
     missed = []
 
     def limit(name: str, value: float | None, bound: float, *, at_least: bool = False) -> None:
-        if value is None or math.isnan(value):
+        if value is None:
             missed.append(f"{name} is undefined")
         elif (value < bound) if at_least else (value > bound):
-            missed.append(f"{name} {value:.4g} {'<' if at_least else '>'} {bound:.4g}")
+            missed.append(f"{name} {value:.6g} {'<' if at_least else '>'} {bound:.6g}")
 
     sd = record["output_sd"] or 0.0
     if precision == "fp32":
@@ -149,8 +153,30 @@ def _judge(
         if mae is not None and mae.interval is not None and range_width is not None:
             bound = COMPRESSED_MAE_SHARE * range_width
             limit("change in MAE (95 % interval)", max(abs(mae.interval[0]), abs(mae.interval[1])), bound)
-    limit("edge change", record["edge_change"] or 0.0, EDGE_MAX_CHANGE)
+    limit("edge change", record["edge_change"], EDGE_MAX_CHANGE)
     return missed
+
+
+def _flaws(target: str, before: dict[str, Array], after: dict[str, Array]) -> list[str]:
+    """Why the outputs cannot be compared, in words."""
+    found = []
+    for name, then in before.items():
+        now = after.get(name)
+        if now is None:
+            found.append(f"{name} missing from {target}")
+        elif now.shape != then.shape:
+            found.append(f"{name} has shape {now.shape} in {target}, expected {then.shape}")
+        elif not (np.isfinite(now).all() and np.isfinite(then).all()):
+            found.append(f"{name} holds values that are not finite")
+    return found
+
+
+def _worst_sample(before: Array, after: Array | None) -> int:
+    """The sample with the largest error of the score, or the first that is not finite; 0 where there is nothing to compare."""
+    if after is None or after.shape != before.shape:
+        return 0
+    with np.errstate(invalid="ignore", over="ignore"):
+        return int(np.abs(after - before).max(1).argmax())
 
 
 def compare(
@@ -172,7 +198,7 @@ def compare(
         source: Name of the version before the hop.
         target: Name of the version after it.
         before: Output name -> array with the batch first; ``score`` (N, C) must be there, ``edges_*`` (N, 6) may.
-        after: The same outputs of the target.
+        after: The same outputs of the target; one that is missing, misshapen or not finite fails the hop.
         precision: fp32 asks for equality up to rounding; anything else for the compressed limits.
         task: What the score is.
         label_range: Range of a regression label.
@@ -180,24 +206,32 @@ def compare(
         ids: N sample names.
         kind: How the outputs were had.
     """
-    common = [name for name in before if name in after]
-    missing_edges = [name for name in before if name.startswith("edges_") and name not in after]
-    old, new = before["score"].astype(np.float64), after["score"].astype(np.float64)
-    finite = bool(np.isfinite(new).all())
-    error = np.abs(new - old)
-    others = [name for name in common if name != "score" and not name.startswith("edges_")]
-    worst_other = max((float(np.abs(after[n].astype(np.float64) - before[n]).max()) for n in others), default=0.0)
-    edges = [
-        EdgeChange(
-            space="homo" if name.endswith("homo") else "hetero",
-            max_change=float(np.abs(after[name] - before[name]).max()),
+    assert before["score"].shape[0] == len(ids), "every sample has a name"
+    worst = ids[_worst_sample(before["score"], after.get("score"))]
+    flaws = _flaws(target, before, after)
+    if flaws:
+        return HopRecord(
+            source=source,
+            target=target,
+            kind=kind,
+            samples=len(ids),
+            worst_sample=worst,
+            status="failed",
+            reason="; ".join(flaws),
         )
-        for name in common
+
+    old, new = before["score"].astype(np.float64), after["score"].astype(np.float64)
+    error = np.abs(new - old)
+    changes = {name: float(np.abs(after[name].astype(np.float64) - then).max()) for name, then in before.items()}
+    judged = [name for name in changes if name == "score" or (precision == "fp32" and not name.startswith("edges_"))]
+    edges = [
+        EdgeChange(space="homo" if name.endswith("homo") else "hetero", max_change=change)
+        for name, change in changes.items()
         if name.startswith("edges_")
     ]
     metrics = {} if labels is None else _metric_changes(before["score"], after["score"], labels, task, label_range)
     values: dict[str, float | None] = {
-        "max_error": max(float(error.max()), worst_other if precision == "fp32" else 0.0),
+        "max_error": max(change for name, change in changes.items() if name in judged),
         "mean_error": float(error.mean()),
         "p99_error": float(np.percentile(error, 99)),
         "output_sd": float(old.std()),
@@ -209,26 +243,24 @@ def compare(
     width = None if label_range is None else label_range[1] - label_range[0]
     edge_change = max((edge.max_change for edge in edges), default=0.0)
     missed = _judge({**values, "edge_change": edge_change}, precision, task, metrics.get("mae"), width)
-    if missing_edges:
-        missed.append(f"{', '.join(missing_edges)} missing from {target}")
-    if not finite:
-        missed.insert(0, "outputs that are not finite")
     status: Status = "failed" if missed else "passed"
     reason = "; ".join(missed) if missed else "within every limit"
-    if len(ids) < MIN_VERIFIED_SAMPLES and not missed:
+    if not missed and len(ids) < MIN_VERIFIED_SAMPLES:
         status, reason = "unverified", f"{len(ids)} samples, {MIN_VERIFIED_SAMPLES} are needed to prove anything"
-    elif kind == "recorded" and not missed:
+    elif not missed and kind == "recorded":
         status, reason = "unverified", "recorded at export, not measured now"
+    elif not missed and precision != "fp32" and task == "regression" and "mae" not in metrics:
+        status, reason = "unverified", "without labels the change in MAE is not known"
     return HopRecord(
         source=source,
         target=target,
         kind=kind,
         samples=len(ids),
-        sign_flips=int(np.sum((old >= 0) != (new >= 0))) if task == "regression" else 0,
-        worst_sample=str(ids[int(error.max(1).argmax())]),
-        metrics=metrics,
-        edges=edges,
+        worst_sample=worst,
         status=status,
         reason=reason,
+        sign_flips=int(np.sum((old >= 0) != (new >= 0))) if task == "regression" else 0,
+        metrics=metrics,
+        edges=edges,
         **values,
     )

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dmdkit.errors import BundleError, InputError
+from dmdkit.runtime.backends.registry import BackendName
 from dmdkit.runtime.bundle import Bundle
+from dmdkit.runtime.choice import choose, has_passed
 from dmdkit.runtime.inputs import RangeGuard, check_inputs
 from dmdkit.runtime.manifest import Manifest
 from dmdkit.runtime.self_check import GraphCheck, SelfCheck, check_outputs
@@ -79,12 +82,34 @@ class Explanation:
     graph: str
 
 
-def open_runner(bundle: Bundle, graph: str, *, threads: int = 1, device: str = "cpu") -> Runner:
-    """Opens one graph of a bundle with ONNX Runtime, after checking its hash."""
-    record = bundle.graph(graph)
-    from dmdkit.runtime.backends.onnxruntime import OnnxRuntimeRunner
+def open_runner(
+    bundle: Bundle, graph: str, *, threads: int = 1, device: str = "cpu", backend: BackendName = "onnxruntime"
+) -> Runner:
+    """Opens one graph of a bundle with a backend, after checking its hash and that it is what the manifest says.
 
-    return OnnxRuntimeRunner(graph, bundle.read(record.file), record.session_options, threads=threads, device=device)
+    Raises:
+        BundleError: The file is damaged, or takes or gives something else than the manifest says.
+        MissingDependencyError: The backend is not installed.
+    """
+    record = bundle.graph(graph)
+    model = bundle.read(record.file)
+    if backend == "openvino":
+        from dmdkit.runtime.backends.openvino import OpenVinoRunner
+
+        runner: Runner = OpenVinoRunner(graph, model, threads=threads)
+    else:
+        from dmdkit.runtime.backends.onnxruntime import OnnxRuntimeRunner
+
+        runner = OnnxRuntimeRunner(graph, model, record.session_options, threads=threads, device=device)
+    if not record.kind.startswith("gd_"):
+        expected = {name: (-1, i.steps, i.features) for name, i in bundle.manifest.inputs.items()}
+        outputs = {"score"} if record.kind == "fusion" else set(bundle.manifest.outputs)
+        if {spec.name: spec.shape for spec in runner.inputs} != expected or not outputs <= set(runner.outputs):
+            raise BundleError(
+                f"{bundle.path}: {record.file} takes {runner.signature} and gives {', '.join(runner.outputs)}, "
+                "not what the manifest says; export the bundle again"
+            )
+    return runner
 
 
 def open_engine_or_say(bundle: Bundle, kind: str, graph: str | None, *, allow_build: bool) -> tuple[Runner | None, str]:
@@ -94,13 +119,14 @@ def open_engine_or_say(bundle: Bundle, kind: str, graph: str | None, *, allow_bu
     return engine_runner(bundle, kind, graph, allow_build=allow_build)
 
 
-def choose_graph(manifest: Manifest, kind: str, graph: str | None) -> str:
+def choose_graph(manifest: Manifest, kind: str, graph: str | None, *, prefer: str | None = None) -> str:
     """The name of the graph to open for ``kind``: the one asked for, or the preferred one that passed parity.
 
     Args:
         manifest: The bundle's manifest.
         kind: fusion or explain.
         graph: A full name (``fusion.int8-cpu``), a precision (``int8-cpu``), or None for automatic choice.
+        prefer: The precision that automatic choice looks at first.
 
     Raises:
         BundleError: There is none, or none has passed.
@@ -111,7 +137,7 @@ def choose_graph(manifest: Manifest, kind: str, graph: str | None) -> str:
         if name not in names:
             raise BundleError(f"no {kind} graph {graph!r}; the bundle has {', '.join(names) or 'none'}")
         return name
-    for precision in AUTO_ORDER:
+    for precision in (*((prefer,) if prefer else ()), *AUTO_ORDER):
         record = manifest.graphs.get(f"{kind}.{precision}")
         if record is not None and record.verdict.status == "passed":
             return f"{kind}.{precision}"
@@ -122,17 +148,43 @@ def choose_graph(manifest: Manifest, kind: str, graph: str | None) -> str:
     )
 
 
+def explain_graph(manifest: Manifest, predicting: str, *, asked_for: bool) -> str:
+    """The name of the explain graph that goes with graph ``predicting``.
+
+    The same precision where possible, because an explanation of another model misleads. A caller who asked for a graph
+    by name answers for its verdict; otherwise only a graph that passed parity explains.
+
+    Raises:
+        BundleError: There is none, or none has passed.
+    """
+    precision = manifest.graphs[predicting].precision
+    if asked_for:
+        return choose_graph(manifest, "explain", precision if f"explain.{precision}" in manifest.graphs else "fp32")
+    return choose_graph(manifest, "explain", None, prefer=precision)
+
+
 class Runtime:
     """A bundle, ready to predict. Calls from several threads at once are safe; each thread may also open its own.
 
+    A call that runs while another thread closes the runtime either finishes or raises that the runtime is closed.
     Use :meth:`open`; the constructor is for it.
     """
 
-    def __init__(self, bundle: Bundle, runner: Runner, threads: int, device: str, on_out_of_range: OutOfRange | None) -> None:
-        self._bundle, self._runner = bundle, runner
-        self._threads, self._device, self._on_out_of_range = threads, device, on_out_of_range
+    def __init__(
+        self,
+        bundle: Bundle,
+        runner: Runner,
+        *,
+        asked_for: bool,
+        threads: int,
+        device: str,
+        backend: BackendName,
+        on_out_of_range: OutOfRange | None,
+    ) -> None:
+        self._bundle, self._runner, self._asked_for = bundle, runner, asked_for
+        self._threads, self._device, self._backend, self._on_out_of_range = threads, device, backend, on_out_of_range
         self._guard = RangeGuard(bundle.manifest.inputs)
-        self._lock = threading.Lock()
+        self._count_lock, self._explain_lock = threading.Lock(), threading.Lock()
         self._explain_runner: Runner | None = None
         self._out_of_range_count = 0
         self._closed = False
@@ -147,6 +199,7 @@ class Runtime:
         *,
         device: str = "auto",
         graph: str | None = None,
+        backend: str = "auto",
         threads: int = 1,
         allow_build: bool = False,
         on_out_of_range: OutOfRange | None = None,
@@ -155,40 +208,62 @@ class Runtime:
 
         Args:
             path: The bundle's directory.
-            device: auto, cpu, cuda or tensorrt; auto takes an engine of the bundle where one runs here, and tensorrt
-                falls back to ONNX Runtime where none does, saying why in :attr:`notes`.
-            graph: A precision (``fp32``, ``int8-cpu``) or a full name; None takes the preferred one that passed parity.
+            device: auto, cpu or cuda.
+            graph: A precision (``fp32``, ``int8-cpu``) or a full name, whatever its verdict; None takes the preferred
+                one that passed parity.
+            backend: onnxruntime, openvino, tensorrt, or auto: an engine of the bundle where one runs here, else what is
+                fastest here among what passed parity (``dmdkit bench`` measures it); ONNX Runtime for a graph asked for
+                by name, or where nothing was measured. Where no engine runs, :attr:`notes` says why.
             threads: Threads inside one prediction.
             allow_build: Whether to build an engine where none fits this machine and TensorRT is installed.
             on_out_of_range: Called with the shares when inputs leave the training range.
 
         Raises:
             BundleError: Missing, damaged, of another version, or nothing in it has passed parity.
-            InputError: A device or thread count that cannot be.
+            InputError: A device, backend or thread count that cannot be.
+            MissingDependencyError: The backend asked for is not installed.
         """
         if threads < 1:
             raise InputError(f"threads={threads}: expected 1 or more")
-        if device not in ("auto", "cpu", "cuda", "tensorrt"):
-            raise InputError(f"device={device!r}: expected auto, cpu, cuda or tensorrt")
-        resolved = "cpu" if device in ("auto", "tensorrt") else device
+        if device not in ("auto", "cpu", "cuda"):
+            raise InputError(f"device={device!r}: expected auto, cpu or cuda")
+        resolved = "cpu" if device == "auto" else device
         bundle = Bundle.open(Path(path))
+        bundle.verify()
         notes: tuple[str, ...] = ()
-        if device == "tensorrt" or (device == "auto" and (allow_build or (bundle.path / "engines").is_dir())):
+        if backend == "tensorrt" or (backend == device == "auto" and (allow_build or (bundle.path / "engines").is_dir())):
             engine, why = open_engine_or_say(bundle, "fusion", graph, allow_build=allow_build)
             if engine is not None:
-                runtime = cls(bundle, engine, threads, resolved, on_out_of_range)
+                runtime = cls(
+                    bundle,
+                    engine,
+                    asked_for=graph is not None,
+                    threads=threads,
+                    device=resolved,
+                    backend="onnxruntime",
+                    on_out_of_range=on_out_of_range,
+                )
                 runtime._engine = True
                 return runtime
             notes = (f"{why}; using onnxruntime",)
             _LOG.warning("%s: %s", bundle.path, notes[0])
-        name = choose_graph(bundle.manifest, "fusion", graph)
+            backend = "onnxruntime"
+        chosen = choose(bundle.manifest, "fusion", graph, backend=backend, device=resolved, threads=threads)
         if resolved != "cpu":
             from dmdkit.runtime.backends.onnxruntime import available_devices
 
             if resolved not in available_devices():
                 raise InputError(f"device={device!r}: this ONNX Runtime has only {', '.join(available_devices())}")
-        runner = open_runner(bundle, name, threads=threads, device=resolved)
-        opened = cls(bundle, runner, threads, resolved, on_out_of_range)
+        runner = open_runner(bundle, chosen.graph, threads=threads, device=resolved, backend=chosen.backend)
+        opened = cls(
+            bundle,
+            runner,
+            asked_for=graph is not None,
+            threads=threads,
+            device=resolved,
+            backend=chosen.backend,
+            on_out_of_range=on_out_of_range,
+        )
         opened.notes = notes
         return opened
 
@@ -219,7 +294,7 @@ class Runtime:
     def _note_range(self, feed: Mapping[str, Array]) -> dict[str, float]:
         alarms = self._guard.alarms(feed)
         if alarms:
-            with self._lock:
+            with self._count_lock:
                 self._out_of_range_count += 1
             if self._on_out_of_range is not None:
                 self._on_out_of_range(alarms)
@@ -244,19 +319,25 @@ class Runtime:
         latency_ms = (time.perf_counter() - start) * 1e3
         return Prediction(score if checked.batched else score[0], latency_ms, self.graph, alarms)
 
+    def _backend_for(self, graph: str) -> BackendName:
+        """The predicting backend where it is proven for ``graph`` too; else ONNX Runtime, which every graph runs in."""
+        if graph == self.graph or has_passed(self.manifest.graphs[graph], self._backend):
+            return self._backend
+        return "onnxruntime"
+
     def _explainer(self) -> Runner:
-        with self._lock:
+        with self._explain_lock:
+            self._require_open()
             if self._explain_runner is None:
-                # The same precision as the prediction where there is one: an explanation of another model misleads.
-                precision = self.manifest.graphs[self.graph].precision
-                name = f"explain.{precision}" if f"explain.{precision}" in self.manifest.graphs else "explain.fp32"
+                name = explain_graph(self.manifest, self.graph, asked_for=self._asked_for)
                 if self._engine:
-                    engine, why = open_engine_or_say(self._bundle, "explain", precision, allow_build=False)
-                    self._explain_runner = engine
-                    if engine is not None:
-                        return engine
+                    self._explain_runner, why = open_engine_or_say(self._bundle, "explain", name, allow_build=False)
+                    if self._explain_runner is not None:
+                        return self._explain_runner
                     self.notes += (f"explain: {why}; using onnxruntime",)
-                self._explain_runner = open_runner(self._bundle, name, threads=self._threads, device=self._device)
+                self._explain_runner = open_runner(
+                    self._bundle, name, threads=self._threads, device=self._device, backend=self._backend_for(name)
+                )
             return self._explain_runner
 
     def explain(self, *, text: object = None, audio: object = None, vision: object = None) -> Explanation:
@@ -264,7 +345,7 @@ class Runtime:
 
         Raises:
             InputError: As :meth:`predict`.
-            BundleError: The explain graph is damaged.
+            BundleError: The explain graph is damaged, or none has passed parity.
         """
         start = time.perf_counter()
         self._require_open()
@@ -292,7 +373,10 @@ class Runtime:
         """
         self._require_open()
         golden = self._bundle.golden()
-        names = list(self.manifest.graphs) if every_graph else [self.graph, self._explainer().name]
+        names = list(self.manifest.graphs) if every_graph else [self.graph]
+        if not every_graph:
+            with suppress(BundleError):  # nothing explains, so there is nothing to check
+                names.append(explain_graph(self.manifest, self.graph, asked_for=self._asked_for))
         checks = []
         for name in names:
             record = self.manifest.graphs[name]
@@ -304,18 +388,20 @@ class Runtime:
                 worst = float("inf") if found_now.max_error is None else found_now.max_error
                 checks.append(GraphCheck(name, worst, found_now.tolerance, None, found_now.passed, found_now.worst_output))
                 continue
-            with open_runner(self._bundle, name, threads=self._threads, device=self._device) as runner:
+            with open_runner(
+                self._bundle, name, threads=self._threads, device=self._device, backend=self._backend_for(name)
+            ) as runner:
                 found = runner.infer(golden.inputs_of(record.kind))
-            recorded = golden.recorded.get(name, {})
-            checks.append(check_outputs(name, record.precision, found, recorded, self.manifest.output_sd))
+            checks.append(check_outputs(name, record.precision, found, golden.recorded[name], self.manifest.output_sd))
         return SelfCheck(all(check.passed for check in checks), self.manifest.golden.samples, tuple(checks))
 
     def close(self) -> None:
         """Releases the graphs; calling it again does nothing."""
-        self._closed = True
-        self._runner.close()
-        if self._explain_runner is not None:
-            self._explain_runner.close()
+        with self._explain_lock:
+            self._closed = True
+            self._runner.close()
+            if self._explain_runner is not None:
+                self._explain_runner.close()
 
     def __enter__(self) -> Runtime:
         return self

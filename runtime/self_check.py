@@ -26,7 +26,16 @@ INT8_MIN_CORRELATION = 0.999
 
 @dataclass(frozen=True)
 class GraphCheck:
-    """One graph against its recorded outputs."""
+    """One graph against its recorded outputs.
+
+    Attributes:
+        graph: Its name.
+        worst_output: The output that used most of its tolerance.
+        max_error: Its largest error; infinite where its outputs are missing, misshapen or not finite.
+        tolerance: What it may be.
+        correlation: Of a compressed graph's scores with the recorded ones; None where undefined or not asked for.
+        passed: Whether every output is within its tolerance.
+    """
 
     graph: str
     max_error: float
@@ -45,8 +54,11 @@ class SelfCheck:
     graphs: tuple[GraphCheck, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """A plain dictionary."""
-        return asdict(self)
+        """A plain dictionary; an infinite error, which JSON has no number for, is None."""
+        value = asdict(self)
+        for graph in value["graphs"]:
+            graph["max_error"] = graph["max_error"] if np.isfinite(graph["max_error"]) else None
+        return value
 
 
 def check_outputs(
@@ -62,21 +74,25 @@ def check_outputs(
         output_sd: Standard deviation of the model's score; the unit of the INT8 tolerance.
     """
     exact = precision == "fp32"
-    tolerance = FP32_TOLERANCE if exact else INT8_TOLERANCE_SD * output_sd
-    worst, worst_name, lowest = 0.0, "", None
-    passed = bool(recorded)
-    for name, then in recorded.items():
-        now = found.get(name)
-        if now is None or now.shape != then.shape or not np.isfinite(now).all():
-            return GraphCheck(graph, float("inf"), tolerance, None, passed=False, worst_output=name)
-        scale = np.maximum(1.0, np.abs(then)) if exact else 1.0
+    passed, score_correlation = True, None
+    worst_name, worst_error, worst_limit, worst_use = "", 0.0, 0.0, -1.0
+    for name in sorted({*recorded, *found}):
         # Edges are probabilities, not scores, so their compressed tolerance is not in units of the score.
-        error = float((np.abs(now.astype(np.float64) - then) / scale).max())
-        limit = tolerance if exact or not name.startswith("edges") else INT8_TOLERANCE_SD
-        if name == "score" and not exact:
-            lowest = correlation(then, now)
-            passed &= lowest is None or lowest >= INT8_MIN_CORRELATION
+        limit = FP32_TOLERANCE if exact else INT8_TOLERANCE_SD * (1.0 if name.startswith("edges") else output_sd)
+        error = _error(found.get(name), recorded.get(name), relative=exact)
+        if name == "score" and not exact and error < np.inf:
+            score_correlation = correlation(recorded[name], found[name])
+            passed &= score_correlation is None or score_correlation >= INT8_MIN_CORRELATION
         passed &= error <= limit
-        if error >= worst:
-            worst, worst_name = error, name
-    return GraphCheck(graph, worst, tolerance, lowest, passed, worst_name)
+        use = error / limit if limit > 0 else (np.inf if error > 0 else 0.0)
+        if use > worst_use:
+            worst_name, worst_error, worst_limit, worst_use = name, error, limit, use
+    return GraphCheck(graph, worst_error, worst_limit, score_correlation, passed and bool(recorded), worst_name)
+
+
+def _error(now: Array | None, then: Array | None, *, relative: bool) -> float:
+    """The largest error, of max(1, |value|) where ``relative``; infinite where the arrays cannot be compared."""
+    if now is None or then is None or now.shape != then.shape or not (np.isfinite(now).all() and np.isfinite(then).all()):
+        return float("inf")
+    scale = np.maximum(1.0, np.abs(then)) if relative else 1.0
+    return float((np.abs(now.astype(np.float64) - then) / scale).max(initial=0.0))

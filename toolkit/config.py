@@ -7,6 +7,7 @@ A key that does not exist, a value out of its range, or two values that cannot g
 from __future__ import annotations
 
 import contextlib
+import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -143,6 +144,13 @@ class DataConfig(_Record):
         description="standardise: zero mean, unit variance per column over the training steps that are not padding",
     )
 
+    @model_validator(mode="after")
+    def _range_is_ordered(self) -> DataConfig:
+        if self.label_range is not None and not self.label_range[0] < self.label_range[1]:
+            low, high = self.label_range
+            raise ValueError(f"label_range={low:g}, {high:g}: expected low < high, as in -3, 3")
+        return self
+
 
 class TrainingConfig(_Record):
     """How the model is optimised; the defaults are the published ones (MODEL.md section 7)."""
@@ -190,7 +198,7 @@ def validated(record: type[T], values: Any, where: str) -> T:
             if error["type"] == "extra_forbidden":
                 reason = "unknown key"
             given = error.get("input")
-            problems.append(f"{key}: {reason}" + ("" if isinstance(given, dict) else f" (given {given!r:.80})"))
+            problems.append(f"{key}: {reason}" + ("" if isinstance(given, dict) else f" (given {reprlib.repr(given):.80})"))
         raise ConfigError(f"{where}: " + "; ".join(problems)) from cause
 
 

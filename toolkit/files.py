@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -107,14 +107,17 @@ def _replace_directory(temporary: Path, path: Path) -> None:
         temporary.replace(path)
         return
     aside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", suffix=".old", dir=path.parent))
-    path.replace(aside / path.name)
+    old = aside / path.name
     try:
+        path.replace(old)
         temporary.replace(path)
-    except OSError:
-        (aside / path.name).replace(path)
+    except BaseException:  # an interrupt between the two must not lose the old directory either
+        if old.exists() and not path.exists():
+            old.replace(path)
+        with suppress(OSError):
+            aside.rmdir()
         raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _write(path: Path, error: type[DmdkitError], write: Callable[[Path], object]) -> None:

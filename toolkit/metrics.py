@@ -27,7 +27,8 @@ SENTIMENT_RANGE = (-3.0, 3.0)
 def correlation(x: npt.ArrayLike, y: npt.ArrayLike) -> float | None:
     """Pearson correlation, or None where either side is constant or has fewer than two values."""
     a, b = np.asarray(x, np.float64).ravel(), np.asarray(y, np.float64).ravel()
-    if a.size < 2:
+    # A constant's mean is rounded, so its deviations need not be zero; its extremes are equal.
+    if a.size < 2 or a.min() == a.max() or b.min() == b.max():
         return None
     a, b = a - a.mean(), b - b.mean()
     norm = float(np.sqrt((a @ a) * (b @ b)))
@@ -114,6 +115,8 @@ def paired_bootstrap_interval(
         confidence: Mass inside the interval.
     """
     a, b = np.asarray(before, np.float64).ravel(), np.asarray(after, np.float64).ravel()
+    if a.shape != b.shape or a.size == 0:
+        raise ValueError(f"expected pairs and at least one, found {a.size} and {b.size} values")
     draw = np.random.default_rng(BOOTSTRAP_SEED).integers(0, a.size, (resamples, a.size))
     change = (b - a)[draw].mean(1) if statistic is None else statistic(b[draw]) - statistic(a[draw])
     tail = 50 * (1 - confidence)

@@ -46,6 +46,11 @@ class Runner(ABC):
     def inputs(self) -> Sequence[TensorSpec]:
         """The inputs, in the graph's order."""
 
+    @property
+    @abstractmethod
+    def outputs(self) -> Sequence[str]:
+        """The names of the outputs, in the graph's order."""
+
     @abstractmethod
     def _infer(self, feed: Mapping[str, Array]) -> dict[str, Array]:
         """Runs the graph on checked arrays."""
@@ -64,14 +69,16 @@ class Runner(ABC):
         for spec in self.inputs:
             array = feed.get(spec.name)
             if array is None:
-                raise InputError(f"{self.name}: input {spec.name!r} is missing; it takes {self._signature()}")
+                raise InputError(f"{self.name}: input {spec.name!r} is missing; it takes {self.signature}")
             if array.dtype != np.float32 or array.ndim != len(spec.shape) or array.shape[1:] != spec.shape[1:]:
                 raise InputError(
                     f"{self.name}: input {spec.name!r} is {array.dtype} {array.shape}, expected float32 {_text(spec)}"
                 )
         return self._infer(feed)
 
-    def _signature(self) -> str:
+    @property
+    def signature(self) -> str:
+        """The inputs in words."""
         return ", ".join(f"{spec.name} {_text(spec)}" for spec in self.inputs)
 
     def close(self) -> None:

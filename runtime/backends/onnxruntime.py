@@ -32,7 +32,7 @@ class OnnxRuntimeRunner(Runner):
         device: cpu or cuda.
 
     Raises:
-        BundleError: ONNX Runtime cannot load the graph.
+        BundleError: ONNX Runtime cannot load the graph, or not on that device.
     """
 
     def __init__(
@@ -43,17 +43,19 @@ class OnnxRuntimeRunner(Runner):
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = _LOG_ERRORS_ONLY
-        for key, value in session_options.items():
-            options.add_session_config_entry(key, value)
         providers = [PROVIDERS[device]] + ([PROVIDERS["cpu"]] if device != "cpu" else [])
         try:
-            self._session = ort.InferenceSession(model, options, providers=providers)
+            for key, value in session_options.items():
+                options.add_session_config_entry(key, value)
+            session = ort.InferenceSession(model, options, providers=providers)
+            self._inputs = tuple(_spec(node.name, node.type, node.shape) for node in session.get_inputs())
         except Exception as cause:  # ONNX Runtime raises many kinds, none of them documented as a base
-            raise BundleError(
-                f"ONNX Runtime {ort.__version__} cannot load {name}: {str(cause).splitlines()[0]:.300}"
-            ) from cause
-        self._outputs = [output.name for output in self._session.get_outputs()]
-        self._inputs = tuple(TensorSpec(i.name, (-1, *(int(size) for size in i.shape[1:]))) for i in self._session.get_inputs())
+            raise BundleError(f"ONNX Runtime {ort.__version__} cannot load {name}: {_first_line(cause)}") from cause
+        if PROVIDERS[device] not in session.get_providers():  # it falls back to the CPU in silence
+            raise BundleError(f"ONNX Runtime {ort.__version__} cannot run {name} on {device}; its libraries may be missing")
+        session.disable_fallback()  # an error is an error, not a second try on the CPU
+        self._outputs = [output.name for output in session.get_outputs()]
+        self._session: ort.InferenceSession | None = session
 
     @property
     def backend(self) -> str:
@@ -65,12 +67,31 @@ class OnnxRuntimeRunner(Runner):
         """The inputs, in the graph's order."""
         return self._inputs
 
+    @property
+    def outputs(self) -> Sequence[str]:
+        """The names of the outputs, in the graph's order."""
+        return self._outputs
+
     def _infer(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        session = self._session  # a close from another thread waits, through this reference, for the run to end
+        if session is None:
+            raise InputError(f"{self.name} is closed")
         try:
-            values = self._session.run(self._outputs, dict(feed))
+            values = session.run(self._outputs, dict(feed))
         except Exception as cause:  # see above
-            raise InputError(f"{self.name}: ONNX Runtime failed: {str(cause).splitlines()[0]:.300}") from cause
+            raise InputError(f"{self.name}: ONNX Runtime failed: {_first_line(cause)}") from cause
         return dict(zip(self._outputs, values, strict=True))
 
     def _close(self) -> None:
-        del self._session
+        self._session = None
+
+
+def _spec(name: str, dtype: str, shape: Sequence[int | str | None]) -> TensorSpec:
+    sizes = [size for size in shape[1:] if isinstance(size, int)]
+    if dtype != "tensor(float)" or len(sizes) != len(shape) - 1:
+        raise ValueError(f"input {name!r} is {dtype} {shape}; expected float32 with only the batch dynamic")
+    return TensorSpec(name, (-1, *sizes))
+
+
+def _first_line(cause: Exception) -> str:
+    return f"{(str(cause).splitlines() or [type(cause).__name__])[0]:.300}"

@@ -110,6 +110,11 @@ class TensorRtRunner(Runner):
         """The inputs, in the graph's order."""
         return tuple(TensorSpec(tensor.name, tuple(tensor.shape)) for tensor in self._record.inputs)
 
+    @property
+    def outputs(self) -> Sequence[str]:
+        """The names of the outputs, in the graph's order."""
+        return tuple(tensor.name for tensor in self._record.outputs)
+
     def inspect(self) -> str:
         """The engine inspector's JSON."""
         assert self._opened is not None

@@ -212,9 +212,9 @@ def test_a_missing_flavour_is_named_with_its_extra(fp32_bundle: Path, monkeypatc
         preflight(add_engine(fp32_bundle), Bundle.open(fp32_bundle), lambda: ADA)
 
 
-@pytest.mark.parametrize("device", ["auto", "tensorrt"])
+@pytest.mark.parametrize("wanted", ["auto", "tensorrt"])
 def test_without_a_driver_the_reason_is_given_and_onnxruntime_predicts(
-    device: str, fp32_bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    wanted: str, fp32_bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     try:
         find_gpu()
@@ -223,7 +223,7 @@ def test_without_a_driver_the_reason_is_given_and_onnxruntime_predicts(
         pass
     add_engine(fp32_bundle)
     feed, expected = feed_of(fp32_bundle, 2)
-    with caplog.at_level(logging.WARNING), Runtime.open(fp32_bundle, device=device, graph="fp32") as runtime:
+    with caplog.at_level(logging.WARNING), Runtime.open(fp32_bundle, backend=wanted, graph="fp32") as runtime:
         assert np.abs(runtime.predict(**feed).score - expected).max() < 1e-5
         assert runtime.backend.startswith("onnxruntime")
         (note,) = runtime.notes
@@ -234,7 +234,7 @@ def test_without_a_driver_the_reason_is_given_and_onnxruntime_predicts(
 def test_a_bundle_without_engines_says_so_only_when_asked_for_one(fp32_bundle: Path) -> None:
     with Runtime.open(fp32_bundle, graph="fp32") as runtime:
         assert runtime.notes == ()
-    with Runtime.open(fp32_bundle, graph="fp32", device="tensorrt") as runtime:
+    with Runtime.open(fp32_bundle, graph="fp32", backend="tensorrt") as runtime:
         assert runtime.notes == ("the bundle has no engine for fusion; make one with `dmdkit build`; using onnxruntime",)
 
 

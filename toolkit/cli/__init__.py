@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
 import typer
 from typer.main import get_command
 
-from dmdkit.cli import build, bundle, data, demo, doctor, export, run
+from dmdkit.cli import bench, build, bundle, data, demo, doctor, export, run
 from dmdkit.errors import DmdkitError, ExitCode
 
 __all__ = ["app", "main"]
@@ -33,6 +36,7 @@ app.command("evaluate")(run.evaluate)
 app.command("export")(export.export)
 app.command("build")(build.build)
 app.command("check")(bundle.check)
+app.command("bench")(bench.bench)
 app.command("predict")(bundle.predict)
 app.command("inspect")(bundle.inspect)
 app.command("doctor")(doctor.doctor)
@@ -58,16 +62,28 @@ def _root(
     pass
 
 
-def main(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911 - one return an exit code
-    """Runs one command and returns its exit code; the console script passes it to ``sys.exit``.
+def _one_line(error: Any) -> str:
+    """A usage error as one line that names the help of the command it happened in."""
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "dmdkit"
+    return f"{error.format_message().rstrip('.')}; see: {command} --help"
 
-    Returns:
-        0 good, 1 user error, 2 a verdict that is not passed, 3 a missing optional package, 70 our bug, 130 interrupted.
-    """
+
+def _discard_output() -> None:
+    """Sends standard output nowhere: what it still holds cannot be written, and trying again at exit would say so twice."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _run(arguments: Sequence[str] | None) -> int:  # noqa: PLR0911 - one return an exit code
     from dmdkit.cli.console import print_error
 
     try:
-        result = get_command(app).main(args=list(arguments) if arguments is not None else None, standalone_mode=False)
+        result = get_command(app).main(
+            args=list(arguments) if arguments is not None else None, prog_name="dmdkit", standalone_mode=False
+        )
+        sys.stdout.flush()
+        if result == ExitCode.INTERRUPTED:  # typer turns Ctrl-C into this code without a word
+            print_error("interrupted")
     except DmdkitError as error:
         print_error(str(error))
         return int(error.exit_code)
@@ -77,13 +93,37 @@ def main(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911 - one 
     except typer.Exit as end:
         return int(end.exit_code)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
+        return int(ExitCode.GOOD)
+    except SystemExit as end:  # typer's way to end at a closed pipe
+        if not isinstance(end.__context__, BrokenPipeError):
+            raise
+        _discard_output()
         return int(ExitCode.GOOD)
     except Exception as error:
-        if isinstance(error, _UsageError):
+        if type(error).__name__ == "NoArgsIsHelpError":
             error.show()  # type: ignore[attr-defined]
+            return int(ExitCode.USER_ERROR)
+        if isinstance(error, _UsageError):
+            print_error(_one_line(error))
+            return int(ExitCode.USER_ERROR)
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            _discard_output()
+            print_error(f"{error.strerror}; free some space, or write elsewhere")
             return int(ExitCode.USER_ERROR)
         traceback.print_exc()
         print_error("this is a bug in dmdkit; please report the lines above with the output of `dmdkit doctor --json`")
         return int(ExitCode.BUG)
     return int(result) if isinstance(result, int) else int(ExitCode.GOOD)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code; the console script passes it to ``sys.exit``.
+
+    Returns:
+        0 good, 1 user error, 2 a verdict that is not passed, 3 a missing optional package, 70 our bug, 130 interrupted.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that the terminal's encoding lacks is shown escaped
+            stream.reconfigure(errors="backslashreplace")
+    return _run(arguments)

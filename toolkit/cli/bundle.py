@@ -4,49 +4,28 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.text import Text
 
-from dmdkit.cli.console import err, finish, note, parity_table, print_json, steps, verdict_text
-from dmdkit.cli.console import out as console_out
-from dmdkit.cli.run import NanPolicy
+from dmdkit.cli.backends import BackendChoice, backends_to_check
+from dmdkit.cli.console import finish, note, out, parity_table, print_json, print_table, say, steps, verdict_text
+from dmdkit.cli.feature_files import NanPolicy, dataset_for_bundle, split_for_bundle
+from dmdkit.cli.requirements import require
 from dmdkit.errors import DataError, ExitCode, InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dmdkit.data import Dataset, Split
+    from dmdkit.data import Split
     from dmdkit.runtime.manifest import Manifest
 
 __all__ = ["check", "inspect", "predict"]
 
 
-def _load(path: Path, manifest: Manifest, *, nan_policy: Literal["refuse", "zero"] = "refuse") -> Dataset:
-    from dmdkit.data import load_dataset
-
-    dataset = load_dataset(path, task=manifest.task, label_range=manifest.label_range, nan_policy=nan_policy)
-    for name, record in manifest.inputs.items():
-        found = (dataset.lengths[name], dataset.feature_dims[name])
-        if found != (record.steps, record.features):
-            raise DataError(
-                f"{path}: {name} has {found[0]} steps of {found[1]} features, "
-                f"the bundle takes {record.steps} of {record.features}"
-            )
-    return dataset
-
-
-def _split(dataset: Dataset, name: str) -> Split:
-    from dmdkit.cli.run import split_of
-
-    split: Split = split_of(dataset, name)
-    return split
-
-
 def _reference(run: Path, manifest: Manifest) -> Callable[[Split], dict[str, Any]]:
-    from dmdkit.cli.run import require_torch
-
-    require_torch("the PyTorch hop of `check --run`")
+    require("the PyTorch hop of `check --run`", "train", "torch")
     from dmdkit.errors import RunError
     from dmdkit.export.reference import reference_outputs
     from dmdkit.training.evaluation import load_system
@@ -67,6 +46,9 @@ def check(
     nan_policy: Annotated[
         NanPolicy, typer.Option(help="Refuse NaN and infinite features, or replace them by zero, as training may have.")
     ] = NanPolicy.refuse,
+    backend: Annotated[
+        BackendChoice, typer.Option(help="Measure the graphs in other backends too; auto: in those that are installed.")
+    ] = BackendChoice.auto,
     json: Annotated[bool, typer.Option("--json", help="Print the ledger as JSON.")] = False,
 ) -> None:
     """Measure parity: every hop from PyTorch to INT8, on held-out samples, with a verdict per graph.
@@ -79,21 +61,23 @@ def check(
     from dmdkit.runtime.bundle import Bundle
     from dmdkit.runtime.ledger import measure, outcome, record
 
-    opened = Bundle.open(bundle)
-    opened.verify()
     if run is not None and data is None:
         raise DataError("--run needs --data: the PyTorch hop is recomputed on held-out samples")
+    opened = Bundle.open(bundle)
+    opened.verify()
     reference = _reference(run, opened.manifest) if run is not None else None
-    dataset = _load(data, opened.manifest, nan_policy=nan_policy.value) if data is not None else None
+    dataset = dataset_for_bundle(data, opened.manifest, nan_policy=nan_policy) if data is not None else None
+    held_out = split_for_bundle(dataset, split, opened.manifest) if dataset is not None else None
     with steps("checking") as advance:
         advance(f"{len(opened.manifest.graphs)} graphs")
         ledger = measure(
             opened,
-            split=_split(dataset, split) if dataset is not None else None,
+            split=held_out,
             split_name=split if dataset is not None else "golden",
             source=str(data) if data is not None else "golden samples",
             data_sha256=dataset.sha256 if dataset is not None else None,
             reference=reference,
+            backends=backends_to_check(backend),
         )
     manifest = record(bundle, opened.manifest, ledger)
     status = outcome(ledger, manifest)
@@ -101,8 +85,9 @@ def check(
         print_json({"status": status, **ledger.model_dump(mode="json")})
     else:
         parity_table(ledger, manifest)
-        console_out.print(f"verdict: {verdict_text(status)}")
-    finish(f"{bundle}/report/parity.json", f"dmdkit predict {shlex.quote(str(bundle))} --data FEATURES")
+        out.print(Text.assemble("verdict: ", verdict_text(status)))
+    features = shlex.quote(str(data)) if data is not None else "FEATURES"
+    finish(f"{bundle}/report/parity.json", f"dmdkit predict {shlex.quote(str(bundle))} --data {features}")
     if status != "passed":
         raise typer.Exit(int(ExitCode.NOT_PASSED))
 
@@ -117,27 +102,32 @@ def predict(
     nan_policy: Annotated[
         NanPolicy, typer.Option(help="Refuse NaN and infinite features, or replace them by zero, as training may have.")
     ] = NanPolicy.refuse,
-    out: Annotated[Path | None, typer.Option(help="Write a .csv or .json instead of printing.")] = None,
+    out_file: Annotated[Path | None, typer.Option("--out", help="Write a .csv or .json instead of printing.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing --out.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Score a feature file with a bundle.
+    """Score a feature file with a bundle, without PyTorch.
 
     Example: dmdkit predict face.dmd --data mosi.pkl --limit 5
     """
     from dmdkit.runtime import Runtime
 
-    if out is not None and out.suffix not in (".csv", ".json"):
-        raise InputError(f"--out {out}: expected a name ending in .csv or .json")
-    if out is not None and out.exists() and not force:
-        raise InputError(f"{out} exists; choose another --out or pass --force")
+    if out_file is not None and out_file.suffix not in (".csv", ".json"):
+        raise InputError(f"--out {out_file}: expected a name ending in .csv or .json")
+    if out_file is not None and out_file.exists() and not force:
+        raise InputError(f"{out_file} exists; choose another --out or pass --force")
+    if explain and out_file is not None and out_file.suffix == ".csv":
+        raise InputError(f"--out {out_file}: explanations do not fit a .csv; name a .json, or leave out --explain")
     with Runtime.open(bundle, graph=graph) as runtime:
-        dataset = _load(data, runtime.manifest, nan_policy=nan_policy.value)
-        part = _split(dataset, split)
+        dataset = dataset_for_bundle(data, runtime.manifest, nan_policy=nan_policy, check_range=False)
+        part = split_for_bundle(dataset, split, runtime.manifest)
         rows = []
         for index in range(min(len(part), limit or len(part))):
             sample = {name: array[index] for name, array in part.features().items()}
-            found = runtime.predict(**sample)
+            try:
+                found = runtime.predict(**sample)
+            except InputError as cause:
+                raise InputError(f"{data}: sample {part.ids[index]!r}: {cause}") from cause
             row: dict[str, Any] = {
                 "id": part.ids[index],
                 "score": [float(value) for value in found.score],
@@ -153,21 +143,23 @@ def predict(
     note(f"{len(rows)} samples of the {split} split with {graph_name}")
     if strange:
         note(f"warning: {strange} samples lie outside the training range; were the features made the same way?")
-    if out is not None:
-        _write_rows(out, rows)
-        finish(str(out))
+    if out_file is not None:
+        _write_rows(out_file, rows)
+        finish(str(out_file))
     elif json or explain:
         print_json({"bundle": str(bundle), "graph": graph_name, "samples": rows})
     else:
-        from rich.table import Table
+        _print_rows(rows)
 
-        table = Table(pad_edge=False)
-        for head in ("id", "score", "label", "ms"):
-            table.add_column(head, justify="left" if head == "id" else "right")
-        for row in rows:
-            scores = " ".join(f"{value:+.3f}" for value in row["score"])
-            table.add_row(row["id"], scores, f"{row['label']:g}", f"{row['latency_ms']:.2f}")
-        console_out.print(table)
+
+def _print_rows(rows: list[dict[str, Any]]) -> None:
+    classes = bool(rows) and "class" in rows[0]
+    heads = ["id", "class", "logit", "label", "ms"] if classes else ["id", "score", "label", "ms"]
+    cells = []
+    for row in rows:
+        found = [str(row["class"]), f"{max(row['score']):+.3f}"] if classes else [f"{row['score'][0]:+.3f}"]
+        cells.append([row["id"], *found, f"{row['label']:g}", f"{row['latency_ms']:.2f}"])
+    print_table(heads, cells, right=heads[1:])
 
 
 def _explanation(found: Any) -> dict[str, Any]:
@@ -202,9 +194,11 @@ def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def inspect(
     path: Annotated[Path, typer.Argument(help="A bundle or a run directory.")],
-    json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON, without the replay.")] = False,
 ) -> None:
-    """Show what a bundle holds, check every hash, and replay its golden samples.
+    """Show what a bundle or a run holds; of a bundle, check every hash and replay the golden samples.
+
+    Exit code 2 when a graph no longer gives what was recorded.
 
     Example: dmdkit inspect face.dmd
     """
@@ -215,24 +209,34 @@ def inspect(
 
     opened = Bundle.open(path)
     opened.verify()
-    manifest = opened.manifest
     if json:
-        print_json(manifest.model_dump(mode="json"))
+        print_json(opened.manifest.model_dump(mode="json"))
         return
-    from rich.table import Table
+    _print_manifest(opened.manifest)
+    from dmdkit.runtime import Runtime
 
-    console_out.print(
-        f"{manifest.name}: {manifest.task}, made {manifest.created} from {manifest.source.run} ({manifest.source.origin})"
-    )
-    console_out.print(
-        f"width {manifest.model.width}, {manifest.model.heads} heads, {manifest.model.levels} levels; "
-        f"label range {manifest.label_range}; output sd {manifest.output_sd:.3f}"
-    )
-    table = Table(title="inputs (float32, batch first)", title_justify="left", pad_edge=False)
-    for head in ("modality", "steps", "features", "padding", "normalisation", "may be absent", "range known"):
-        table.add_column(head)
-    for name, record in manifest.inputs.items():
-        table.add_row(
+    with Runtime.open(path, graph="fp32") as runtime:
+        replayed = runtime.self_check(every_graph=True)
+    for graph in replayed.graphs:
+        if not graph.passed:
+            say(f"{graph.graph}: {graph.worst_output} is off by {graph.max_error:.2e}, {graph.tolerance:.2e} is allowed")
+    answer = "the same answers as when they were exported" if replayed.passed else "OTHER answers than when they were exported"
+    say(f"every hash matches; {len(replayed.graphs)} graphs give {answer} on {replayed.samples} samples")
+    note(f"next: dmdkit predict {shlex.quote(str(path))} --data FEATURES")
+    if not replayed.passed:
+        raise typer.Exit(int(ExitCode.NOT_PASSED))
+
+
+def _print_manifest(manifest: Manifest) -> None:
+    shape, source = manifest.model, manifest.source
+    say(f"{manifest.name}: {manifest.task}, made {manifest.created} from {source.run} ({source.origin})")
+    if manifest.label_range is not None:
+        labels = f"labels from {manifest.label_range[0]:g} to {manifest.label_range[1]:g}"
+    else:
+        labels = f"{shape.num_outputs} classes"
+    say(f"width {shape.width}, {shape.heads} heads, {shape.levels} levels; {labels}; output sd {manifest.output_sd:.3f}")
+    inputs = [
+        [
             name,
             str(record.steps),
             str(record.features),
@@ -240,31 +244,33 @@ def inspect(
             record.normalisation,
             "yes" if record.trained_absent else "no",
             "yes" if record.minimum is not None else "no",
-        )
-    console_out.print(table)
-    table = Table(title="graphs", title_justify="left", pad_edge=False)
-    for head in ("graph", "size", "INT8 stored", "INT8 computed", "M multiply-adds", "verdict", "on"):
-        table.add_column(head)
-    for key, graph in manifest.graphs.items():
-        table.add_row(
+        ]
+        for name, record in manifest.inputs.items()
+    ]
+    heads = ["input", "steps", "features", "padding", "normalisation", "optional", "range known"]
+    print_table(heads, inputs, title="inputs, float32, batch first", right=["steps", "features"])
+    graphs: list[list[str | Text]] = [
+        [
             key,
             f"{manifest.files[graph.file].size_bytes / 1e6:.2f} MB",
             f"{graph.weights_stored_int8:.0%}",
             f"{graph.multiply_adds_int8:.0%}",
-            f"{graph.multiply_adds / 1e6:.2f}",
+            f"{graph.multiply_adds / 1e6:.2f} M",
             verdict_text(graph.verdict.status),
-            f"{graph.verdict.samples} samples",
-        )
-    console_out.print(table)
+            str(graph.verdict.samples),
+        ]
+        for key, graph in manifest.graphs.items()
+    ]
+    numbers = ["size", "stored", "computed", "mult-adds", "samples"]
+    heads = ["graph", *numbers[:4], "verdict", "samples"]
+    print_table(heads, graphs, title="graphs; the share of weights stored and of multiply-adds computed in INT8", right=numbers)
     if manifest.calibration is not None:
-        console_out.print(
-            f"calibrated on {len(manifest.calibration.sample_ids)} training samples, method {manifest.calibration.method}"
-        )
-    console_out.print(f"golden: {manifest.golden.samples} {manifest.golden.kind} samples; every hash matches")
-    err.print(f"[dim]next:[/dim] dmdkit predict {shlex.quote(str(path))} --data FEATURES")
+        say(f"calibrated on {len(manifest.calibration.sample_ids)} training samples, method {manifest.calibration.method}")
+    say(f"golden: {manifest.golden.samples} {manifest.golden.kind} samples")
 
 
 def _inspect_run(path: Path, *, json: bool) -> None:
+    from dmdkit.cli.run import print_metrics
     from dmdkit.training.run import Run, metrics_of
 
     run = Run.open(path)
@@ -273,9 +279,6 @@ def _inspect_run(path: Path, *, json: bool) -> None:
         print_json({"facts": run.facts.model_dump(mode="json"), "metrics": metrics})
         return
     shape = run.facts.shape
-    console_out.print(
-        f"{path}: {run.facts.origin}, {run.facts.task}, width {shape.width}, {shape.heads} heads, {shape.levels} levels"
-    )
-    for split, values in metrics["splits"].items():
-        shown = "  ".join(f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
-        console_out.print(f"{split}: {shown}")
+    say(f"{path}: {run.facts.origin}, {run.facts.task}, width {shape.width}, {shape.heads} heads, {shape.levels} levels")
+    print_metrics(metrics)
+    note(f"next: dmdkit export {shlex.quote(str(path))} --int8")

@@ -1,14 +1,18 @@
-"""What the commands share: two consoles, one way to end, one way to say an error, and progress."""
+"""What the commands share: two consoles, one way to end, one way to say an error, tables, and progress.
+
+Nothing a user or a file says is ever read as markup: both consoles have it switched off, and style comes from
+:class:`rich.text.Text` alone.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 from rich.text import Text
 
 if TYPE_CHECKING:
@@ -16,18 +20,54 @@ if TYPE_CHECKING:
 
     from dmdkit.runtime.ledger import Ledger
     from dmdkit.runtime.manifest import Manifest
+    from dmdkit.runtime.parity import HopRecord
 
-__all__ = ["err", "finish", "out", "parity_table", "print_error", "print_json", "steps", "verdict_text"]
+__all__ = [
+    "err",
+    "finish",
+    "graphs_table",
+    "note",
+    "out",
+    "parity_table",
+    "print_error",
+    "print_json",
+    "print_table",
+    "say",
+    "steps",
+    "verdict_text",
+]
 
 WIDE = 160
 """Columns of a table where nobody's terminal sets them (a file, a pipe, a log)."""
 
-out = Console(highlight=False, soft_wrap=True)
-if not out.is_terminal:
-    out = Console(highlight=False, soft_wrap=True, width=WIDE)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+_COMFORTABLE = 120
+"""Columns from which the parity table shows everything it knows."""
+
+
+class _Console(Console):
+    """Writes text as it is, and leaves a closed pipe to the command's end, which is no error."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+    @property  # type: ignore[misc] # nothing sets it
+    def size(self) -> ConsoleDimensions:
+        """Columns and lines; a pipe or a file is wide, whatever the terminal behind it."""
+        return super().size if self.is_terminal else ConsoleDimensions(WIDE, 25)
+
+    def on_broken_pipe(self) -> NoReturn:
+        raise BrokenPipeError
+
+
+out = _Console()
+err = _Console(stderr=True)
 
 _STYLE = {"passed": "green", "failed": "bold red", "unverified": "yellow"}
+
+
+def visible(text: str) -> str:
+    """``text`` with every character that could steer a terminal written out as Python would escape it."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def print_json(value: Any) -> None:
@@ -37,19 +77,24 @@ def print_json(value: Any) -> None:
 
 def print_error(message: str) -> None:
     """Writes one line to standard error."""
-    err.print(Text.assemble(("error: ", "red"), " ".join(message.split())))
+    err.print(Text.assemble(("error: ", "red"), visible(" ".join(message.split()))))
+
+
+def say(message: str) -> None:
+    """Writes a line of the answer to standard output."""
+    out.print(Text(visible(message)))
 
 
 def note(message: str) -> None:
     """Says what was chosen or noticed, on standard error."""
-    err.print(Text(message))
+    err.print(Text(visible(message)))
 
 
 def finish(wrote: str, next_command: str | None = None) -> None:
     """Ends a command: what it wrote, and the command that usually comes next (both on standard error)."""
-    err.print(Text.assemble(("wrote ", "green"), wrote))
+    err.print(Text.assemble(("wrote ", "green"), visible(wrote)))
     if next_command:
-        err.print(Text.assemble(("next: ", "dim"), next_command))
+        err.print(Text.assemble(("next: ", "dim"), visible(next_command)))
 
 
 @contextmanager
@@ -59,61 +104,87 @@ def steps(title: str) -> Iterator[Callable[[str], None]]:
         yield lambda name: note(f"{title}: {name}")
         return
     with err.status(title) as status:
-        yield lambda name: status.update(f"{title}: {name}")
+        yield lambda name: status.update(Text(visible(f"{title}: {name}")))
 
 
-def verdict_text(status: str) -> str:
+def verdict_text(status: str) -> Text:
     """A verdict in its colour."""
-    return f"[{_STYLE[status]}]{status}[/]"
+    return Text(status, style=_STYLE.get(status, ""))
+
+
+def print_table(
+    heads: Sequence[str], rows: Sequence[Sequence[str | Text]], *, title: str | None = None, right: Sequence[str] = ()
+) -> None:
+    """Prints a table without a frame, on standard output; the columns named in ``right`` hold numbers."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for head in heads:
+        table.add_column(Text(head), justify="right" if head in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(cell if isinstance(cell, Text) else Text(visible(cell)) for cell in row))
+    if title is not None:
+        out.print(Text(visible(title), style="bold"))
+    out.print(table)
 
 
 def _number(value: float | None, form: str = "{:.2e}") -> str:
     return "-" if value is None else form.format(value)
 
 
-def parity_table(ledger: Ledger, manifest: Manifest) -> None:
-    """Prints the ledger on standard output."""
-    from rich.table import Table
+def _change(hop: HopRecord, key: str, *, interval: bool) -> str:
+    change = hop.metrics.get(key)
+    if change is None or change.before is None or change.after is None:
+        return "-"
+    shown = f"{change.after - change.before:+.4f}"
+    if interval and change.interval is not None:
+        shown += f" [{change.interval[0]:+.4f}, {change.interval[1]:+.4f}]"
+    return shown
 
-    title = f"parity on {ledger.samples} samples ({ledger.split}), output sd {manifest.output_sd:.3f}"
-    table = Table(title=title, title_justify="left", pad_edge=False)
+
+def parity_table(ledger: Ledger, manifest: Manifest) -> None:
+    """Prints the ledger on standard output: every figure where there is room, else those the verdict rests on."""
     key = "accuracy" if manifest.task == "classification" else "mae"
-    heads = (
-        "hop",
-        "max error",
-        "p99",
-        "mean",
-        "correlation",
-        "sign flips",
-        "edges",
-        f"change in {key} [95 %]",
-        "verdict",
-    )
-    for head in heads:
-        table.add_column(head, justify="left" if head in ("hop", "verdict") else "right", overflow="fold")
+    wide = out.width >= _COMFORTABLE
+    rows: list[list[str | Text]] = []
     for hop in ledger.hops:
-        change = hop.metrics.get(key)
-        shift = "-"
-        if change is not None and change.before is not None and change.after is not None:
-            shift = f"{change.after - change.before:+.4f}"
-            if change.interval is not None:
-                shift += f" [{change.interval[0]:+.4f}, {change.interval[1]:+.4f}]"
-        edges = max((edge.max_change for edge in hop.edges), default=None)
-        label = f"{hop.source} -> {hop.target}" + ("" if hop.kind == "measured" else f" ({hop.kind})")
-        table.add_row(
-            label,
-            _number(hop.max_error),
-            _number(hop.p99_error),
-            _number(hop.mean_error),
-            _number(hop.correlation, "{:.6f}"),
-            str(hop.sign_flips),
-            _number(edges),
-            shift,
-            verdict_text(hop.status),
-        )
-    out.print(table)
+        label = (f"{hop.source} -> {hop.target}" if wide else hop.target) + ("" if hop.kind == "measured" else f" ({hop.kind})")
+        edges = _number(max((edge.max_change for edge in hop.edges), default=None))
+        figures = [_number(hop.max_error), _number(hop.p99_error)]
+        correlation = _number(hop.correlation, "{:.6f}")
+        if wide:
+            figures += [_number(hop.mean_error), correlation, str(hop.sign_flips), edges, _change(hop, key, interval=True)]
+        else:
+            figures = [figures[0], correlation, edges, _change(hop, key, interval=False)]
+        rows.append([label, *figures, verdict_text(hop.status)])
+    if wide:
+        numbers = ["max error", "p99", "mean", "correlation", "sign flips", "edges", f"change in {key} [95 %]"]
+    else:
+        numbers = ["max error", "correl.", "edges", key]
+    print_table(
+        ["hop" if wide else "graph", *numbers, "verdict"],
+        rows,
+        title=f"parity on {ledger.samples} samples ({ledger.split}), output sd {manifest.output_sd:.3f}",
+        right=numbers,
+    )
     for hop in ledger.hops:
         if hop.status != "passed":
-            out.print(Text(f"{hop.target}: {hop.status}: {hop.reason}; worst sample {hop.worst_sample}"))
+            say(f"{hop.target}: {hop.status}: {hop.reason}; worst sample {hop.worst_sample}")
     for name, share in ledger.out_of_range.items():
-        out.print(Text(f"warning: {share:.1%} of the {name} values lie outside the training range"))
+        say(f"warning: {share:.1%} of the {name} values lie outside the training range")
+
+
+def graphs_table(manifest: Manifest) -> None:
+    """Prints what was exported, and how much of it is INT8, on standard output."""
+    rows = []
+    for name, graph in manifest.graphs.items():
+        size = manifest.files[graph.file].size_bytes
+        base = manifest.graphs.get(f"{graph.kind}.fp32")
+        ratio = size / manifest.files[base.file].size_bytes if base is not None else 1.0
+        remark = "weights only" if graph.weights_stored_int8 > 0 and graph.multiply_adds_int8 == 0 else ""
+        if graph.simulated_on_cpu:
+            remark = "for TensorRT"
+        stored, computed = f"{graph.weights_stored_int8:.1%}", f"{graph.multiply_adds_int8:.1%}"
+        rows.append([name, f"{size / 1e6:.2f} MB", f"{ratio:.3f}", stored, computed, remark])
+    numbers = ["size", "of fp32", "INT8 stored", "computed"]
+    print_table(["graph", *numbers, ""], rows, right=numbers)

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import shlex
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dmdkit.cli import console
-from dmdkit.cli.run import NanPolicy
+from dmdkit.cli.feature_files import LabelRangeOption, NanPolicy, TaskOption
 from dmdkit.errors import DataError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from dmdkit.data.inspection import DatasetReport, SplitReport
     from dmdkit.data.values import NonFiniteCounts
 
@@ -30,19 +27,7 @@ app = typer.Typer(
 _BAR_CHARACTERS = 40
 
 
-class TaskOption(str, Enum):
-    """What the labels are."""
-
-    auto = "auto"
-    regression = "regression"
-    classification = "classification"
-
-
 _Task = Annotated[TaskOption, typer.Option(help="What the labels are; auto goes by the file.")]
-_LabelRange = Annotated[
-    tuple[float, float] | None,
-    typer.Option(metavar="LOW HIGH", help="Range of regression labels, as in -3 3; else the file's, else inferred."),
-]
 _Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
 
 
@@ -50,7 +35,7 @@ _Force = Annotated[bool, typer.Option("--force", help="Replace the output if it 
 def inspect(
     file: Annotated[Path, typer.Argument(help="An MMSA .pkl, an .npz or a .safetensors.")],
     task: _Task = TaskOption.auto,
-    label_range: _LabelRange = None,
+    label_range: LabelRangeOption = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")] = False,
 ) -> None:
     """Show shapes, labels, padding, absent modalities, and NaN or infinite values.
@@ -82,7 +67,7 @@ def sample(
 
     write_dataset(sample_dataset(seed), out)
     if seed == 0:
-        console.out.print(SAMPLE_DESCRIPTION, markup=False)
+        console.say(SAMPLE_DESCRIPTION)
     console.finish(str(out), f"dmdkit data inspect {shlex.quote(str(out))}")
 
 
@@ -94,7 +79,7 @@ def convert(
         NanPolicy, typer.Option(help="Refuse NaN and infinite features, or replace them by zero.")
     ] = NanPolicy.refuse,
     task: _Task = TaskOption.auto,
-    label_range: _LabelRange = None,
+    label_range: LabelRangeOption = None,
     force: _Force = False,
 ) -> None:
     """Write a feature file in another format, checked and with padding set to zero.
@@ -107,7 +92,7 @@ def convert(
     dataset = load_dataset(source, task=task.value, label_range=label_range, nan_policy=nan_policy.value)
     write_dataset(dataset, target)
     for note in dataset.notes:
-        console.err.print(f"note: {note}", markup=False)
+        console.note(f"note: {note}")
     console.finish(str(target), f"dmdkit data inspect {shlex.quote(str(target))}")
 
 
@@ -120,32 +105,27 @@ def _print_report(report: DatasetReport) -> None:
     labels = f"{report.num_classes} classes"
     if report.label_range is not None:
         labels = f"labels from {report.label_range[0]:g} to {report.label_range[1]:g}"
-    console.out.print(f"{report.source}: {report.task}, {labels}", markup=False)
-    console.out.print(f"sha256 {report.sha256}", markup=False)
-    console.out.print(_feature_table(report))
+    console.say(f"{report.source}: {report.task}, {labels}")
+    console.say(f"sha256 {report.sha256}")
+    _print_features(report)
     for name, split in report.splits.items():
         _print_histogram(name, split)
     for note in report.notes:
-        console.out.print(f"note: {note}", markup=False)
+        console.say(f"note: {note}")
     if report.nan_policy_needed == "zero":
-        console.out.print(
-            "Training and converting refuse this file as it is: mend the features, or pass --nan-policy zero",
-            markup=False,
-        )
+        console.say("Training and converting refuse this file as it is: mend the features, or pass --nan-policy zero")
     else:
-        console.out.print("All features are finite: no --nan-policy is needed", markup=False)
+        console.say("All features are finite: no --nan-policy is needed")
 
 
-def _feature_table(report: DatasetReport) -> Table:
-    from rich.table import Table
-
-    table = Table("split", "modality", "N x T x D", "padding", "empty", "not finite (worst columns)")
+def _print_features(report: DatasetReport) -> None:
+    rows = []
     for name, split in report.splits.items():
         for modality, part in split.modalities.items():
             size = " x ".join(str(length) for length in part.shape)
-            table.add_row(name, modality, size, part.padding_side, f"{part.empty_share:.1%}", _non_finite(part.non_finite))
-        table.add_section()
-    return table
+            rows.append([name, modality, size, part.padding_side, f"{part.empty_share:.1%}", _non_finite(part.non_finite)])
+    heads = ["split", "modality", "N x T x D", "padding", "empty", "not finite (worst columns)"]
+    console.print_table(heads, rows, right=["empty"])
 
 
 def _non_finite(counts: NonFiniteCounts) -> str:
@@ -158,7 +138,7 @@ def _non_finite(counts: NonFiniteCounts) -> str:
 def _print_histogram(name: str, split: SplitReport) -> None:
     most = max(count for _, count in split.label_histogram)
     width = max(len(label) for label, _ in split.label_histogram)
-    console.out.print(f"{name} labels", markup=False)
+    console.say(f"{name} labels")
     for label, count in split.label_histogram:
         bar = "#" * round(_BAR_CHARACTERS * count / max(most, 1))
-        console.out.print(f"  {label:>{width}} {count:>6} {bar}".rstrip(), markup=False)
+        console.say(f"  {label:>{width}} {count:>6} {bar}".rstrip())

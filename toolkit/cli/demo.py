@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from dmdkit.cli.console import finish, note, parity_table
-from dmdkit.cli.console import out as console_out
-from dmdkit.cli.export import _print_graphs, export_run
+from dmdkit.cli.console import finish, graphs_table, note, parity_table, say
+from dmdkit.cli.export import export_run
+from dmdkit.cli.requirements import require
 from dmdkit.cli.run import train_run
 from dmdkit.errors import ExitCode, RunError
 
@@ -30,8 +30,9 @@ def demo(
     """
     begin = time.monotonic()
     data, run_dir, bundle = out / "sample.npz", out / "run", out / "sample.dmd"
-    if not force and (run_dir.exists() or bundle.exists()):
+    if not force and (data.exists() or run_dir.exists() or bundle.exists()):
         raise RunError(f"{out} holds an earlier demo; pass --force to replace it, or choose another --out")
+    require("the demo", "all", "torch", "lightning_fabric", "onnx", "onnxscript", "modelopt", "onnx_graphsurgeon")
     from dmdkit.data import SAMPLE_DESCRIPTION, sample_dataset, write_dataset
 
     note("1/5 generate")
@@ -57,16 +58,15 @@ def demo(
             if why.edges_homo is not None:
                 student, teacher = why.edge_order[int(why.edges_homo.argmax())]
                 strongest = f"; strongest common edge {student}<-{teacher} {why.edges_homo.max():.2f}"
-            console_out.print(
+            say(
                 f"{test.ids[index]}: score {found.score[0]:+.3f}, label {test.labels[index]:+.1f}, "
-                f"{found.latency_ms:.2f} ms with {found.graph}{strongest}",
-                markup=False,
+                f"{found.latency_ms:.2f} ms with {found.graph}{strongest}"
             )
         healthy = runtime.self_check(every_graph=True)
-    console_out.print(f"self-check of {len(healthy.graphs)} graphs: {'passed' if healthy.passed else 'FAILED'}")
-    _print_graphs(manifest)
+    say(f"self-check of {len(healthy.graphs)} graphs: {'passed' if healthy.passed else 'FAILED'}")
+    graphs_table(manifest)
     parity_table(ledger, manifest)
-    console_out.print(f"{time.monotonic() - begin:.0f} s; bundle: {bundle.resolve()}", markup=False)
+    say(f"{time.monotonic() - begin:.0f} s; bundle: {bundle.resolve()}")
     finish(f"{bundle}/", f"dmdkit inspect {shlex.quote(str(bundle))}")
     if outcome(ledger, manifest) != "passed" or not healthy.passed:
         raise typer.Exit(int(ExitCode.NOT_PASSED))

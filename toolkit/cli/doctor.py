@@ -6,8 +6,9 @@ import platform
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
-from dmdkit.cli.console import out, print_json
+from dmdkit.cli.console import print_json, print_table, say
 
 __all__ = ["diagnose", "doctor"]
 
@@ -17,12 +18,16 @@ _PACKAGES: tuple[tuple[str, str, str], ...] = (
     ("onnxruntime", "", "runs the graphs on CPUs"),
     ("pydantic", "", "manifest and config"),
     ("safetensors", "", "weights and golden samples"),
+    ("PyYAML", "", "recipes"),
+    ("rich", "", "tables and progress"),
+    ("typer", "", "the command line"),
     ("torch", "train", "train, import, evaluate, export"),
     ("lightning-fabric", "train", "train on any device"),
     ("onnx", "export", "export"),
     ("onnxscript", "export", "export"),
     ("nvidia-modelopt", "quantize", "export --int8"),
     ("onnx-graphsurgeon", "quantize", "export --int8"),
+    ("openvino", "openvino", "a second backend for CPUs"),
     ("tensorrt-rtx-cu13", "rtx", "build for desktop RTX"),
     ("cuda-python", "tensorrt", "run engines"),
 )
@@ -30,10 +35,18 @@ _PACKAGES: tuple[tuple[str, str, str], ...] = (
 
 def _backends() -> dict[str, str]:
     try:
+        from dmdkit.runtime.backends import installed_backends
         from dmdkit.runtime.backends.onnxruntime import available_devices
     except ImportError as cause:
         return {"onnxruntime": f"cannot be imported: {cause}"}
-    states = {f"onnxruntime {device}": "works" for device in available_devices()}
+    found = {f"onnxruntime {device}": "works" for device in available_devices()}
+    if "openvino" in installed_backends():
+        try:
+            import openvino
+
+            found |= {f"openvino {device.lower()}": "works" for device in openvino.Core().available_devices if device == "CPU"}
+        except Exception as cause:  # a broken installation fails in its own ways
+            found["openvino"] = f"cannot be imported: {cause}"
     from dmdkit.runtime.gpu import NoGpuError, find_gpu
     from dmdkit.runtime.tensorrt_api import installed_flavours, version_of
 
@@ -42,7 +55,7 @@ def _backends() -> dict[str, str]:
         here = f"works on {gpu.name}, compute capability {gpu.capability}"
     except NoGpuError as cause:
         here = f"builds where the target allows it, cannot run engines: {cause}"
-    return states | {f"{flavour} {version_of(flavour)}": here for flavour in installed_flavours()}
+    return found | {f"{flavour} {version_of(flavour)}": here for flavour in installed_flavours()}
 
 
 def _gpu() -> str:
@@ -78,19 +91,20 @@ def diagnose() -> dict[str, Any]:
 
 
 def doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON, for bug reports.")] = False) -> None:
-    """Say what is installed, which backends work here, what is missing and how to get it."""
+    """Say what is installed, which backends work here, what is missing and how to get it.
+
+    Example: dmdkit doctor --json > doctor.json
+    """
     found = diagnose()
     if json:
         print_json(found)
         return
-    from rich.table import Table
-
-    out.print(f"dmdkit {found['dmdkit']}, Python {found['python']}, {found['system']}, GPU: {found['gpu']}")
-    table = Table(pad_edge=False)
-    for head in ("package", "version", "needed for", "how to get it"):
-        table.add_column(head)
-    for name, row in found["packages"].items():
-        table.add_row(name, row["version"] or "[yellow]missing[/]", row["for"], (row["install"] or "").replace("[", "\\["))
-    out.print(table)
+    say(f"dmdkit {found['dmdkit']}, Python {found['python']}, {found['system']}, GPU: {found['gpu']}")
+    packages = found["packages"].items()
+    rows = [[name, row["version"] or Text("missing", style="yellow"), row["for"]] for name, row in packages]
+    print_table(["package", "version", "needed for"], rows)
+    for name, row in packages:
+        if row["install"]:
+            say(f"{name} is missing ({row['for']}); get it with: {row['install']}")
     for name, state in found["backends"].items():
-        out.print(f"backend {name}: {state}")
+        say(f"backend {name}: {state}")

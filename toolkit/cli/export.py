@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import shlex
+import tempfile
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dmdkit.cli.console import finish, note, parity_table, print_json, steps
-from dmdkit.cli.console import out as console_out
-from dmdkit.cli.run import RUNS_DIR, dataset_of_run, load_data, require_torch, split_of
-from dmdkit.errors import DataError, ExitCode, MissingDependencyError
+from dmdkit.cli.console import finish, graphs_table, note, parity_table, print_json, steps
+from dmdkit.cli.feature_files import dataset_for_run, own_dataset_of_run, split_of
+from dmdkit.cli.requirements import require
+from dmdkit.cli.run import RUNS_DIR
+from dmdkit.errors import BundleError, DataError, ExitCode
 
 if TYPE_CHECKING:
     from dmdkit.data import Dataset
@@ -60,27 +62,27 @@ def export_run(
     force: bool = False,
 ) -> tuple[Manifest, Ledger | None]:
     """Exports, choosing data that was not named and saying what was chosen; see :func:`export`."""
-    try:
-        import onnx  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as cause:
-        raise MissingDependencyError(cause.name or "onnx", "export", "export to ONNX") from cause
+    require("export", "export", "torch", "onnx", "onnxscript")
+    if int8:
+        require("INT8 quantisation", "quantize", "modelopt", "onnx_graphsurgeon")
     from dmdkit.calibration.samples import DEFAULT_CALIBRATION_SAMPLES
     from dmdkit.export import ExportOptions, export_bundle
 
     own: Dataset | None = None
     calibration: Dataset | None = None
     if calib is not None:
-        calibration = load_data(str(calib), run.config)
+        calibration = dataset_for_run(calib, run)
     elif int8:
-        own = calibration = dataset_of_run(run, needed_for="--calib")
+        own = calibration = own_dataset_of_run(run, needed_for="--calib")
         note(f"calibrating on the training split of {own.source}, the run's own data; choose another with --calib")
     parity: ParityData | None = None
     if parity_data is not None:
-        parity = _parity_data(load_data(str(parity_data), run.config), parity_split)
-    elif calib is None and run.config.data.path is not None:
+        parity = _parity_data(dataset_for_run(parity_data, run), parity_split)
+    elif run.config.data.path is None:
+        note("parity is not measured: the run does not know its data; name held-out samples with --parity-data")
+    else:
         try:
-            own = own or dataset_of_run(run, needed_for="--parity-data")
+            own = own or own_dataset_of_run(run, needed_for="--parity-data")
             parity = _parity_data(own, parity_split)
             note(f"checking parity on the {parity_split} split of {own.source}; choose another with --parity-data")
         except DataError as cause:
@@ -99,28 +101,17 @@ def export_run(
         return export_bundle(run, out, options, advance)
 
 
-def _print_graphs(manifest: Manifest) -> None:
-    from rich.table import Table
+def _check_writable(target: Path) -> None:
+    """Finds out before minutes of work whether ``target`` can be made; nothing stays behind.
 
-    table = Table(title="graphs", title_justify="left", pad_edge=False)
-    for head in ("graph", "size", "of fp32", "weights in INT8", "computed in INT8", ""):
-        table.add_column(head, justify="right" if head not in ("graph", "") else "left")
-    for name, graph in manifest.graphs.items():
-        size = manifest.files[graph.file].size_bytes
-        base = manifest.graphs.get(f"{graph.kind}.fp32")
-        ratio = size / manifest.files[base.file].size_bytes if base is not None else 1.0
-        remark = "weights only" if graph.weights_stored_int8 > 0 and graph.multiply_adds_int8 == 0 else ""
-        if graph.simulated_on_cpu:
-            remark = "for TensorRT; a CPU simulates it"
-        table.add_row(
-            name,
-            f"{size / 1e6:.2f} MB",
-            f"{ratio:.3f}",
-            f"{graph.weights_stored_int8:.1%}",
-            f"{graph.multiply_adds_int8:.1%}",
-            remark,
-        )
-    console_out.print(table)
+    Raises:
+        BundleError: It cannot.
+    """
+    place = next(folder for folder in target.absolute().parents if folder.exists())
+    try:
+        tempfile.TemporaryDirectory(prefix=".dmdkit-", dir=place).cleanup()
+    except OSError as cause:
+        raise BundleError(f"cannot write {target}: {cause.strerror or cause}; choose a writable --out") from cause
 
 
 def export(
@@ -151,7 +142,7 @@ def export(
 
     dmdkit export runs/mosi --int8 --calib mosi.pkl --parity-data mosi.pkl --out face.dmd
     """
-    require_torch("export")
+    require("export", "export", "torch", "onnx", "onnxscript")
     from dmdkit.runtime.ledger import outcome
     from dmdkit.training.run import Run, newest_run
 
@@ -161,6 +152,7 @@ def export(
     else:
         opened = Run.open(run)
     target = out or Path(f"{opened.path.name}.dmd")
+    _check_writable(target)
     manifest, ledger = export_run(
         opened,
         target,
@@ -183,13 +175,14 @@ def export(
             }
         )
     else:
-        _print_graphs(manifest)
+        graphs_table(manifest)
         if ledger is not None:
             parity_table(ledger, manifest)
     quoted = shlex.quote(str(target))
     if ledger is None:
         finish(f"{target}/, not yet proven", f"dmdkit check {quoted} --data FEATURES --run {shlex.quote(str(opened.path))}")
         return
-    finish(f"{target}/", f"dmdkit predict {quoted} --data FEATURES")
+    measured_on = str(parity_data or opened.config.data.path)
+    finish(f"{target}/", f"dmdkit predict {quoted} --data {shlex.quote(measured_on)}")
     if outcome(ledger, manifest) != "passed":
         raise typer.Exit(int(ExitCode.NOT_PASSED))

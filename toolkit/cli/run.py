@@ -3,54 +3,42 @@
 from __future__ import annotations
 
 import shlex
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dmdkit.cli.console import err, finish, note, print_json
-from dmdkit.cli.console import out as console_out
-from dmdkit.errors import ConfigError, DataError, MissingDependencyError, RunError
+from dmdkit.cli.console import err, finish, note, print_json, print_table
+from dmdkit.cli.feature_files import (
+    LabelRangeOption,
+    NanPolicy,
+    TaskOption,
+    dataset_for_run,
+    load_data,
+    own_dataset_of_run,
+    split_of,
+)
+from dmdkit.cli.requirements import require
+from dmdkit.errors import ConfigError, ExitCode, RunError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from dmdkit.config import RunConfig
-    from dmdkit.data import Dataset
     from dmdkit.training.run import Run
     from dmdkit.training.trainer import Progress
 
-__all__ = [
-    "RUNS_DIR",
-    "NanPolicy",
-    "dataset_of_run",
-    "evaluate",
-    "import_weights",
-    "require_torch",
-    "train",
-    "train_run",
-]
+__all__ = ["RUNS_DIR", "evaluate", "import_weights", "print_metrics", "train", "train_run"]
 
 RUNS_DIR = Path("runs")
 SAMPLE_FILE = "dmdkit-sample.npz"
+DEFAULT_RECIPE = "small"
 
 
-class NanPolicy(str, Enum):
-    """What to do with NaN and infinities."""
+class TrainingInterruptedError(RunError):
+    """The user stopped a training; its run can go on."""
 
-    refuse = "refuse"
-    zero = "zero"
-
-
-def require_torch(purpose: str) -> None:
-    """Checks that PyTorch can be imported.
-
-    Raises:
-        MissingDependencyError: It cannot.
-    """
-    try:
-        import torch  # noqa: F401
-    except ImportError as cause:
-        raise MissingDependencyError("torch", "train", purpose) from cause
+    exit_code = ExitCode.INTERRUPTED
 
 
 def _progress(quiet: bool) -> Progress:
@@ -71,89 +59,94 @@ def _free_name(stem: str) -> Path:
     raise RunError(f"{RUNS_DIR}/ has 9,999 runs called {stem}; name one with --out")
 
 
-def load_data(path: str, config: RunConfig) -> Dataset:
-    """The feature file ``path``, read as ``config`` says."""
-    from dmdkit.data import load_dataset
-
-    data = config.data
-    return load_dataset(path, task=data.task, label_range=data.label_range, nan_policy=data.nan_policy)
-
-
-def dataset_of_run(run: Run, *, needed_for: str) -> Dataset:
-    """The data a run was trained on, from the path in its config, if it is still the same file.
-
-    Raises:
-        DataError: It is unknown, gone, or another file by now.
-    """
-    data = run.config.data
-    if data.path is None:
-        raise DataError(f"{run.path} does not know its data (it was imported); name a feature file for {needed_for}")
-    dataset = load_data(data.path, run.config)
-    if data.sha256 is not None and dataset.sha256 != data.sha256:
-        raise DataError(
-            f"{data.path} is not the file {run.path} was trained on (its SHA-256 differs); name one for {needed_for}"
-        )
-    return dataset
-
-
 def _sample_file() -> Path:
     from dmdkit.data import SAMPLE_DESCRIPTION, sample_dataset, write_dataset
 
     path = RUNS_DIR / SAMPLE_FILE
     write_dataset(sample_dataset(0), path)
     note(f"no --data given: training on the embedded sample, written to {path}; name your own file with --data")
-    note(SAMPLE_DESCRIPTION)
+    note(f"it is {SAMPLE_DESCRIPTION.partition('. ')[0]}; see it with: dmdkit data inspect {path}")
     return path
+
+
+def _resumed_config(out: Path | None, config_name: str | None, assignments: Sequence[str], *, force: bool) -> RunConfig:
+    """The config of the run to go on with; only the number of epochs may differ."""
+    from dmdkit.config import load_run_config
+    from dmdkit.training.run import CONFIG_FILE
+
+    if out is None:
+        raise ConfigError("--resume needs the run to go on with: --out RUN")
+    if force:
+        raise ConfigError("--resume and --force contradict each other; choose one")
+    if config_name is not None or any(assignment.partition("=")[0] != "training.epochs" for assignment in assignments):
+        raise ConfigError("--resume goes on with the run's own settings; only --epochs, --data and --device may be given")
+    if not (out / CONFIG_FILE).is_file():
+        raise RunError(f"{out}: nothing to resume: no {CONFIG_FILE}; start it without --resume")
+    return load_run_config(out / CONFIG_FILE, assignments)
 
 
 def train_run(
     data: Path | None,
-    config_name: str,
+    config_name: str | None,
     out: Path | None,
-    assignments: list[str],
+    assignments: Sequence[str],
     *,
     device: str = "auto",
     resume: bool = False,
     force: bool = False,
     quiet: bool = False,
 ) -> Run:
-    """Trains, choosing what was not said and saying what was chosen; see :func:`train`."""
-    require_torch("training")
+    """Trains, choosing what was not said and saying what was chosen; see :func:`train`.
+
+    Everything that can be wrong with the request is found before anything is written.
+    """
+    require("training", "train", "torch", "lightning_fabric")
     from dmdkit.config import load_run_config, recipe_path
-    from dmdkit.training.run import CONFIG_FILE, read_config
+    from dmdkit.training.devices import checked_device
+    from dmdkit.training.run import CHECKPOINT_FILE, check_target
     from dmdkit.training.trainer import train as train_into
 
     if resume:
-        if out is None:
-            raise ConfigError("--resume needs the run to go on with: --out RUN")
-        if not (out / CONFIG_FILE).is_file():
-            raise RunError(f"{out}: nothing to resume: no {CONFIG_FILE}; start it without --resume")
-        config = load_run_config(out / CONFIG_FILE, assignments)
-        if any(assignment.split("=")[0] != "training.epochs" for assignment in assignments):
-            raise ConfigError("--resume goes on with the run's own settings; only --epochs and --device may change")
-        if force:
-            raise ConfigError("--resume and --force contradict each other; choose one")
-        before = read_config(out)
-        path = str(data) if data is not None else before.data.path
-        if path is None:
-            raise RunError(f"{out}: it does not say which data it was trained on; pass --data")
+        config = _resumed_config(out, config_name, assignments, force=force)
     else:
-        path = str(data or _sample_file())
-        config = load_run_config(recipe_path(config_name), assignments)
+        config = load_run_config(recipe_path(config_name or DEFAULT_RECIPE), assignments)
+    checked_device(device)
+    if out is not None and not resume:
+        check_target(out, force=force)
+    if data is None and config.data.path is None and resume:
+        raise RunError(f"{out}: it does not say which data it was trained on; pass --data")
+    path = str(data or config.data.path or _sample_file())
     dataset = load_data(path, config)
     for text in dataset.notes:
         note(f"{path}: {text}")
+    for name, array in dataset.splits["train"].features().items() if "train" in dataset.splits else ():
+        if not array.any():
+            note(f"{path}: {name} is zero in every training sample: the model learns to do without it")
+    own = data is None or resume  # the file the config means, not another one for the same settings
+    if own and config.data.sha256 not in (None, dataset.sha256):
+        began = "the run began with" if resume else "this config was used with"
+        raise RunError(f"{path} is not the file {began} (its SHA-256 differs); name the right one with --data")
     recorded = config.data.model_copy(update={"path": str(Path(path).resolve()), "sha256": dataset.sha256})
-    if resume and config.data.sha256 not in (None, dataset.sha256):
-        raise RunError(f"{path} is not the file the run began with (its SHA-256 differs)")
     config = config.model_copy(update={"data": recorded})
-    target = out or _free_name(f"{Path(path).stem}-{Path(config_name).stem}")
-    return train_into(config, dataset, target, device=device, force=force, resume=resume, progress=_progress(quiet))
+    target = out or _free_name(f"{Path(path).stem}-{Path(config_name or DEFAULT_RECIPE).stem}")
+    go_on = f"go on with: dmdkit train --resume --out {shlex.quote(str(target))}"
+    try:
+        return train_into(config, dataset, target, device=device, force=force, resume=resume, progress=_progress(quiet))
+    except KeyboardInterrupt as cause:
+        started = (target / "config.yaml").is_file()
+        raise TrainingInterruptedError(f"interrupted; {go_on}" if started else "interrupted") from cause
+    except RunError as cause:
+        if isinstance(cause.__cause__, OSError) and (target / CHECKPOINT_FILE).is_file():
+            raise RunError(f"{cause}; then {go_on}") from cause
+        raise
 
 
 def train(
     data: Annotated[Path | None, typer.Option(help="MMSA .pkl, .npz or .safetensors; without it, the embedded sample.")] = None,
-    config: Annotated[str, typer.Option(help="A recipe: small, mosi-aligned, mosei-aligned, or a YAML file.")] = "small",
+    config: Annotated[
+        str | None,
+        typer.Option(help="A recipe: small, mosi-aligned, mosei-aligned, or a YAML file.", show_default=DEFAULT_RECIPE),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory; without it, a new one under runs/.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="At most this many epochs.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of weights, batches and dropout.")] = None,
@@ -167,6 +160,8 @@ def train(
         NanPolicy | None,
         typer.Option(help="Refuse NaN and infinite features, or replace them by zero; else the recipe's."),
     ] = None,
+    task: Annotated[TaskOption | None, typer.Option(help="What the labels are; else the recipe's.")] = None,
+    label_range: LabelRangeOption = None,
     json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
 ) -> None:
     """Train a full DMD model with its GD-Units into a run directory.
@@ -182,6 +177,8 @@ def train(
     assignments += [f"training.epochs={epochs}"] if epochs is not None else []
     assignments += [f"training.seed={seed}"] if seed is not None else []
     assignments += [f"data.nan_policy={nan_policy.value}"] if nan_policy is not None else []
+    assignments += [f"data.task={task.value}"] if task is not None else []
+    assignments += [f"data.label_range=[{label_range[0]}, {label_range[1]}]"] if label_range is not None else []
     run = train_run(data, config, out, assignments, device=device, resume=resume, force=force, quiet=json)
     from dmdkit.training.run import metrics_of
 
@@ -189,26 +186,26 @@ def train(
     if json:
         print_json({"run": str(run.path), **metrics})
     else:
-        _print_metrics(metrics)
+        print_metrics(metrics)
     finish(
         f"{run.path}/ (model.safetensors, metrics.json, history.csv)",
         f"dmdkit export {shlex.quote(str(run.path))} --int8",
     )
 
 
-def _print_metrics(metrics: dict[str, Any]) -> None:
-    from rich.table import Table
-
-    names = [name for split in metrics["splits"].values() for name in split]
-    table = Table(title=f"best epoch {metrics['best_epoch']} of {metrics['epochs']}" if "best_epoch" in metrics else None)
-    table.add_column("split")
-    columns = list(dict.fromkeys(names))
-    for name in columns:
-        table.add_column(name, justify="right")
-    for split, values in metrics["splits"].items():
-        cells = [values.get(name) for name in columns]
-        table.add_row(split, *("-" if v is None else str(v) if isinstance(v, int) else f"{v:.4f}" for v in cells))
-    console_out.print(table)
+def print_metrics(metrics: dict[str, Any]) -> None:
+    """Prints the metrics of every split, a column a split."""
+    splits = metrics["splits"]
+    if not splits:
+        return
+    title = None
+    if "best_epoch" in metrics:
+        title = f"best epoch {metrics['best_epoch']} of {metrics['epochs']}"
+    rows = []
+    for name in dict.fromkeys(name for values in splits.values() for name in values):
+        cells = [values.get(name) for values in splits.values()]
+        rows.append([name, *("-" if v is None else str(v) if isinstance(v, int) else f"{v:.4f}" for v in cells)])
+    print_table(["metric", *splits], rows, title=title, right=list(splits))
 
 
 def import_weights(
@@ -228,7 +225,7 @@ def import_weights(
 
     Example: dmdkit import dmd-mosi.pth --heads 10 --out runs/mosi-published
     """
-    require_torch("import")
+    require("import", "train", "torch")
     from dmdkit.training.importing import import_checkpoint
 
     run = import_checkpoint(weights, heads, out, label_range=label_range, drop_text_encoder=drop_text_encoder, force=force)
@@ -252,22 +249,23 @@ def evaluate(
     run: Annotated[Path, typer.Argument(help="A run directory.")],
     data: Annotated[Path | None, typer.Option(help="Feature file; without it, the run's own.")] = None,
     split: Annotated[str, typer.Option(help="train, valid or test.")] = "test",
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "cpu",
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure a run on a split, with every metric of its task.
 
     Example: dmdkit evaluate runs/mosi --data mosi.pkl --split test
     """
-    require_torch("evaluation")
+    require("evaluation", "train", "torch")
+    from dmdkit.training.devices import checked_device
     from dmdkit.training.evaluation import load_system, predict, task_metrics
     from dmdkit.training.run import Run
 
+    place = checked_device(device)
     opened = Run.open(run)
-    dataset = load_data(str(data), opened.config) if data is not None else dataset_of_run(opened, needed_for="--data")
+    dataset = dataset_for_run(data, opened) if data is not None else own_dataset_of_run(opened, needed_for="--data")
     part = split_of(dataset, split)
-    check_shapes(opened, dataset)
-    predicted = predict(load_system(opened, device), part, device)
+    predicted = predict(load_system(opened, place), part, place)
     metrics = {
         "samples": len(part),
         **task_metrics(predicted, part.labels, opened.facts.task, opened.facts.label_range),
@@ -275,37 +273,4 @@ def evaluate(
     if json:
         print_json({"run": str(run), "split": split, **metrics})
     else:
-        _print_metrics({"splits": {split: metrics}})
-
-
-def split_of(dataset: Dataset, name: str) -> Any:
-    """The split ``name`` of a dataset.
-
-    Raises:
-        DataError: There is none.
-    """
-    if name not in dataset.splits:
-        raise DataError(f"{dataset.source}: no {name} split; it has {', '.join(dataset.splits)}")
-    return dataset.splits[name]
-
-
-def check_shapes(run: Run, dataset: Dataset) -> None:
-    """Checks that a dataset fits a run.
-
-    Raises:
-        DataError: Other lengths, widths or labels.
-    """
-    shape = run.facts.shape
-    for name, steps in shape.lengths.as_dict().items():
-        expected = (steps, shape.feature_dims.as_dict()[name])
-        found = (dataset.lengths[name], dataset.feature_dims[name])
-        if found != expected:
-            raise DataError(
-                f"{dataset.source}: {name} has {found[0]} steps of {found[1]} features, {run.path} takes "
-                f"{expected[0]} of {expected[1]}"
-            )
-    if dataset.task != run.facts.task or dataset.num_outputs > shape.num_outputs:
-        raise DataError(
-            f"{dataset.source}: {dataset.task} with {dataset.num_outputs} outputs, {run.path} does {run.facts.task} "
-            f"with {shape.num_outputs}"
-        )
+        print_metrics({"splits": {split: metrics}})

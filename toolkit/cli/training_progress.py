@@ -9,14 +9,20 @@ from dmdkit.cli.console import err, note
 __all__ = ["BarProgress", "LineProgress"]
 
 Row = dict[str, float | int | None]
-_SHOWN = ("valid_mae", "valid_corr", "valid_acc2_non_zero", "valid_acc7", "valid_accuracy", "valid_f1")
+_SHOWN = {"mae": "mae", "corr": "corr", "acc2_non_zero": "acc2", "acc7": "acc7", "accuracy": "accuracy", "f1": "f1"}
 
 
 def _line(row: Row, epochs: int, *, best: bool) -> str:
-    shown = [f"train {row['train_total']:.3f}", f"valid loss {row['valid_loss']:.4f}"]
-    shown += [f"{name.removeprefix('valid_')} {row[name]:.4f}" for name in _SHOWN if row.get(name) is not None]
-    epoch = int(row["epoch"] or 0) + 1
-    return f"epoch {epoch}/{epochs}  " + "  ".join(shown) + ("  best" if best else "")
+    """An epoch in 80 columns: the training loss, the validation loss and its usual metrics."""
+    loss = "" if "valid_mae" in row else f" loss {row['valid_loss']:.3f}"
+    known = [f"{short} {row[f'valid_{name}']:.3f}" for name, short in _SHOWN.items() if row.get(f"valid_{name}") is not None]
+    metrics = " ".join(known)
+    return f"epoch {row['epoch']}/{epochs} train {row['train_total']:.3f}, valid{loss} {metrics}" + (" best" if best else "")
+
+
+def _say_resumed(first_epoch: int, epochs: int) -> None:
+    if first_epoch:
+        note(f"going on after epoch {first_epoch} of {epochs}")
 
 
 class LineProgress:
@@ -25,8 +31,7 @@ class LineProgress:
     def start(self, epochs: int, batches: int, first_epoch: int) -> None:
         """Remembers the number of epochs."""
         self._epochs = epochs
-        if first_epoch:
-            note(f"going on after epoch {first_epoch}")
+        _say_resumed(first_epoch, epochs)
 
     def batch(self, epoch: int, batch: int, loss: float) -> None:
         """Says nothing: a line a batch would drown the log."""
@@ -35,6 +40,9 @@ class LineProgress:
         """Prints the epoch's line."""
         note(_line(row, self._epochs, best=best))
 
+    def stop(self) -> None:
+        """Leaves nothing behind."""
+
 
 class BarProgress:
     """A bar over the batches of an epoch, and one line above it for every finished epoch."""
@@ -42,6 +50,7 @@ class BarProgress:
     def start(self, epochs: int, batches: int, first_epoch: int) -> None:
         """Shows the bar."""
         self._epochs, self._batches = epochs, batches
+        _say_resumed(first_epoch, epochs)
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -62,5 +71,9 @@ class BarProgress:
 
     def epoch(self, row: Row, *, best: bool) -> None:
         """Prints the epoch's line; the bar restarts with the next batch, so that an early stop leaves none behind."""
+        self.stop()
+        note(_line(row, self._epochs, best=best))
+
+    def stop(self) -> None:
+        """Takes the bar away and gives the cursor back."""
         self._progress.stop()
-        err.print(_line(row, self._epochs, best=best), markup=False)

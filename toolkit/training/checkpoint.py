@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from dmdkit.errors import RunError
 from dmdkit.files import atomic_path
 
-__all__ = ["TrainingState", "load_state", "save_state"]
+__all__ = ["TrainingState", "load_state", "model_bytes", "save_state"]
 
 FORMAT = 1
 
@@ -36,9 +38,21 @@ class TrainingState:
 
 
 def save_state(state: TrainingState, path: Path) -> None:
-    """Writes the state atomically."""
+    """Writes the state atomically.
+
+    Raises:
+        RunError: It cannot be written; what was there before is still there.
+    """
     with atomic_path(path, RunError) as temporary:
-        torch.save({"format": FORMAT, **{item.name: getattr(state, item.name) for item in fields(state)}}, temporary)
+        try:
+            torch.save({"format": FORMAT, **{item.name: getattr(state, item.name) for item in fields(state)}}, temporary)
+        except RuntimeError as cause:  # what torch makes of a full disk
+            raise OSError(errno.ENOSPC, "not all of it could be written, the disk may be full") from cause
+
+
+def model_bytes(state: dict[str, Tensor]) -> bytes:
+    """Weights as safetensors, the same bytes for the same values (no metadata: its order is not fixed)."""
+    return safetensors_bytes({name: value.detach().cpu().contiguous() for name, value in sorted(state.items())})
 
 
 def load_state(path: Path) -> TrainingState:

@@ -43,7 +43,11 @@ def load_system(run: Run, device: torch.device | str = "cpu") -> DmdSystem:
 
 
 def predict(system: nn.Module, split: Split, device: torch.device | str = "cpu") -> npt.NDArray[np.float32]:
-    """The model's output for every sample, float32 (N, C), in evaluation mode."""
+    """The model's output for every sample, float32 (N, C), in evaluation mode.
+
+    Raises:
+        RunError: An output is NaN or infinite.
+    """
     training = system.training
     system.eval()
     outputs = []
@@ -53,6 +57,13 @@ def predict(system: nn.Module, split: Split, device: torch.device | str = "cpu")
             outputs.append(system(**features_on(part, device)).model.output.float().cpu())
     system.train(training)
     result: npt.NDArray[np.float32] = torch.cat(outputs).numpy()
+    wrong = ~np.isfinite(result).all(1)
+    if wrong.any():
+        sample = split.ids[int(wrong.argmax())]
+        raise RunError(
+            f"the model's outputs are not finite ({int(wrong.sum())} of {len(split)} samples, such as {sample!r}); train "
+            "again with a lower training.learning_rate"
+        )
     return result
 
 

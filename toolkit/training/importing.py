@@ -7,10 +7,10 @@ from pathlib import Path
 from dmdkit.config import DataConfig, ModelConfig, RunConfig
 from dmdkit.data.dataset import Task
 from dmdkit.errors import RunError
-from dmdkit.files import write_bytes, write_json
+from dmdkit.files import atomic_directory, write_bytes, write_json
 from dmdkit.model.published import read_published
-from dmdkit.training.run import METRICS_FILE, MODEL_FILE, Run, RunFacts, start_directory
-from dmdkit.training.trainer import model_bytes
+from dmdkit.training.checkpoint import model_bytes
+from dmdkit.training.run import METRICS_FILE, MODEL_FILE, Run, RunFacts, check_target, write_beginning
 
 __all__ = ["import_checkpoint"]
 
@@ -36,8 +36,9 @@ def import_checkpoint(
 
     Raises:
         WeightsError: The checkpoint does not describe a DMD model.
-        RunError: ``out`` cannot be written.
+        RunError: ``out`` exists or cannot be written; nothing is left behind.
     """
+    check_target(out, force=force)
     published = read_published(weights, heads, drop_text_encoder=drop_text_encoder)
     shape = published.shape
     regression = shape.num_outputs == 1
@@ -65,7 +66,8 @@ def import_checkpoint(
         gd_units=published.has_gd_units,
         notes=notes,
     )
-    start_directory(out, config, facts, force=force)
-    write_json(out / METRICS_FILE, {"imported": True, "splits": {}}, RunError)
-    write_bytes(out / MODEL_FILE, model_bytes(published.state), RunError)
+    with atomic_directory(out, RunError, replace=True) as directory:
+        write_beginning(directory, config, facts)
+        write_json(directory / METRICS_FILE, {"imported": True, "splits": {}}, RunError)
+        write_bytes(directory / MODEL_FILE, model_bytes(published.state), RunError)
     return Run.open(out)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 import platform
-import shutil
 import sys
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from fnmatch import fnmatchcase
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +24,18 @@ from dmdkit.config import ModelShape, RunConfig, validated
 from dmdkit.errors import ConfigError, RunError
 from dmdkit.files import sha256_of_file, write_json, write_text
 
-__all__ = ["InputFacts", "Run", "RunFacts", "newest_run", "prepare_directory", "write_environment"]
+__all__ = [
+    "InputFacts",
+    "Run",
+    "RunFacts",
+    "check_target",
+    "installed_versions",
+    "metrics_of",
+    "newest_run",
+    "read_config",
+    "read_facts",
+    "start_directory",
+]
 
 MODEL_FILE = "model.safetensors"
 CONFIG_FILE = "config.yaml"
@@ -84,7 +95,7 @@ class Run:
         if not (path / CONFIG_FILE).is_file() or not (path / FACTS_FILE).is_file():
             raise RunError(f"{path}: not a run: {CONFIG_FILE} or {FACTS_FILE} is missing")
         if not (path / MODEL_FILE).is_file():
-            raise RunError(f"{path}: training did not finish; continue it with `dmdkit train --resume --out {path}`")
+            raise RunError(f"{path}: training did not finish; continue it with: dmdkit train --resume --out {path}")
         return cls(path, read_config(path), read_facts(path))
 
     @property
@@ -115,39 +126,82 @@ def read_facts(path: Path) -> RunFacts:
         raise RunError(f"{path / FACTS_FILE}: damaged: {' '.join(str(cause).split()):.300}") from cause
 
 
-def prepare_directory(path: Path, *, force: bool) -> None:
-    """Makes ``path`` an empty directory for a new run.
+def is_leftover(name: str) -> bool:
+    """Whether ``name`` is that of a temporary file which a killed training left behind."""
+    return any(fnmatchcase(name, f".{Path(file).stem}-????????.tmp{Path(file).suffix}") for file in RUN_FILES)
 
-    An existing run is removed only with ``force``, and only when it holds nothing but a run's files.
+
+def remove_leftovers(path: Path) -> None:
+    """Deletes temporary files which a killed training left in the run directory ``path``."""
+    for entry in path.iterdir():
+        if is_leftover(entry.name) and entry.is_file():
+            entry.unlink(missing_ok=True)
+
+
+def check_target(path: Path, *, force: bool) -> None:
+    """Checks that a new run may be written to ``path``: nothing is there, or with ``force`` nothing but a run.
 
     Raises:
-        RunError: It exists without ``force``, holds other files, or cannot be written.
+        RunError: It exists without ``force``, or holds anything that is not a run's.
     """
-    if path.exists() and not path.is_dir():
+    if path.is_symlink() and not path.exists():
+        raise RunError(f"{path} is a broken link; choose another --out")
+    if not path.exists():
+        return
+    if not path.is_dir():
         raise RunError(f"{path} is a file; choose another --out")
-    entries = [entry.name for entry in path.iterdir()] if path.is_dir() else []
-    if entries and not force:
-        raise RunError(f"{path} exists and is not empty; choose another --out, continue it with --resume, or pass --force")
-    foreign = [name for name in entries if name not in RUN_FILES and not name.startswith(".")]
-    if foreign:
-        raise RunError(f"{path} holds files that are not a run's ({', '.join(sorted(foreign)[:5])}); choose another --out")
     try:
-        if entries:
-            shutil.rmtree(path)
-        path.mkdir(parents=True, exist_ok=True)
-        probe = path / ".probe"
-        probe.touch()
-        probe.unlink()
+        entries = list(path.iterdir())
     except OSError as cause:
-        raise RunError(f"cannot write {path}: {cause.strerror or cause}; choose a writable --out") from cause
+        raise RunError(f"cannot read {path}: {cause.strerror or cause}; choose another --out") from cause
+    foreign = [e.name for e in entries if e.is_dir() or not (e.name in RUN_FILES or is_leftover(e.name))]
+    if foreign:
+        shown = ", ".join(sorted(foreign)[:5])
+        raise RunError(f"{path} holds what is not a run's ({shown}), so it is left alone; choose another --out")
+    if any(entry.name in RUN_FILES for entry in entries) and not force:
+        raise RunError(f"{path} holds a run; choose another --out, continue it with --resume, or replace it with --force")
 
 
 def start_directory(path: Path, config: RunConfig, facts: RunFacts, *, force: bool) -> None:
-    """Prepares ``path`` and writes what is known before the first epoch."""
-    prepare_directory(path, force=force)
-    write_text(path / CONFIG_FILE, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), RunError)
+    """Makes ``path`` the directory of a new run and writes what is known before the first epoch.
+
+    An existing run is removed only with ``force``, and only when the directory holds nothing else.
+
+    Raises:
+        RunError: See :func:`check_target`, or it cannot be written; then nothing is left behind.
+    """
+    check_target(path, force=force)
+    is_new = not path.exists()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path)
+        _remove_run_files(path)
+    except OSError as cause:
+        raise RunError(f"cannot write {path}: {cause.strerror or cause}; choose a writable --out") from cause
+    try:
+        write_beginning(path, config, facts)
+    except BaseException:
+        _remove_run_files(path)
+        if is_new:
+            path.rmdir()
+        raise
+
+
+def _remove_run_files(path: Path) -> None:
+    for name in RUN_FILES:
+        (path / name).unlink(missing_ok=True)
+
+
+def write_beginning(path: Path, config: RunConfig, facts: RunFacts) -> None:
+    """Writes what is known of a run before its first epoch."""
+    write_config(path, config)
     write_json(path / FACTS_FILE, facts.model_dump(mode="json"), RunError)
     write_environment(path)
+
+
+def write_config(path: Path, config: RunConfig) -> None:
+    """Writes the recipe of the run ``path`` as used."""
+    write_text(path / CONFIG_FILE, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), RunError)
 
 
 def installed_versions(names: tuple[str, ...]) -> dict[str, str]:
@@ -198,5 +252,8 @@ def metrics_of(path: Path) -> dict[str, Any]:
         loaded = json.loads((path / METRICS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as cause:
         raise RunError(f"{path / METRICS_FILE}: cannot be read: {cause}") from cause
+    splits = loaded.get("splits") if isinstance(loaded, dict) else None
+    if not isinstance(splits, dict) or not all(isinstance(values, dict) for values in splits.values()):
+        raise RunError(f"{path / METRICS_FILE}: damaged: expected metrics by split; measure the run with `dmdkit evaluate`")
     assert isinstance(loaded, dict)
     return loaded

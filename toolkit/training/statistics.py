@@ -37,8 +37,14 @@ def standardisation(split: Split) -> dict[str, tuple[npt.NDArray[np.float32], np
 
 
 def input_facts(dataset: Dataset, modality_dropout: float) -> dict[str, InputFacts]:
-    """Range, padding and emptiness of each modality in the training split."""
+    """Range, padding and emptiness of each modality in the training split.
+
+    Args:
+        dataset: With a train split.
+        modality_dropout: The chance that training zeroes one of a sample's modalities, each as often as the others.
+    """
     split, facts = dataset.splits["train"], {}
+    dropped = modality_dropout / len(MODALITIES)
     for name in MODALITIES:
         features = split.features()[name]
         steps = present_steps(features)
@@ -50,6 +56,6 @@ def input_facts(dataset: Dataset, modality_dropout: float) -> dict[str, InputFac
             empty_share=empty,
             minimum=[float(v) for v in steps.min(0)],
             maximum=[float(v) for v in steps.max(0)],
-            trained_absent=max(empty, modality_dropout) >= TRAINED_ABSENT_SHARE,
+            trained_absent=empty + (1 - empty) * dropped >= TRAINED_ABSENT_SHARE,
         )
     return facts

@@ -13,21 +13,21 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
-from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from dmdkit.config import ModelShape, RunConfig
 from dmdkit.data.dataset import MODALITIES, Dataset, Split
 from dmdkit.errors import ConfigError, DataError, RunError
-from dmdkit.files import write_bytes, write_json, write_text
+from dmdkit.files import sha256_of_bytes, sha256_of_file, write_bytes, write_json, write_text
 from dmdkit.model import DmdSystem, LossTerms, LossWeights, loss_terms, total_loss
-from dmdkit.training.checkpoint import TrainingState, load_state, save_state
+from dmdkit.training.checkpoint import TrainingState, load_state, model_bytes, save_state
+from dmdkit.training.devices import checked_device, readable_memory_errors
 from dmdkit.training.evaluation import predict, task_metrics
 from dmdkit.training.run import (
     CHECKPOINT_FILE,
@@ -37,13 +37,13 @@ from dmdkit.training.run import (
     Run,
     RunFacts,
     read_facts,
+    remove_leftovers,
     start_directory,
+    write_config,
 )
 from dmdkit.training.statistics import input_facts, standardisation
 
-__all__ = ["Progress", "SilentProgress", "model_bytes", "train"]
-
-_DEVICES = {"auto": "auto", "cpu": "cpu", "cuda": "cuda", "mps": "mps"}
+__all__ = ["Progress", "SilentProgress", "train"]
 
 
 class Progress(Protocol):
@@ -58,6 +58,9 @@ class Progress(Protocol):
     def epoch(self, row: dict[str, float | int | None], *, best: bool) -> None:
         """An epoch was done; ``row`` is its line in history.csv."""
 
+    def stop(self) -> None:
+        """No more epochs come, however training ended."""
+
 
 class SilentProgress:
     """Shows nothing."""
@@ -69,6 +72,9 @@ class SilentProgress:
         """Shows nothing."""
 
     def epoch(self, row: dict[str, float | int | None], *, best: bool) -> None:
+        """Shows nothing."""
+
+    def stop(self) -> None:
         """Shows nothing."""
 
 
@@ -83,16 +89,12 @@ class _Tensors:
         return cls(features, torch.from_numpy(np.ascontiguousarray(split.labels)).to(device))
 
 
-def _fabric(device: str, precision: str) -> Fabric:
-    name, _, index = device.partition(":")
-    if name not in _DEVICES or (index and not index.isdigit()):
-        raise ConfigError(f"--device {device!r}: expected auto, cpu, cuda, cuda:N or mps")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device cuda: PyTorch sees no NVIDIA GPU here; use --device cpu, or see `dmdkit doctor`")
+def _fabric(device: str, precision: Literal["32-true", "bf16-mixed"]) -> Fabric:
+    place = checked_device(device)
     try:
-        return Fabric(accelerator=_DEVICES[name], devices=[int(index)] if index else 1, precision=precision)  # type: ignore[arg-type]
-    except Exception as cause:
-        raise ConfigError(f"--device {device!r} with precision {precision}: {cause}") from cause
+        return Fabric(accelerator=place.type, devices=[place.index] if place.index is not None else 1, precision=precision)
+    except Exception as cause:  # Fabric raises many kinds, all of them meaning that these two do not go together
+        raise ConfigError(f"--device {device} with training.precision={precision}: {cause}") from cause
 
 
 def _epoch_seed(seed: int, epoch: int) -> int:
@@ -112,12 +114,6 @@ def _drop_modalities(features: dict[str, Tensor], probability: float) -> dict[st
     chosen = torch.randint(len(MODALITIES), (batch,))
     chosen[torch.rand(batch) >= probability] = -1
     return {name: features[name] * (chosen != index).to(features[name]).view(-1, 1, 1) for index, name in enumerate(MODALITIES)}
-
-
-def model_bytes(system: DmdSystem | dict[str, Tensor]) -> bytes:
-    """The weights as safetensors, the same bytes for the same values (no metadata: its order is not fixed)."""
-    state = system if isinstance(system, dict) else system.state_dict()
-    return safetensors_bytes({name: value.detach().cpu().contiguous() for name, value in sorted(state.items())})
 
 
 def _group_means(sums: dict[str, float], count: int) -> dict[str, float]:
@@ -168,7 +164,7 @@ class _Trainer:
         total = total_loss(terms, self.settings.losses, self.weights)
         if not torch.isfinite(total):
             raise RunError(
-                f"the loss became {float(total)}; lower training.learning_rate, or standardise the features with "
+                f"the loss became {float(total.detach())}; lower training.learning_rate, or standardise the features with "
                 "--set data.normalisation=standardise"
             )
         self.fabric.backward(total)
@@ -200,8 +196,6 @@ class _Trainer:
         """The validation loss (mean absolute error, or cross-entropy) and every metric of ``split``."""
         part = self.dataset.splits[split]
         predicted = predict(self.model, part, self.fabric.device)
-        if not np.isfinite(predicted).all():
-            raise RunError("the model's outputs are not finite; lower training.learning_rate")
         metrics = task_metrics(predicted, part.labels, self.facts.task, self.facts.label_range)
         if self.classes:
             loss = float(F.cross_entropy(torch.from_numpy(predicted), torch.from_numpy(part.labels)))
@@ -224,7 +218,7 @@ class _Trainer:
         except (RuntimeError, ValueError, KeyError) as cause:
             raise RunError("last.ckpt does not belong to this run's config; start it anew with --force") from cause
 
-    def fit(self, out: Path, state: TrainingState, progress: Progress) -> TrainingState:
+    def fit(self, out: Path, state: TrainingState, progress: Progress) -> None:
         """Trains from ``state`` on, saving after every epoch."""
         progress.start(self.settings.epochs, self.batches_per_epoch(), state.next_epoch)
         while state.next_epoch < self.settings.epochs and not state.stopped_early:
@@ -236,7 +230,7 @@ class _Trainer:
             best = valid_loss < state.best_loss
             if best:
                 state.best_epoch, state.best_loss = epoch, valid_loss
-            row: dict[str, float | int | None] = {"epoch": epoch, "learning_rate": rate}
+            row: dict[str, float | int | None] = {"epoch": epoch + 1, "learning_rate": rate}
             row |= {f"train_{name}": value for name, value in losses.items()}
             row |= {"valid_loss": valid_loss, **{f"valid_{name}": value for name, value in metrics.items()}}
             state.history.append(row)
@@ -248,7 +242,6 @@ class _Trainer:
             save_state(state, out / CHECKPOINT_FILE)
             write_text(out / HISTORY_FILE, _csv(state.history), RunError)
             progress.epoch(row, best=best)
-        return state
 
 
 def _csv(rows: list[dict[str, float | int | None]]) -> str:
@@ -292,7 +285,8 @@ def train(
         progress: Told about every batch and epoch.
 
     Raises:
-        DmdkitError: One readable message; a run directory that was not there before is left only once training began.
+        DmdkitError: One readable message; a run directory that was not there before is left only once training began,
+            and then it can be resumed.
     """
     _require_splits(dataset)
     settings = config.training
@@ -308,26 +302,39 @@ def train(
         inputs=input_facts(dataset, settings.modality_dropout),
         notes=list(dataset.notes),
     )
-    trainer = _Trainer(config, facts, dataset, device)
-    state = TrainingState()
-    if resume:
-        if read_facts(out) != facts:
-            raise RunError(f"{out}: the data or the sizes are not those the run began with; start it anew with --force")
-        state = load_state(out / CHECKPOINT_FILE) if (out / CHECKPOINT_FILE).exists() else state
-        for stale in out.glob(".*.tmp*"):
-            stale.unlink()
-        if state.next_epoch:
-            trainer.restore(state)
-    else:
-        start_directory(out, config, facts, force=force)
-    trainer.fit(out, state, progress or SilentProgress())
-    return _finish(trainer, state, out)
+    progress = progress or SilentProgress()
+    with readable_memory_errors("lower training.batch_size or model.width"):
+        trainer = _Trainer(config, facts, dataset, device)
+        state = _resumed(trainer, config, facts, out) if resume else TrainingState()
+        if not resume:
+            start_directory(out, config, facts, force=force)
+        try:
+            trainer.fit(out, state, progress)
+        finally:
+            progress.stop()
+        return _finish(trainer, state, out)
+
+
+def _resumed(trainer: _Trainer, config: RunConfig, facts: RunFacts, out: Path) -> TrainingState:
+    """The state ``out`` was left in, already live in ``trainer``; ``out`` itself is made whole again."""
+    if not (out / CHECKPOINT_FILE).exists():  # killed before the end of the first epoch
+        start_directory(out, config, facts, force=True)
+        return TrainingState()
+    if read_facts(out).model_copy(update={"notes": facts.notes}) != facts:
+        raise RunError(f"{out}: the data or the sizes are not those the run began with; start it anew with --force")
+    state = load_state(out / CHECKPOINT_FILE)
+    trainer.restore(state)
+    remove_leftovers(out)
+    write_config(out, config)
+    write_text(out / HISTORY_FILE, _csv(state.history), RunError)
+    return state
 
 
 def _finish(trainer: _Trainer, state: TrainingState, out: Path) -> Run:
+    """Measures the best epoch and writes the weights last, because they say that the run is finished."""
     trainer.system.load_state_dict(state.best_model)
     metrics: dict[str, Any] = {
-        "best_epoch": state.best_epoch,
+        "best_epoch": state.best_epoch + 1,
         "epochs": state.next_epoch,
         "stopped_early": state.stopped_early,
         "splits": {},
@@ -336,6 +343,10 @@ def _finish(trainer: _Trainer, state: TrainingState, out: Path) -> Run:
         if split in trainer.dataset.splits:
             _, values = trainer.validate(split)
             metrics["splits"][split] = {"samples": len(trainer.dataset.splits[split]), **values}
+    weights = model_bytes(state.best_model)
+    model = out / MODEL_FILE
+    if model.is_file() and sha256_of_file(model) != sha256_of_bytes(weights):
+        model.unlink()  # an earlier end of this run: its weights must not stand beside the new metrics
     write_json(out / METRICS_FILE, metrics, RunError)
-    write_bytes(out / MODEL_FILE, model_bytes(state.best_model), RunError)
+    write_bytes(model, weights, RunError)
     return Run.open(out)

@@ -1,0 +1,155 @@
+/* The C interface of dmdkit (C11). Opaque handles, status codes, out-parameters; every open has its close.
+ *
+ * Structs that callers fill start with struct_size: initialise them with their _init function, so that a program built against
+ * an older header keeps working with a newer library. Handles follow the thread rules of dmdkit/runtime.hpp: calls on one
+ * handle are serialised, and all results are copied to the caller's buffers, so a handle may be shared by threads. */
+#ifndef DMDKIT_DMDKIT_H_
+#define DMDKIT_DMDKIT_H_
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "dmdkit/version.h"
+
+#if defined(__GNUC__)
+#define DMDKIT_C_API __attribute__((visibility("default")))
+#else
+#define DMDKIT_C_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Grows with every incompatible change of this header. */
+#define DMDKIT_ABI_VERSION 1
+
+typedef enum dmdkit_status {
+  DMDKIT_OK = 0,
+  DMDKIT_INVALID_INPUT = 1,
+  DMDKIT_BUNDLE_NOT_FOUND = 2,
+  DMDKIT_BUNDLE_DAMAGED = 3,
+  DMDKIT_BUNDLE_VERSION = 4,
+  DMDKIT_FILE_UNREADABLE = 5,
+  DMDKIT_FILE_UNWRITABLE = 6,
+  DMDKIT_GRAPH_UNAVAILABLE = 7,
+  DMDKIT_BACKEND_UNAVAILABLE = 8,
+  DMDKIT_BACKEND_FAILED = 9,
+  DMDKIT_OUT_OF_MEMORY = 10,
+  DMDKIT_CALLBACK_FAILED = 11,
+  DMDKIT_INTERNAL = 70
+} dmdkit_status;
+
+enum { DMDKIT_TEXT = 0, DMDKIT_AUDIO = 1, DMDKIT_VISION = 2, DMDKIT_MODALITIES = 3, DMDKIT_EDGES = 6 };
+
+typedef struct dmdkit_runtime dmdkit_runtime;
+
+/* Pointers are read during dmdkit_open only; null means the default. */
+typedef struct dmdkit_options {
+  size_t struct_size;
+  const char* device;            /* auto, cpu or cuda */
+  const char* graph;             /* a precision or a full name; null: the preferred one that passed parity */
+  int threads;                   /* inside one prediction, 1 */
+  uint64_t deadline_us;          /* slower predictions count as deadline misses; 0: no deadline */
+  int preload_explain;           /* 1: open the explain graph at once */
+  int spin;                      /* whether idle worker threads spin: 1, 0, or -1 for the backend's default */
+  const char* affinity;          /* processors of the worker threads, "1;2" */
+  const char* backend;           /* onnxruntime */
+  const char* backend_directory; /* where libdmdkit_BACKEND.so is looked for first */
+} dmdkit_options;
+
+/* Raw features, sample first, then step, then feature. A modality is absent when its bit is set in `absent`. */
+typedef struct dmdkit_inputs {
+  size_t struct_size;
+  size_t batch;
+  const float* data[DMDKIT_MODALITIES];
+  size_t count[DMDKIT_MODALITIES]; /* values at data, batch * steps * features */
+  uint32_t absent;                 /* 1u << DMDKIT_AUDIO */
+} dmdkit_inputs;
+
+typedef struct dmdkit_input_info {
+  size_t struct_size;
+  const char* name; /* lives as long as the runtime */
+  size_t steps;
+  size_t features;
+  int may_be_absent;
+} dmdkit_input_info;
+
+typedef struct dmdkit_prediction {
+  size_t struct_size;
+  double latency_ms;
+  int deadline_missed;
+  double out_of_range[DMDKIT_MODALITIES]; /* share of values outside the training range where worth a look, else 0 */
+} dmdkit_prediction;
+
+/* Caller's buffers of explain; a null pointer leaves that output out. Counts are in values and must fit exactly. */
+typedef struct dmdkit_explanation {
+  size_t struct_size;
+  float* score; /* batch * outputs */
+  size_t score_count;
+  float* logit_homo; /* batch * 3 * outputs */
+  size_t logit_homo_count;
+  float* logit_hetero;
+  size_t logit_hetero_count;
+  float* edges_homo; /* batch * 6; untouched for a bundle without GD-Units */
+  size_t edges_homo_count;
+  float* edges_hetero;
+  size_t edges_hetero_count;
+  double latency_ms;
+} dmdkit_explanation;
+
+typedef struct dmdkit_stats {
+  size_t struct_size;
+  uint64_t count;
+  double p50_ms;
+  double p90_ms;
+  double p99_ms;
+  double max_ms;
+  uint64_t deadline_misses;
+  uint64_t out_of_range;
+} dmdkit_stats;
+
+DMDKIT_C_API void dmdkit_options_init(dmdkit_options* options);
+DMDKIT_C_API void dmdkit_inputs_init(dmdkit_inputs* inputs);
+DMDKIT_C_API void dmdkit_input_info_init(dmdkit_input_info* info);
+DMDKIT_C_API void dmdkit_prediction_init(dmdkit_prediction* prediction);
+DMDKIT_C_API void dmdkit_explanation_init(dmdkit_explanation* explanation);
+DMDKIT_C_API void dmdkit_stats_init(dmdkit_stats* stats);
+
+/* The library's version and DMDKIT_ABI_VERSION, to compare with the header's. */
+DMDKIT_C_API const char* dmdkit_version(void);
+DMDKIT_C_API uint32_t dmdkit_abi_version(void);
+
+/* What a code means in general; never null. */
+DMDKIT_C_API const char* dmdkit_status_message(dmdkit_status status);
+
+/* What the last failed call of this thread said: expected, found, what to do next. Valid until the thread's next call. */
+DMDKIT_C_API const char* dmdkit_last_error(void);
+
+/* Opens a bundle; *runtime is null on failure. */
+DMDKIT_C_API dmdkit_status dmdkit_open(const char* path, const dmdkit_options* options, dmdkit_runtime** runtime);
+
+/* Releases a runtime; null is allowed. */
+DMDKIT_C_API void dmdkit_close(dmdkit_runtime* runtime);
+
+DMDKIT_C_API dmdkit_status dmdkit_get_input(const dmdkit_runtime* runtime, int modality, dmdkit_input_info* info);
+DMDKIT_C_API size_t dmdkit_output_count(const dmdkit_runtime* runtime);
+DMDKIT_C_API const char* dmdkit_graph(const dmdkit_runtime* runtime);
+DMDKIT_C_API const char* dmdkit_backend(const dmdkit_runtime* runtime);
+
+/* Writes batch * dmdkit_output_count values to score; prediction may be null. */
+DMDKIT_C_API dmdkit_status dmdkit_predict(dmdkit_runtime* runtime, const dmdkit_inputs* inputs, float* score,
+                                          size_t score_count, dmdkit_prediction* prediction);
+DMDKIT_C_API dmdkit_status dmdkit_explain(dmdkit_runtime* runtime, const dmdkit_inputs* inputs,
+                                          dmdkit_explanation* explanation);
+
+/* Replays the golden samples; *passed is 1 or 0. */
+DMDKIT_C_API dmdkit_status dmdkit_self_check(dmdkit_runtime* runtime, int every_graph, int* passed);
+
+DMDKIT_C_API dmdkit_status dmdkit_get_stats(const dmdkit_runtime* runtime, dmdkit_stats* stats);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* DMDKIT_DMDKIT_H_ */

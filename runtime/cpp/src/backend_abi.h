@@ -1,0 +1,77 @@
+/* The contract between libdmdkit and a backend plug-in, libdmdkit_NAME.so: plain C, because the two may be built apart.
+ *
+ * All tensors are float32. The core owns the buffers; a backend binds them once per batch size and then only runs. No function
+ * may throw. Functions that can fail return 0 or non-zero, and then write a zero-terminated text of at most error_size bytes to
+ * error: DMDKIT_BACKEND_NO_DEVICE for a device that is not here, DMDKIT_BACKEND_NO_MEMORY, DMDKIT_BACKEND_FAILED otherwise. */
+#ifndef DMDKIT_SRC_BACKEND_ABI_H_
+#define DMDKIT_SRC_BACKEND_ABI_H_
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define DMDKIT_BACKEND_ABI_VERSION 1
+#define DMDKIT_BACKEND_ENTRY "dmdkit_backend_entry"
+
+enum { DMDKIT_BACKEND_OK = 0, DMDKIT_BACKEND_FAILED = 1, DMDKIT_BACKEND_NO_DEVICE = 2, DMDKIT_BACKEND_NO_MEMORY = 3 };
+
+typedef struct dmdkit_backend_session dmdkit_backend_session;
+
+typedef struct {
+  const char* key;
+  const char* value;
+} dmdkit_backend_entry_pair;
+
+/* What to open. Pointers are valid during the call only. */
+typedef struct {
+  size_t struct_size;
+  const char* graph; /* its name, for messages */
+  const void* model; /* the ONNX file, already checked against its hash */
+  size_t model_bytes;
+  const char* device; /* cpu or cuda */
+  int threads;
+  int spin; /* 1, 0, or -1 for the backend's default */
+  const char* affinity;
+  const dmdkit_backend_entry_pair* session_options; /* what the manifest asks for */
+  size_t session_option_count;
+  const dmdkit_backend_entry_pair* provider_options; /* what the application asks for */
+  size_t provider_option_count;
+} dmdkit_backend_open_args;
+
+/* One input or output. shape[0] is the batch and -1; name and shape live as long as the session. */
+typedef struct {
+  const char* name;
+  const int64_t* shape;
+  size_t rank;
+} dmdkit_backend_tensor;
+
+typedef struct {
+  uint32_t abi_version;
+  size_t struct_size;
+  /* "onnxruntime 1.31.1"; lives as long as the library. */
+  const char* (*describe)(void);
+  int (*open)(const dmdkit_backend_open_args* args, dmdkit_backend_session** session, char* error, size_t error_size);
+  size_t (*input_count)(const dmdkit_backend_session* session);
+  size_t (*output_count)(const dmdkit_backend_session* session);
+  void (*input)(const dmdkit_backend_session* session, size_t index, dmdkit_backend_tensor* tensor);
+  void (*output)(const dmdkit_backend_session* session, size_t index, dmdkit_backend_tensor* tensor);
+  /* Binds one buffer per input and output, each holding batch times the product of the other sizes; replaces an earlier
+   * binding. The buffers stay valid until the next bind or close. */
+  int (*bind)(dmdkit_backend_session* session, size_t batch, float* const* inputs, float* const* outputs, char* error,
+              size_t error_size);
+  /* Runs on the bound buffers. Never called on one session by two threads at once. */
+  int (*run)(dmdkit_backend_session* session, char* error, size_t error_size);
+  void (*close)(dmdkit_backend_session* session); /* null is allowed */
+} dmdkit_backend_vtable;
+
+/* The plug-in's one symbol: its table, or null when it does not speak that version. */
+typedef const dmdkit_backend_vtable* (*dmdkit_backend_entry_function)(uint32_t abi_version);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* DMDKIT_SRC_BACKEND_ABI_H_ */

@@ -1,0 +1,22 @@
+// Loads a backend plug-in, libdmdkit_NAME.so, when a graph is first opened with it. A loaded plug-in stays for the process:
+// unloading inference libraries that own threads is not safe.
+#ifndef DMDKIT_SRC_BACKEND_LIBRARY_HPP_
+#define DMDKIT_SRC_BACKEND_LIBRARY_HPP_
+
+#include <string>
+
+#include "backend_abi.h"
+
+namespace dmdkit {
+
+// The plug-in's table. `directory` is searched first; if it is empty, the folder of libdmdkit itself and then the loader's
+// path. Throws Failure with kBackendUnavailable.
+const dmdkit_backend_vtable& load_backend(const std::string& name, const std::string& directory);
+
+// Whether the file is a whole ELF object: its section table, the last thing a linker writes, lies inside. The dynamic loader
+// checks less and would end the process with SIGBUS on a truncated library.
+bool is_whole_elf(const std::string& path);
+
+}  // namespace dmdkit
+
+#endif  // DMDKIT_SRC_BACKEND_LIBRARY_HPP_

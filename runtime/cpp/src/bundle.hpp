@@ -1,0 +1,51 @@
+// An opened bundle: its manifest, and files that are used only after their hash was checked.
+#ifndef DMDKIT_SRC_BUNDLE_HPP_
+#define DMDKIT_SRC_BUNDLE_HPP_
+
+#include <map>
+#include <string>
+
+#include "files.hpp"
+#include "manifest.hpp"
+#include "safetensors.hpp"
+
+namespace dmdkit {
+
+// Golden samples and what each graph gave on them at export.
+struct Golden {
+  std::map<std::string, Tensor> inputs;                              // modality -> (N, T, D)
+  std::map<std::string, std::map<std::string, Tensor>> unit_inputs;  // gd_homo, gd_hetero -> input name -> tensor
+  std::map<std::string, std::map<std::string, Tensor>> recorded;     // graph -> output name -> tensor
+
+  // What a graph of this kind is fed.
+  const std::map<std::string, Tensor>& inputs_of(const std::string& kind) const;
+};
+
+class Bundle {
+ public:
+  // Reads the manifest and checks that every listed file is there with its size. Throws Failure.
+  static Bundle open(const std::string& path);
+
+  const std::string& path() const noexcept { return path_; }
+  const Manifest& manifest() const noexcept { return manifest_; }
+
+  // The content of a listed file after its hash was checked. Throws Failure.
+  Bytes read(const std::string& name) const;
+
+  // The golden samples. Throws Failure.
+  Golden golden() const;
+
+ private:
+  Bundle(std::string path, Manifest manifest) : path_(std::move(path)), manifest_(std::move(manifest)) {}
+
+  std::string path_;
+  Manifest manifest_;
+};
+
+// The graph to open for `kind` (fusion, explain): the one asked for by full name or precision, or with an empty `wanted` the
+// preferred one that passed parity. Throws Failure.
+const std::string& choose_graph(const Manifest& manifest, const std::string& kind, const std::string& wanted);
+
+}  // namespace dmdkit
+
+#endif  // DMDKIT_SRC_BUNDLE_HPP_

@@ -1,0 +1,246 @@
+#include <cstring>
+#include <memory>
+#include <new>
+#include <string>
+#include <utility>
+
+#include "dmdkit/dmdkit.h"
+#include "dmdkit/runtime.hpp"
+#include "failure.hpp"
+
+struct dmdkit_runtime {
+  dmdkit::Runtime runtime;
+};
+
+namespace {
+
+using dmdkit::Status;
+using dmdkit::StatusCode;
+
+static_assert(static_cast<int>(StatusCode::kOutOfMemory) == DMDKIT_OUT_OF_MEMORY);
+static_assert(static_cast<int>(StatusCode::kCallbackFailed) == DMDKIT_CALLBACK_FAILED);
+static_assert(static_cast<int>(StatusCode::kInternal) == DMDKIT_INTERNAL);
+
+// The text a thread can ask for after a failure; kept only while it can be stored.
+std::string& last_error() {
+  thread_local std::string text;
+  return text;
+}
+
+dmdkit_status answer(const Status& status) noexcept {
+  try {
+    last_error() = status.message();
+  } catch (...) {
+    last_error().clear();
+  }
+  return static_cast<dmdkit_status>(status.code());
+}
+
+dmdkit_status null_pointer(const char* what) noexcept {
+  return answer(dmdkit::guarded<Status>([&] { return Status(StatusCode::kInvalidInput, std::string(what) + " is null"); }));
+}
+
+// A caller's struct as far as both sides know it: what an older caller does not have keeps its default. False if it is no
+// struct of ours at all.
+template <typename T>
+bool read_versioned(const T* from, T& to) noexcept {
+  if (from->struct_size < sizeof(std::size_t) || from->struct_size > 4096) return false;
+  std::memcpy(&to, from, from->struct_size < sizeof(T) ? from->struct_size : sizeof(T));
+  return true;
+}
+
+template <typename T>
+bool write_versioned(T from, T* to) noexcept {
+  const std::size_t size = to->struct_size;
+  if (size < sizeof(std::size_t) || size > 4096) return false;
+  from.struct_size = size;
+  std::memcpy(to, &from, size < sizeof(T) ? size : sizeof(T));
+  return true;
+}
+
+Status not_initialised(const char* what) {
+  return {StatusCode::kInvalidInput, std::string(what) + " was not initialised; call its _init function first"};
+}
+
+std::string text_or(const char* text, const char* fallback) { return text != nullptr ? text : fallback; }
+
+Status options_from_c(const dmdkit_options* given, dmdkit::Options& options) {
+  dmdkit_options c;
+  dmdkit_options_init(&c);
+  if (given != nullptr && !read_versioned(given, c)) return not_initialised("options");
+  options.device = text_or(c.device, "auto");
+  options.graph = text_or(c.graph, "");
+  options.threads = c.threads;
+  options.deadline_us = c.deadline_us;
+  options.preload_explain = c.preload_explain != 0;
+  if (c.spin >= 0) options.spin = c.spin != 0;
+  options.affinity = text_or(c.affinity, "");
+  options.backend = text_or(c.backend, "onnxruntime");
+  options.backend_directory = text_or(c.backend_directory, "");
+  return {};
+}
+
+// No allocation: predictions pass through here.
+bool inputs_from_c(const dmdkit_inputs* given, dmdkit::Inputs& inputs) noexcept {
+  dmdkit_inputs c;
+  dmdkit_inputs_init(&c);
+  if (!read_versioned(given, c)) return false;
+  std::optional<dmdkit::FloatView>* const views[] = {&inputs.text, &inputs.audio, &inputs.vision};
+  for (int i = 0; i < DMDKIT_MODALITIES; ++i) {
+    if ((c.absent >> i & 1U) == 0) *views[i] = dmdkit::FloatView(c.data[i], c.count[i]);
+  }
+  inputs.batch = c.batch;
+  return true;
+}
+
+}  // namespace
+
+extern "C" {
+
+void dmdkit_options_init(dmdkit_options* options) {
+  if (options == nullptr) return;
+  *options = dmdkit_options{};
+  options->struct_size = sizeof *options;
+  options->threads = 1;
+  options->spin = -1;
+}
+
+void dmdkit_inputs_init(dmdkit_inputs* inputs) {
+  if (inputs == nullptr) return;
+  *inputs = dmdkit_inputs{};
+  inputs->struct_size = sizeof *inputs;
+  inputs->batch = 1;
+}
+
+void dmdkit_input_info_init(dmdkit_input_info* info) {
+  if (info == nullptr) return;
+  *info = dmdkit_input_info{};
+  info->struct_size = sizeof *info;
+}
+
+void dmdkit_prediction_init(dmdkit_prediction* prediction) {
+  if (prediction == nullptr) return;
+  *prediction = dmdkit_prediction{};
+  prediction->struct_size = sizeof *prediction;
+}
+
+void dmdkit_explanation_init(dmdkit_explanation* explanation) {
+  if (explanation == nullptr) return;
+  *explanation = dmdkit_explanation{};
+  explanation->struct_size = sizeof *explanation;
+}
+
+void dmdkit_stats_init(dmdkit_stats* stats) {
+  if (stats == nullptr) return;
+  *stats = dmdkit_stats{};
+  stats->struct_size = sizeof *stats;
+}
+
+const char* dmdkit_version(void) { return DMDKIT_VERSION_STRING; }
+uint32_t dmdkit_abi_version(void) { return DMDKIT_ABI_VERSION; }
+
+const char* dmdkit_status_message(dmdkit_status status) { return dmdkit::status_code_name(static_cast<StatusCode>(status)); }
+const char* dmdkit_last_error(void) { return last_error().c_str(); }
+
+dmdkit_status dmdkit_open(const char* path, const dmdkit_options* options, dmdkit_runtime** runtime) {
+  if (runtime == nullptr) return null_pointer("runtime");
+  *runtime = nullptr;
+  if (path == nullptr) return null_pointer("path");
+  return answer(dmdkit::guarded<Status>([&]() -> Status {
+    dmdkit::Options converted;
+    Status status = options_from_c(options, converted);
+    if (!status.ok()) return status;
+    dmdkit::Result<dmdkit::Runtime> opened = dmdkit::Runtime::open(path, converted);
+    if (!opened) return opened.status();
+    *runtime = new dmdkit_runtime{std::move(opened).value()};
+    return {};
+  }));
+}
+
+void dmdkit_close(dmdkit_runtime* runtime) { delete runtime; }
+
+dmdkit_status dmdkit_get_input(const dmdkit_runtime* runtime, int modality, dmdkit_input_info* info) {
+  if (runtime == nullptr || info == nullptr) return null_pointer(runtime == nullptr ? "runtime" : "info");
+  return answer(dmdkit::guarded<Status>([&]() -> Status {
+    if (modality < 0 || modality >= DMDKIT_MODALITIES) {
+      return {StatusCode::kInvalidInput, "modality " + std::to_string(modality) + ": expected 0 to 2"};
+    }
+    const dmdkit::InputInfo& found = runtime->runtime.inputs()[static_cast<std::size_t>(modality)];
+    dmdkit_input_info filled;
+    dmdkit_input_info_init(&filled);
+    filled.name = found.name.c_str();
+    filled.steps = found.steps;
+    filled.features = found.features;
+    filled.may_be_absent = found.may_be_absent ? 1 : 0;
+    return write_versioned(filled, info) ? Status() : not_initialised("info");
+  }));
+}
+
+size_t dmdkit_output_count(const dmdkit_runtime* runtime) { return runtime != nullptr ? runtime->runtime.outputs() : 0; }
+const char* dmdkit_graph(const dmdkit_runtime* runtime) { return runtime != nullptr ? runtime->runtime.graph().c_str() : ""; }
+const char* dmdkit_backend(const dmdkit_runtime* runtime) {
+  return runtime != nullptr ? runtime->runtime.backend().c_str() : "";
+}
+
+dmdkit_status dmdkit_predict(dmdkit_runtime* runtime, const dmdkit_inputs* inputs, float* score, size_t score_count,
+                             dmdkit_prediction* prediction) {
+  if (runtime == nullptr || inputs == nullptr) return null_pointer(runtime == nullptr ? "runtime" : "inputs");
+  return answer(dmdkit::guarded<Status>([&]() -> Status {
+    dmdkit::Inputs converted;
+    if (!inputs_from_c(inputs, converted)) return not_initialised("inputs");
+    const auto result = runtime->runtime.predict_into(converted, dmdkit::MutableFloatView(score, score_count));
+    if (!result) return result.status();
+    if (prediction == nullptr) return {};
+    dmdkit_prediction filled;
+    dmdkit_prediction_init(&filled);
+    filled.latency_ms = result->latency_ms;
+    filled.deadline_missed = result->deadline_missed ? 1 : 0;
+    for (std::size_t i = 0; i < DMDKIT_MODALITIES; ++i) filled.out_of_range[i] = result->out_of_range[i];
+    return write_versioned(filled, prediction) ? Status() : not_initialised("prediction");
+  }));
+}
+
+dmdkit_status dmdkit_explain(dmdkit_runtime* runtime, const dmdkit_inputs* inputs, dmdkit_explanation* explanation) {
+  if (runtime == nullptr || inputs == nullptr) return null_pointer(runtime == nullptr ? "runtime" : "inputs");
+  if (explanation == nullptr) return null_pointer("explanation");
+  return answer(dmdkit::guarded<Status>([&]() -> Status {
+    dmdkit::Inputs converted;
+    if (!inputs_from_c(inputs, converted)) return not_initialised("inputs");
+    dmdkit_explanation c;
+    dmdkit_explanation_init(&c);
+    if (!read_versioned(explanation, c)) return not_initialised("explanation");
+    const auto view = [](float* data, std::size_t count) {
+      return dmdkit::MutableFloatView(data, data != nullptr ? count : 0);
+    };
+    const auto result = runtime->runtime.explain_into(
+        converted,
+        {view(c.score, c.score_count), view(c.logit_homo, c.logit_homo_count), view(c.logit_hetero, c.logit_hetero_count),
+         view(c.edges_homo, c.edges_homo_count), view(c.edges_hetero, c.edges_hetero_count)});
+    if (!result) return result.status();
+    c.latency_ms = result->latency_ms;
+    return write_versioned(c, explanation) ? Status() : not_initialised("explanation");
+  }));
+}
+
+dmdkit_status dmdkit_self_check(dmdkit_runtime* runtime, int every_graph, int* passed) {
+  if (runtime == nullptr || passed == nullptr) return null_pointer(runtime == nullptr ? "runtime" : "passed");
+  *passed = 0;
+  return answer(dmdkit::guarded<Status>([&]() -> Status {
+    const auto result = runtime->runtime.self_check(every_graph != 0);
+    if (!result) return result.status();
+    *passed = result->passed ? 1 : 0;
+    return {};
+  }));
+}
+
+dmdkit_status dmdkit_get_stats(const dmdkit_runtime* runtime, dmdkit_stats* stats) {
+  if (runtime == nullptr || stats == nullptr) return null_pointer(runtime == nullptr ? "runtime" : "stats");
+  return answer(dmdkit::guarded<Status>([&]() -> Status {
+    const dmdkit::Stats found = runtime->runtime.stats();
+    const dmdkit_stats filled{sizeof filled, found.count,  found.p50_ms,          found.p90_ms,
+                              found.p99_ms,  found.max_ms, found.deadline_misses, found.out_of_range};
+    return write_versioned(filled, stats) ? Status() : not_initialised("stats");
+  }));
+}
+
+}  // extern "C"

@@ -1,0 +1,34 @@
+// Whole files into memory, within a limit; only regular files, so that a pipe or a device in a bundle cannot hold a reader up.
+#ifndef DMDKIT_SRC_FILES_HPP_
+#define DMDKIT_SRC_FILES_HPP_
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace dmdkit {
+
+using Bytes = std::vector<unsigned char>;
+
+bool is_directory(const std::string& path) noexcept;
+
+// The size of a regular file; nothing if there is none.
+std::optional<std::uint64_t> regular_file_size(const std::string& path) noexcept;
+
+// What reading gave: the bytes, or why there are none.
+struct ReadOutcome {
+  Bytes bytes;
+  int error = 0;           // errno
+  bool too_large = false;  // more than the limit
+};
+
+// Reads a regular file of at most `limit_bytes`.
+ReadOutcome read_file(const std::string& path, std::uint64_t limit_bytes);
+
+// strerror without its shared buffer.
+std::string error_text(int error);
+
+}  // namespace dmdkit
+
+#endif  // DMDKIT_SRC_FILES_HPP_

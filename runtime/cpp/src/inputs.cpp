@@ -1,0 +1,126 @@
+#include "inputs.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <string>
+
+namespace dmdkit {
+namespace {
+
+using Views = std::array<const std::optional<FloatView>*, kModalities>;
+
+Views views_of(const Inputs& inputs) noexcept { return {&inputs.text, &inputs.audio, &inputs.vision}; }
+
+// Without branches, so that the compiler can use vector instructions: a float is finite unless all exponent bits are set.
+bool all_finite(const float* values, std::size_t size) noexcept {
+  constexpr std::uint32_t kExponent = 0x7F800000U;
+  std::uint32_t bad = 0;
+  for (std::size_t i = 0; i < size; ++i) {
+    std::uint32_t bits;
+    std::memcpy(&bits, values + i, sizeof bits);
+    bad |= static_cast<std::uint32_t>((bits & kExponent) == kExponent);
+  }
+  return bad == 0;
+}
+
+std::string name_of(float value) { return std::isnan(value) ? "nan" : value > 0 ? "inf" : "-inf"; }
+
+Status non_finite(const FloatView& view, const InputInfo& info) {
+  std::size_t at = 0;
+  while (std::isfinite(view[at])) ++at;
+  const std::size_t features = info.features;
+  return {StatusCode::kInvalidInput, "input '" + info.name + "' holds " + name_of(view[at]) + " at sample " +
+                                         std::to_string(at / (info.steps * features)) + ", step " +
+                                         std::to_string(at / features % info.steps) + ", feature " +
+                                         std::to_string(at % features) +
+                                         "; replace it before predicting (training replaced by 0 only if its recipe said so)"};
+}
+
+Status wrong_size(const FloatView& view, const InputInfo& info, std::size_t batch) {
+  return {StatusCode::kInvalidInput,
+          "input '" + info.name + "' has " + std::to_string(view.size()) + " values, expected (batch, " +
+              std::to_string(info.steps) + ", " + std::to_string(info.features) +
+              ") = " + std::to_string(batch * info.steps * info.features) + " for a batch of " + std::to_string(batch)};
+}
+
+}  // namespace
+
+Status check_inputs(const Inputs& inputs, const InputRecords& records) {
+  // The largest batch whose sizes cannot overflow: a sample has at most 2^28 values.
+  constexpr std::size_t kMaxBatch = std::size_t{1} << 24;
+  if (inputs.batch < 1 || inputs.batch > kMaxBatch) {
+    return {StatusCode::kInvalidInput,
+            "batch is " + std::to_string(inputs.batch) + ", expected 1 to " + std::to_string(kMaxBatch)};
+  }
+  const Views views = views_of(inputs);
+  bool any = false;
+  for (std::size_t i = 0; i < kModalities; ++i) {
+    const InputInfo& info = records[i].info;
+    if (!views[i]->has_value()) {
+      if (info.may_be_absent) continue;
+      return {StatusCode::kInvalidInput, "input '" + info.name +
+                                             "' is absent, but this model was not trained without it; pass its features "
+                                             "(train with training.modality_dropout to allow absence)"};
+    }
+    const FloatView& view = **views[i];
+    if (view.data() == nullptr || view.size() != inputs.batch * info.steps * info.features) {
+      return wrong_size(view, info, inputs.batch);
+    }
+    if (!all_finite(view.data(), view.size())) return non_finite(view, info);
+    any = true;
+  }
+  if (!any) return {StatusCode::kInvalidInput, "all inputs are absent; pass at least one modality"};
+  return {};
+}
+
+void copy_inputs(const Inputs& inputs, const InputRecords& records, const std::array<float*, kModalities>& buffers) noexcept {
+  const Views views = views_of(inputs);
+  for (std::size_t i = 0; i < kModalities; ++i) {
+    const std::size_t bytes = inputs.batch * records[i].info.steps * records[i].info.features * sizeof(float);
+    if (views[i]->has_value()) {
+      std::memcpy(buffers[i], (*views[i])->data(), bytes);
+    } else {
+      std::memset(buffers[i], 0, bytes);
+    }
+  }
+}
+
+RangeGuard::RangeGuard(const InputRecords& records) {
+  constexpr double kLargest = std::numeric_limits<float>::max();
+  for (std::size_t i = 0; i < kModalities; ++i) {
+    const InputRecord& record = records[i];
+    if (!record.minimum || !record.maximum) continue;
+    for (std::size_t feature = 0; feature < record.info.features; ++feature) {
+      const double low = (*record.minimum)[feature];
+      const double high = (*record.maximum)[feature];
+      const double margin = kRangeMargin * (high - low);
+      limits_[i].low.push_back(static_cast<float>(std::clamp(low - margin, -kLargest, kLargest)));
+      limits_[i].high.push_back(static_cast<float>(std::clamp(high + margin, -kLargest, kLargest)));
+    }
+  }
+}
+
+double RangeGuard::share(std::size_t modality, const float* values, std::size_t rows) const noexcept {
+  const std::size_t features = limits_[modality].low.size();
+  if (features == 0) return 0.0;
+  const float* low = limits_[modality].low.data();
+  const float* high = limits_[modality].high.data();
+  std::size_t present = 0;
+  std::size_t outside = 0;
+  for (std::size_t row = 0; row < rows; ++row, values += features) {
+    std::uint32_t any = 0;
+    std::uint32_t out = 0;
+    for (std::size_t i = 0; i < features; ++i) {
+      any |= static_cast<std::uint32_t>(values[i] != 0.0F);
+      out += static_cast<std::uint32_t>(values[i] < low[i]) | static_cast<std::uint32_t>(values[i] > high[i]);
+    }
+    present += any;
+    outside += any * out;
+  }
+  return present == 0 ? 0.0 : static_cast<double>(outside) / static_cast<double>(present * features);
+}
+
+}  // namespace dmdkit

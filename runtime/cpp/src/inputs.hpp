@@ -1,0 +1,47 @@
+// Checks on what an application hands in: sizes, finiteness, absence, and the training range. The hot path: no allocation.
+#ifndef DMDKIT_SRC_INPUTS_HPP_
+#define DMDKIT_SRC_INPUTS_HPP_
+
+#include <array>
+#include <vector>
+
+#include "dmdkit/result.hpp"
+#include "dmdkit/types.hpp"
+#include "manifest.hpp"
+
+namespace dmdkit {
+
+// A value counts as outside when it leaves the training range of its column by more than this part of the range's width
+// (docs/bundle.md, as in Python).
+inline constexpr double kRangeMargin = 0.5;
+
+// A modality is reported when at least this share of its values (padding left out) lies outside.
+inline constexpr double kOutOfRangeShare = 0.02;
+
+using InputRecords = std::array<InputRecord, kModalities>;
+
+// Checks sizes, values and absence of `inputs`; allocates only to say what is wrong.
+Status check_inputs(const Inputs& inputs, const InputRecords& records);
+
+// Copies `inputs` to one buffer per modality, zeros where a modality is absent. They must have passed check_inputs.
+void copy_inputs(const Inputs& inputs, const InputRecords& records, const std::array<float*, kModalities>& buffers) noexcept;
+
+// Notices features unlike the training data's; a modality without a recorded range is not guarded.
+class RangeGuard {
+ public:
+  explicit RangeGuard(const InputRecords& records);
+
+  // Share of the values outside the training range for one modality, padding steps left out.
+  double share(std::size_t modality, const float* values, std::size_t rows) const noexcept;
+
+ private:
+  struct Limits {
+    std::vector<float> low;
+    std::vector<float> high;
+  };
+  std::array<Limits, kModalities> limits_;
+};
+
+}  // namespace dmdkit
+
+#endif  // DMDKIT_SRC_INPUTS_HPP_

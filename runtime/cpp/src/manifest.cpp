@@ -1,0 +1,301 @@
+#include "manifest.hpp"
+
+#include <algorithm>
+#include <cerrno>
+#include <limits>
+#include <set>
+
+#include "dmdkit/version.h"
+#include "failure.hpp"
+#include "files.hpp"
+#include "json_fields.hpp"
+#include "strict_json.hpp"
+
+namespace dmdkit {
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr double kAnyNumber = std::numeric_limits<double>::max();
+// More values per sample than any recording has; keeps sizes far from overflow whatever a manifest says.
+constexpr std::uint64_t kMaxInputValues = std::uint64_t{1} << 28;
+
+std::uint64_t per_modality(JsonFields& model, const std::string& key, std::size_t modality) {
+  JsonFields fields(model.child(key), model.place(key));
+  std::uint64_t result = 0;
+  for (std::size_t i = 0; i < kModalities; ++i) {
+    const std::uint64_t value = fields.count(kModalityNames[i], 1);
+    if (i == modality) result = value;
+  }
+  fields.finish();
+  return result;
+}
+
+std::size_t read_model(const Json& value) {
+  JsonFields fields(value, "model");
+  for (std::size_t i = 0; i < kModalities; ++i) {
+    per_modality(fields, "feature_dims", i);
+    if (per_modality(fields, "kernels", i) > per_modality(fields, "lengths", i)) {
+      throw Malformed("model.kernels." + std::string(kModalityNames[i]), "longer than the steps of the modality");
+    }
+  }
+  const std::uint64_t width = fields.count("width", 1);
+  if (width % fields.count("heads", 1) != 0) throw Malformed("model", "heads does not divide width");
+  fields.count("levels", 1);
+  for (const char* key : {"gd_homo_width", "gd_hetero_width"}) {
+    if (!fields.is_null(key)) fields.count(key, 1);
+  }
+  const std::uint64_t outputs = fields.count("num_outputs", 1);
+  if (outputs > kMaxInputValues) throw Malformed("model.num_outputs", "too large");
+  fields.finish();
+  return outputs;
+}
+
+void read_source(const Json& value) {
+  JsonFields fields(value, "source");
+  fields.text("run");
+  fields.one_of("origin", {"train", "import"});
+  fields.sha256("model_sha256");
+  fields.child("data_sha256");
+  if (!fields.is_null("data_sha256")) fields.sha256("data_sha256");
+  fields.text("created");
+  fields.finish();
+}
+
+InputRecord read_input(const Json& value, const std::string& name) {
+  JsonFields fields(value, "inputs." + name);
+  InputRecord record;
+  record.info.name = name;
+  const std::uint64_t steps = fields.count("steps", 1);
+  const std::uint64_t features = fields.count("features", 1);
+  if (steps > kMaxInputValues || features > kMaxInputValues || steps * features > kMaxInputValues) {
+    throw Malformed("inputs." + name, "more than " + std::to_string(kMaxInputValues) + " values per sample");
+  }
+  record.info.steps = steps;
+  record.info.features = features;
+  if (!fields.is_null("dtype")) fields.one_of("dtype", {"float32"});
+  record.info.padding_side = "unknown";
+  if (!fields.is_null("padding_side")) {
+    record.info.padding_side = fields.one_of("padding_side", {"left", "right", "none", "unknown"});
+  }
+  if (!fields.is_null("normalisation")) fields.one_of("normalisation", {"none", "standardise"});
+  record.info.may_be_absent = !fields.is_null("trained_absent") && fields.boolean("trained_absent");
+  for (auto& [key, target] : {std::pair{"minimum", &record.minimum}, std::pair{"maximum", &record.maximum}}) {
+    if (fields.is_null(key)) continue;
+    *target = fields.numbers(key);
+    if ((*target)->size() != features) {
+      throw Malformed("inputs." + name, std::string(key) + " has " + std::to_string((*target)->size()) + " values for " +
+                                            std::to_string(features) + " features");
+    }
+  }
+  if (!fields.is_null("provenance")) fields.text_map("provenance");
+  fields.finish();
+  return record;
+}
+
+void read_output(const Json& value, const std::string& name) {
+  JsonFields fields(value, "outputs." + name);
+  fields.text("meaning");
+  const Json& shape = fields.child("shape");
+  if (!shape.is_array()) throw Malformed("outputs." + name + ".shape", "expected a list");
+  for (const Json& size : shape) {
+    if (!size.is_number_integer() && !size.is_string()) throw Malformed("outputs." + name + ".shape", "expected sizes");
+  }
+  if (!fields.is_null("order")) fields.texts("order");
+  if (!fields.is_null("range")) fields.interval("range");
+  fields.finish();
+}
+
+std::string read_verdict(const Json& value, const std::string& place) {
+  JsonFields fields(value, place);
+  std::string status = fields.one_of("status", {"passed", "failed", "unverified"});
+  fields.text("reason");
+  fields.count("samples");
+  if (!fields.is_null("data_sha256")) fields.sha256("data_sha256");
+  fields.finish();
+  return status;
+}
+
+GraphRecord read_graph(const Json& value, const std::string& name) {
+  JsonFields fields(value, "graphs." + name);
+  GraphRecord record;
+  record.kind = fields.one_of("kind", {"fusion", "explain", "gd_homo", "gd_hetero"});
+  record.precision = fields.one_of("precision", {"fp32", "fp16", "int8-cpu", "int8-trt"});
+  record.file = fields.text("file");
+  for (const char* key : {"opset", "ir_version", "weight_bytes", "multiply_adds"}) fields.count(key);
+  for (const char* key : {"weights_stored_int8", "multiply_adds_int8"}) fields.number(key, 0.0, 1.0);
+  if (!fields.is_null("session_options")) record.session_options = fields.text_map("session_options");
+  if (!fields.is_null("simulated_on_cpu")) fields.boolean("simulated_on_cpu");
+  record.verdict = read_verdict(fields.child("verdict"), fields.place("verdict"));
+  if (!fields.is_null("backends")) {
+    const Json& backends = fields.child("backends");
+    if (!backends.is_object()) throw Malformed(fields.place("backends"), "expected an object");
+    for (const auto& [backend, verdict] : backends.items()) {
+      if (backend != "openvino") throw Malformed(fields.place("backends"), "unknown backend " + in_quotes(backend));
+      read_verdict(verdict, fields.place("backends." + backend));
+    }
+  }
+  fields.finish();
+  if (name != record.kind + "." + record.precision) {
+    throw Malformed("", "graphs." + in_quotes(name) + " describes " + record.kind + "." + record.precision);
+  }
+  return record;
+}
+
+void read_calibration(const Json& value) {
+  JsonFields fields(value, "calibration");
+  fields.text("method");
+  fields.texts("sample_ids");
+  fields.sha256("content_sha256");
+  fields.sha256("data_sha256");
+  fields.texts("used_by");
+  fields.finish();
+}
+
+void read_golden(const Json& value, Manifest& manifest) {
+  JsonFields fields(value, "golden");
+  manifest.golden_file = fields.text("file");
+  fields.one_of("kind", {"real", "synthetic"});
+  manifest.golden_samples = fields.count("samples", 1);
+  fields.texts("ids");
+  fields.finish();
+}
+
+std::map<std::string, FileRecord> read_files(const Json& value) {
+  if (!value.is_object()) throw Malformed("files", "expected an object");
+  std::map<std::string, FileRecord> files;
+  for (const auto& [path, record] : value.items()) {
+    if (!is_safe_path(path)) throw Malformed("files", "file name " + in_quotes(path) + " is not a plain relative path");
+    JsonFields fields(record, "files." + path);
+    FileRecord file;
+    file.sha256 = fields.sha256("sha256");
+    file.size_bytes = fields.count("size_bytes");
+    fields.finish();
+    files.emplace(path, std::move(file));
+  }
+  return files;
+}
+
+void read_orders(JsonFields& fields, Manifest& manifest) {
+  const char* problem = "modality_order or edge_order does not name three modalities and their six edges";
+  const std::vector<std::string> order = fields.texts("modality_order");
+  const std::set<std::string> known(kModalityNames.begin(), kModalityNames.end());
+  if (order.size() != kModalities || std::set<std::string>(order.begin(), order.end()) != known) throw Malformed("", problem);
+  std::copy(order.begin(), order.end(), manifest.modality_order.begin());
+  const Json& edges = fields.child("edge_order");
+  if (!edges.is_array() || edges.size() != kEdges) throw Malformed("", problem);
+  std::set<std::string> distinct;
+  for (std::size_t i = 0; i < kEdges; ++i) {
+    const Json& edge = edges[i];
+    if (!edge.is_array() || edge.size() != 2 || !edge[0].is_string() || !edge[1].is_string()) throw Malformed("", problem);
+    const auto student = edge[0].get<std::string>();
+    const auto teacher = edge[1].get<std::string>();
+    if (known.count(student) == 0 || known.count(teacher) == 0 || student == teacher) throw Malformed("", problem);
+    manifest.edge_order[i] = student + "<-" + teacher;
+    distinct.insert(manifest.edge_order[i]);
+  }
+  if (distinct.size() != kEdges) throw Malformed("", problem);
+}
+
+Manifest read_values(const Json& value) {
+  JsonFields fields(value, "");
+  Manifest manifest;
+  fields.child("schema_version");
+  manifest.name = fields.text("name");
+  fields.text("created");
+  fields.text_map("tools");
+  read_source(fields.child("source"));
+  manifest.num_outputs = read_model(fields.child("model"));
+  fields.one_of("task", {"regression", "classification"});
+  fields.child("label_range");
+  if (!fields.is_null("label_range")) fields.interval("label_range");
+  manifest.output_sd = fields.number("output_sd", 0.0, kAnyNumber);
+  read_orders(fields, manifest);
+  JsonFields inputs(fields.child("inputs"), "inputs");
+  for (std::size_t i = 0; i < kModalities; ++i) {
+    manifest.inputs[i] = read_input(inputs.child(kModalityNames[i]), kModalityNames[i]);
+  }
+  inputs.finish();
+  const Json& outputs = fields.child("outputs");
+  if (!outputs.is_object()) throw Malformed("outputs", "expected an object");
+  for (const auto& [name, output] : outputs.items()) read_output(output, name);
+  manifest.files = read_files(fields.child("files"));
+  const Json& graphs = fields.child("graphs");
+  if (!graphs.is_object()) throw Malformed("graphs", "expected an object");
+  for (const auto& [name, graph] : graphs.items()) manifest.graphs.emplace_back(name, read_graph(graph, name));
+  fields.child("calibration");
+  if (!fields.is_null("calibration")) read_calibration(fields.child("calibration"));
+  read_golden(fields.child("golden"), manifest);
+  fields.finish();
+
+  for (const auto& [name, graph] : manifest.graphs) {
+    if (manifest.files.count(graph.file) == 0) {
+      throw Malformed("", "graphs." + name + ": " + in_quotes(graph.file) + " is not listed under files");
+    }
+  }
+  if (manifest.files.count(manifest.golden_file) == 0) {
+    throw Malformed("", "golden: " + in_quotes(manifest.golden_file) + " is not listed under files");
+  }
+  return manifest;
+}
+
+}  // namespace
+
+const GraphRecord* Manifest::find_graph(const std::string& graph) const noexcept {
+  const auto found = std::find_if(graphs.begin(), graphs.end(), [&](const auto& entry) { return entry.first == graph; });
+  return found == graphs.end() ? nullptr : &found->second;
+}
+
+bool is_safe_path(const std::string& path) noexcept {
+  bool part_start = true;
+  for (const char c : path) {
+    const bool word = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_';
+    if (part_start ? !word : !(word || c == '.' || c == '-' || c == '/')) return false;
+    part_start = c == '/';
+  }
+  return !part_start;
+}
+
+Manifest parse_manifest(const unsigned char* data, std::size_t size, const std::string& where) {
+  std::string problem;
+  const Json value = parse_strict_json(data, size, problem);
+  if (value.is_discarded()) {
+    throw Failure(StatusCode::kBundleDamaged, where + ": damaged: " + printable(problem) + "; export the bundle again");
+  }
+  const Json* version = nullptr;
+  if (value.is_object() && value.contains("schema_version")) version = &value.at("schema_version");
+  if (version == nullptr || !version->is_number_unsigned() || *version != DMDKIT_MANIFEST_SCHEMA_VERSION) {
+    std::string found = "None";
+    if (version != nullptr) found = version->dump(-1, ' ', true, Json::error_handler_t::replace).substr(0, 40);
+    throw Failure(StatusCode::kBundleVersion, where + ": schema version " + found + ", this dmdkit reads version " +
+                                                  std::to_string(DMDKIT_MANIFEST_SCHEMA_VERSION) +
+                                                  "; use the dmdkit that wrote the bundle, or export it again");
+  }
+  try {
+    return read_values(value);
+  } catch (const Malformed& cause) {
+    throw Failure(StatusCode::kBundleDamaged,
+                  where + ": damaged: " + printable(std::string(cause.what()).substr(0, 300)) + "; export the bundle again");
+  }
+}
+
+Manifest read_manifest(const std::string& bundle) {
+  if (!is_directory(bundle)) {
+    throw Failure(StatusCode::kBundleNotFound, bundle + ": no such bundle (expected a directory written by `dmdkit export`)");
+  }
+  const std::string path = bundle + "/" + kManifestFile;
+  ReadOutcome outcome = read_file(path, kMaxManifestBytes);
+  if (outcome.too_large) {
+    throw Failure(StatusCode::kBundleDamaged,
+                  path + ": larger than " + std::to_string(kMaxManifestBytes) + " bytes, so it is no manifest");
+  }
+  if (outcome.error == ENOENT) {
+    throw Failure(StatusCode::kBundleNotFound, bundle + ": not a bundle: " + std::string(kManifestFile) + " is missing");
+  }
+  if (outcome.error != 0) {
+    throw Failure(StatusCode::kFileUnreadable, path + ": cannot be read: " + error_text(outcome.error));
+  }
+  return parse_manifest(outcome.bytes.data(), outcome.bytes.size(), path);
+}
+
+}  // namespace dmdkit

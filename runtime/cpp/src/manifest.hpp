@@ -1,0 +1,67 @@
+// manifest.json, schema version 1 (docs/bundle.md): read whole and checked whole, like dmdkit.runtime.manifest in Python.
+#ifndef DMDKIT_SRC_MANIFEST_HPP_
+#define DMDKIT_SRC_MANIFEST_HPP_
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "dmdkit/types.hpp"
+
+namespace dmdkit {
+
+inline constexpr char kManifestFile[] = "manifest.json";
+inline constexpr std::uint64_t kMaxManifestBytes = std::uint64_t{16} << 20;
+
+struct FileRecord {
+  std::string sha256;
+  std::uint64_t size_bytes = 0;
+};
+
+struct InputRecord {
+  InputInfo info;
+  std::optional<std::vector<double>> minimum;  // per feature, over the training steps that are not padding
+  std::optional<std::vector<double>> maximum;
+};
+
+struct GraphRecord {
+  std::string kind;
+  std::string precision;
+  std::string file;
+  std::map<std::string, std::string> session_options;
+  std::string verdict;  // passed, failed, unverified
+};
+
+// What the runtime uses of the manifest; the rest is checked and left behind.
+struct Manifest {
+  std::string name;
+  std::size_t num_outputs = 0;
+  double output_sd = 0.0;
+  std::array<std::string, kModalities> modality_order;
+  std::array<std::string, kEdges> edge_order;   // "student<-teacher"
+  std::array<InputRecord, kModalities> inputs;  // in the order of kModalityNames
+  std::vector<std::pair<std::string, GraphRecord>> graphs;
+  std::string golden_file;
+  std::size_t golden_samples = 0;
+  std::map<std::string, FileRecord> files;
+
+  // Null if there is no graph of this name.
+  const GraphRecord* find_graph(const std::string& graph) const noexcept;
+};
+
+// Letters, digits and _ . - in parts separated by '/', no part starting with '.' or '-'.
+bool is_safe_path(const std::string& path) noexcept;
+
+// Reads a manifest from memory; `where` names it in messages. Throws Failure.
+Manifest parse_manifest(const unsigned char* data, std::size_t size, const std::string& where);
+
+// Reads and checks bundle/manifest.json. Throws Failure.
+Manifest read_manifest(const std::string& bundle);
+
+}  // namespace dmdkit
+
+#endif  // DMDKIT_SRC_MANIFEST_HPP_

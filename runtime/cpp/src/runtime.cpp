@@ -1,0 +1,328 @@
+#include "dmdkit/runtime.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <mutex>
+#include <optional>
+#include <utility>
+
+#include "bundle.hpp"
+#include "failure.hpp"
+#include "inputs.hpp"
+#include "json_fields.hpp"
+#include "latency.hpp"
+#include "self_check.hpp"
+#include "session.hpp"
+
+namespace dmdkit {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr double kNanosecondsPerMs = 1e6;
+
+// What a session's inputs and outputs must be for the runtime to use them, resolved once so that no name is looked up later.
+struct Wiring {
+  std::array<const Port*, kModalities> inputs{};
+  const Port* score = nullptr;
+  const Port* logit_homo = nullptr;
+  const Port* logit_hetero = nullptr;
+  const Port* edges_homo = nullptr;  // null without GD-Units
+  const Port* edges_hetero = nullptr;
+};
+
+[[noreturn]] void damaged(const Session& session, const std::string& name) {
+  throw Failure(StatusCode::kBundleDamaged,
+                session.name() + ": " + in_quotes(name) +
+                    " is missing or has other sizes than the manifest says; export the bundle again");
+}
+
+const Port* output_of(const Session& session, const std::string& name, const std::vector<std::size_t>& sizes, bool required) {
+  const Port* port = session.find_output(name);
+  if (port == nullptr && !required) return nullptr;
+  if (port == nullptr || port->sizes != sizes) damaged(session, name);
+  return port;
+}
+
+Wiring wire(const Session& session, const Manifest& manifest, bool explain) {
+  Wiring wiring;
+  for (std::size_t i = 0; i < kModalities; ++i) {
+    const InputInfo& info = manifest.inputs[i].info;
+    wiring.inputs[i] = session.find_input(info.name);
+    if (wiring.inputs[i] == nullptr || wiring.inputs[i]->sizes != std::vector<std::size_t>{info.steps, info.features}) {
+      damaged(session, info.name);
+    }
+  }
+  if (session.inputs().size() != kModalities) damaged(session, session.inputs().back().name);
+  const std::size_t c = manifest.num_outputs;
+  wiring.score = output_of(session, "score", {c}, true);
+  if (explain) {
+    wiring.logit_homo = output_of(session, "logit_homo", {kModalities, c}, true);
+    wiring.logit_hetero = output_of(session, "logit_hetero", {kModalities, c}, true);
+    wiring.edges_homo = output_of(session, "edges_homo", {kEdges}, false);
+    wiring.edges_hetero = output_of(session, "edges_hetero", {kEdges}, false);
+  }
+  return wiring;
+}
+
+// Runs one call of the public interface on what a Runtime holds; a moved-from Runtime holds nothing.
+template <typename R, typename Held, typename Body>
+R call(Held* held, Body&& body) noexcept {
+  return guarded<R>([&]() -> R {
+    if (held == nullptr) return Status(StatusCode::kInvalidInput, "this runtime was moved from");
+    return body(*held);
+  });
+}
+
+Bundle open_bundle(const std::string& path, const Options& options) {
+  if (options.threads < 1) {
+    throw Failure(StatusCode::kInvalidInput, "threads=" + std::to_string(options.threads) + ": expected 1 or more");
+  }
+  if (options.device != "auto" && options.device != "cpu" && options.device != "cuda") {
+    throw Failure(StatusCode::kInvalidInput, "device=" + in_quotes(options.device) + ": expected auto, cpu or cuda");
+  }
+  return Bundle::open(path);
+}
+
+}  // namespace
+
+class Runtime::Impl {
+ public:
+  Impl(const std::string& path, const Options& options)
+      : options_(options),
+        bundle_(open_bundle(path, options)),
+        guard_(manifest().inputs),
+        session_(bundle_, choose_graph(manifest(), "fusion", options.graph), options),
+        wiring_(wire(session_, manifest(), false)),
+        backend_(session_.backend()) {
+    for (std::size_t i = 0; i < kModalities; ++i) infos_[i] = manifest().inputs[i].info;
+    session_.bind(1);
+    if (options.preload_explain) explainer();
+  }
+
+  const Manifest& manifest() const noexcept { return bundle_.manifest(); }
+
+  Result<Prediction> predict(const Inputs& inputs, const MutableFloatView* target) {
+    const Clock::time_point start = Clock::now();
+    const std::lock_guard<std::mutex> lock(mutex_);
+    Prediction prediction;
+    Status status = feed(inputs, session_, wiring_, prediction.out_of_range);
+    if (status.ok() && target != nullptr) status = check_room("score", *target, inputs.batch * wiring_.score->values);
+    if (status.ok()) status = session_.run();
+    if (!status.ok()) return status;
+    prediction.batch = inputs.batch;
+    prediction.outputs = wiring_.score->values;
+    prediction.score = FloatView(wiring_.score->buffer, inputs.batch * wiring_.score->values);
+    if (target != nullptr) {
+      std::copy(prediction.score.begin(), prediction.score.end(), target->begin());
+      prediction.score = FloatView(target->data(), prediction.score.size());
+    }
+    const auto nanoseconds =
+        static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - start).count());
+    latencies_.add(nanoseconds);
+    prediction.latency_ms = static_cast<double>(nanoseconds) / kNanosecondsPerMs;
+    prediction.deadline_missed = options_.deadline_us > 0 && nanoseconds > options_.deadline_us * 1000U;
+    deadline_misses_ += prediction.deadline_missed ? 1 : 0;
+    return prediction;
+  }
+
+  Result<Explanation> explain(const Inputs& inputs, const ExplanationBuffers* targets) {
+    const Clock::time_point start = Clock::now();
+    const std::lock_guard<std::mutex> lock(mutex_);
+    Status status = check_inputs(inputs, manifest().inputs);  // before the graph is opened for nothing
+    if (!status.ok()) return status;
+    Session& session = explainer();
+    std::array<double, kModalities> shares{};
+    status = feed(inputs, session, explain_wiring_, shares);
+    if (status.ok()) status = session.run();
+    if (!status.ok()) return status;
+    Explanation explanation;
+    explanation.batch = inputs.batch;
+    explanation.outputs = explain_wiring_.score->values;
+    const ExplanationBuffers none;
+    const ExplanationBuffers& to = targets != nullptr ? *targets : none;
+    const bool copies = targets != nullptr;
+    status = show("score", explain_wiring_.score, copies, to.score, inputs.batch, explanation.score);
+    if (status.ok())
+      status = show("logit_homo", explain_wiring_.logit_homo, copies, to.logit_homo, inputs.batch, explanation.logit_homo);
+    if (status.ok())
+      status =
+          show("logit_hetero", explain_wiring_.logit_hetero, copies, to.logit_hetero, inputs.batch, explanation.logit_hetero);
+    if (status.ok())
+      status = show("edges_homo", explain_wiring_.edges_homo, copies, to.edges_homo, inputs.batch, explanation.edges_homo);
+    if (status.ok())
+      status =
+          show("edges_hetero", explain_wiring_.edges_hetero, copies, to.edges_hetero, inputs.batch, explanation.edges_hetero);
+    if (!status.ok()) return status;
+    explanation.latency_ms = std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+    return explanation;
+  }
+
+  SelfCheck self_check(bool every_graph) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const Golden golden = bundle_.golden();
+    SelfCheck result;
+    result.samples = manifest().golden_samples;
+    result.passed = true;
+    std::vector<std::string> names = {session_.name()};
+    if (every_graph) {
+      names.clear();
+      for (const auto& entry : manifest().graphs) names.push_back(entry.first);
+    } else {
+      names.push_back(explainer().name());
+    }
+    for (const std::string& name : names) {
+      result.graphs.push_back(check_graph(bundle_, golden, name, options_));
+      result.passed = result.passed && result.graphs.back().passed;
+    }
+    return result;
+  }
+
+  Stats stats() const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    Stats stats;
+    stats.count = latencies_.count();
+    stats.p50_ms = static_cast<double>(latencies_.quantile(0.50)) / kNanosecondsPerMs;
+    stats.p90_ms = static_cast<double>(latencies_.quantile(0.90)) / kNanosecondsPerMs;
+    stats.p99_ms = static_cast<double>(latencies_.quantile(0.99)) / kNanosecondsPerMs;
+    stats.max_ms = static_cast<double>(latencies_.max()) / kNanosecondsPerMs;
+    stats.deadline_misses = deadline_misses_;
+    stats.out_of_range = out_of_range_;
+    return stats;
+  }
+
+  void reset_stats() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    latencies_ = LatencyHistogram();
+    deadline_misses_ = 0;
+    out_of_range_ = 0;
+  }
+
+  const std::array<InputInfo, kModalities>& infos() const noexcept { return infos_; }
+  const std::string& graph() const noexcept { return session_.name(); }
+  const std::string& backend() const noexcept { return backend_; }
+  std::size_t outputs() const noexcept { return wiring_.score->values; }
+  bool has_edges() const noexcept { return manifest().find_graph("gd_homo.fp32") != nullptr; }
+
+ private:
+  // Checks the inputs, notes their range and copies them to the session's buffers. Allocates only for a new batch size.
+  Status feed(const Inputs& inputs, Session& session, const Wiring& wiring, std::array<double, kModalities>& shares) {
+    Status status = check_inputs(inputs, manifest().inputs);
+    if (!status.ok()) return status;
+    session.bind(inputs.batch);
+    std::array<float*, kModalities> buffers;
+    for (std::size_t i = 0; i < kModalities; ++i) buffers[i] = wiring.inputs[i]->buffer;
+    copy_inputs(inputs, manifest().inputs, buffers);
+    std::array<RangeAlarm, kModalities> alarms;
+    std::size_t count = 0;
+    for (std::size_t i = 0; i < kModalities; ++i) {
+      const double share = guard_.share(i, buffers[i], inputs.batch * infos_[i].steps);
+      if (share < kOutOfRangeShare) continue;
+      shares[i] = share;
+      alarms[count++] = {i, share};
+    }
+    if (count == 0) return {};
+    ++out_of_range_;
+    if (!options_.on_out_of_range) return {};
+    try {
+      options_.on_out_of_range(View<const RangeAlarm>(alarms.data(), count));
+    } catch (const std::exception& error) {
+      return {StatusCode::kCallbackFailed, std::string("the out-of-range callback threw: ") + error.what()};
+    } catch (...) {
+      return {StatusCode::kCallbackFailed, "the out-of-range callback threw"};
+    }
+    return {};
+  }
+
+  static Status check_room(const char* name, MutableFloatView target, std::size_t needed) {
+    if (target.data() != nullptr && target.size() == needed) return {};
+    return {StatusCode::kInvalidInput, std::string("buffer '") + name + "' has room for " + std::to_string(target.size()) +
+                                           " values, expected exactly " + std::to_string(needed)};
+  }
+
+  // One output of explain, as a view of the session's buffer or copied to the caller's.
+  static Status show(const char* name, const Port* port, bool copies, MutableFloatView target, std::size_t batch,
+                     FloatView& shown) {
+    if (port == nullptr || (copies && target.empty())) return {};
+    shown = FloatView(port->buffer, batch * port->values);
+    if (!copies) return {};
+    Status status = check_room(name, target, shown.size());
+    if (!status.ok()) return status;
+    std::copy(shown.begin(), shown.end(), target.begin());
+    shown = FloatView(target.data(), target.size());
+    return {};
+  }
+
+  Session& explainer() {
+    if (!explain_session_) {
+      // The same precision as the prediction where there is one: an explanation of another model misleads.
+      const std::string same = "explain." + manifest().find_graph(session_.name())->precision;
+      const std::string name = manifest().find_graph(same) != nullptr ? same : "explain.fp32";
+      auto session = std::make_unique<Session>(bundle_, name, options_);
+      explain_wiring_ = wire(*session, manifest(), true);
+      session->bind(1);
+      explain_session_ = std::move(session);
+    }
+    return *explain_session_;
+  }
+
+  Options options_;
+  Bundle bundle_;
+  RangeGuard guard_;
+  Session session_;
+  Wiring wiring_;
+  std::string backend_;
+  std::array<InputInfo, kModalities> infos_;
+  std::unique_ptr<Session> explain_session_;
+  Wiring explain_wiring_;
+  mutable std::mutex mutex_;
+  LatencyHistogram latencies_;
+  std::uint64_t deadline_misses_ = 0;
+  std::uint64_t out_of_range_ = 0;
+};
+
+Result<Runtime> Runtime::open(const std::string& path, const Options& options) noexcept {
+  return guarded<Result<Runtime>>([&]() -> Result<Runtime> { return Runtime(std::make_unique<Impl>(path, options)); });
+}
+
+Runtime::Runtime(std::unique_ptr<Impl> impl) noexcept : impl_(std::move(impl)) {}
+Runtime::Runtime(Runtime&&) noexcept = default;
+Runtime& Runtime::operator=(Runtime&&) noexcept = default;
+Runtime::~Runtime() = default;
+
+const std::array<InputInfo, kModalities>& Runtime::inputs() const noexcept { return impl_->infos(); }
+std::size_t Runtime::outputs() const noexcept { return impl_->outputs(); }
+bool Runtime::has_edges() const noexcept { return impl_->has_edges(); }
+const std::string& Runtime::graph() const noexcept { return impl_->graph(); }
+const std::string& Runtime::backend() const noexcept { return impl_->backend(); }
+const std::string& Runtime::name() const noexcept { return impl_->manifest().name; }
+const std::array<std::string, kModalities>& Runtime::modality_order() const noexcept {
+  return impl_->manifest().modality_order;
+}
+const std::array<std::string, kEdges>& Runtime::edge_order() const noexcept { return impl_->manifest().edge_order; }
+
+Result<Prediction> Runtime::predict(const Inputs& inputs) noexcept {
+  return call<Result<Prediction>>(impl_.get(), [&](Impl& impl) { return impl.predict(inputs, nullptr); });
+}
+
+Result<Prediction> Runtime::predict_into(const Inputs& inputs, MutableFloatView score) noexcept {
+  return call<Result<Prediction>>(impl_.get(), [&](Impl& impl) { return impl.predict(inputs, &score); });
+}
+
+Result<Explanation> Runtime::explain(const Inputs& inputs) noexcept {
+  return call<Result<Explanation>>(impl_.get(), [&](Impl& impl) { return impl.explain(inputs, nullptr); });
+}
+
+Result<Explanation> Runtime::explain_into(const Inputs& inputs, const ExplanationBuffers& buffers) noexcept {
+  return call<Result<Explanation>>(impl_.get(), [&](Impl& impl) { return impl.explain(inputs, &buffers); });
+}
+
+Result<SelfCheck> Runtime::self_check(bool every_graph) noexcept {
+  return call<Result<SelfCheck>>(impl_.get(), [&](Impl& impl) -> Result<SelfCheck> { return impl.self_check(every_graph); });
+}
+
+Stats Runtime::stats() const noexcept { return impl_->stats(); }
+void Runtime::reset_stats() noexcept { impl_->reset_stats(); }
+
+}  // namespace dmdkit

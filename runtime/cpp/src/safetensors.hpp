@@ -1,0 +1,28 @@
+// Float32 tensors of a safetensors file, every offset checked before it is used.
+#ifndef DMDKIT_SRC_SAFETENSORS_HPP_
+#define DMDKIT_SRC_SAFETENSORS_HPP_
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace dmdkit {
+
+struct Tensor {
+  std::vector<std::size_t> shape;
+  std::vector<float> values;
+};
+
+using Tensors = std::map<std::string, Tensor>;
+
+// Parses a whole file. Throws Malformed; memory stays within a small multiple of `size`.
+Tensors parse_safetensors(const unsigned char* data, std::size_t size);
+
+// The inverse, for tools: the content of a file that holds `tensors`.
+std::vector<unsigned char> safetensors_bytes(const Tensors& tensors);
+
+}  // namespace dmdkit
+
+#endif  // DMDKIT_SRC_SAFETENSORS_HPP_

@@ -1,0 +1,33 @@
+// Compares a graph's outputs now with those recorded at export, with the tolerances of DESIGN's self-check.
+#ifndef DMDKIT_SRC_SELF_CHECK_HPP_
+#define DMDKIT_SRC_SELF_CHECK_HPP_
+
+#include <map>
+#include <optional>
+#include <string>
+
+#include "bundle.hpp"
+#include "dmdkit/types.hpp"
+
+namespace dmdkit {
+
+// fp32 outputs moved by 1.5e-7 between ONNX Runtime 1.22 and 1.31; 1e-5 (times max(1, |value|)) leaves room for other CPUs.
+inline constexpr double kFp32Tolerance = 1e-5;
+
+// Integer kernels differ between library versions and CPUs by about 1e-3; in standard deviations of the output.
+inline constexpr double kInt8ToleranceSd = 0.1;
+inline constexpr double kInt8MinCorrelation = 0.999;
+
+// Pearson correlation; nothing where either side is constant or has fewer than two values.
+std::optional<double> correlation(FloatView x, FloatView y);
+
+// Compares `found` with `recorded` (output name -> tensor).
+GraphCheck check_outputs(const std::string& graph, const std::string& precision, const std::map<std::string, Tensor>& found,
+                         const std::map<std::string, Tensor>& recorded, double output_sd);
+
+// Replays the golden samples through one graph. Throws Failure.
+GraphCheck check_graph(const Bundle& bundle, const Golden& golden, const std::string& graph, const Options& options);
+
+}  // namespace dmdkit
+
+#endif  // DMDKIT_SRC_SELF_CHECK_HPP_

@@ -1,0 +1,66 @@
+// One opened graph with the buffers bound to it. Opening and binding may throw Failure; running does not.
+#ifndef DMDKIT_SRC_SESSION_HPP_
+#define DMDKIT_SRC_SESSION_HPP_
+
+#include <cstddef>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "backend_abi.h"
+#include "bundle.hpp"
+#include "dmdkit/result.hpp"
+#include "dmdkit/types.hpp"
+
+namespace dmdkit {
+
+// One input or output of a graph; sizes without the batch axis.
+struct Port {
+  std::string name;
+  std::vector<std::size_t> sizes;
+  std::size_t values = 0;   // per sample
+  float* buffer = nullptr;  // batch * values, 64-byte aligned
+};
+
+class Session {
+ public:
+  // Opens graph `name` of `bundle` after checking its hash. Throws Failure.
+  Session(const Bundle& bundle, const std::string& name, const Options& options);
+  ~Session();
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+
+  const std::string& name() const noexcept { return name_; }
+  const char* backend() const noexcept { return table_.describe(); }
+  const std::vector<Port>& inputs() const noexcept { return inputs_; }
+  const std::vector<Port>& outputs() const noexcept { return outputs_; }
+
+  // Null if there is none of this name.
+  const Port* find_input(const std::string& port) const noexcept;
+  const Port* find_output(const std::string& port) const noexcept;
+
+  // Makes room for a batch: does nothing when it is the current one, otherwise binds again, in new memory if it is larger than
+  // any before. Throws Failure.
+  void bind(std::size_t batch);
+  std::size_t batch() const noexcept { return batch_; }
+
+  // Runs the graph from the input buffers to the output buffers.
+  Status run() noexcept;
+
+ private:
+  [[noreturn]] void fail(int code, const char* error) const;
+  void describe(bool outputs, std::vector<Port>& ports);
+
+  const dmdkit_backend_vtable& table_;
+  std::string name_;
+  dmdkit_backend_session* session_ = nullptr;
+  std::vector<Port> inputs_;
+  std::vector<Port> outputs_;
+  std::unique_ptr<float, void (*)(float*)> memory_;
+  std::size_t capacity_ = 0;  // largest batch that memory_ holds
+  std::size_t batch_ = 0;
+};
+
+}  // namespace dmdkit
+
+#endif  // DMDKIT_SRC_SESSION_HPP_

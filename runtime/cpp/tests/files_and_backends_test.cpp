@@ -1,0 +1,89 @@
+// What goes wrong at three in the morning: a backend that is gone or half written, files that cannot be read.
+#include <unistd.h>
+
+#include <cerrno>
+#include <filesystem>
+#include <fstream>
+
+#include "backend_library.hpp"
+#include "bundle_fixture.hpp"
+#include "files.hpp"
+
+namespace dmdkit {
+namespace {
+
+class BackendFileTest : public BundleTest {
+ protected:
+  std::string library() const { return folder + "/libdmdkit_fake.so"; }
+  Options local() const {
+    Options with = options();
+    with.backend_directory = folder;
+    return with;
+  }
+  void copy_library() { std::filesystem::copy_file(std::string(DMDKIT_TEST_BACKENDS) + "/libdmdkit_fake.so", library()); }
+};
+
+TEST_F(BackendFileTest, AMissingBackendIsAStatus) {
+  const Status status = open_status(local());
+  EXPECT_EQ(status.code(), StatusCode::kBackendUnavailable);
+  EXPECT_NE(status.message().find("is missing"), std::string::npos) << status.message();
+}
+
+TEST_F(BackendFileTest, ATruncatedBackendIsAStatusNotASignal) {
+  copy_library();
+  const auto whole = std::filesystem::file_size(library());
+  for (const auto size : {whole - 1, whole / 2, whole / 10, std::uintmax_t{64}, std::uintmax_t{0}}) {
+    std::filesystem::resize_file(library(), size);
+    EXPECT_EQ(open_status(local()).code(), StatusCode::kBackendUnavailable) << size;
+  }
+}
+
+TEST_F(BackendFileTest, ABackendThatIsNoneIsAStatus) {
+  std::ofstream(library()) << "#!/bin/sh\n";
+  EXPECT_EQ(open_status(local()).code(), StatusCode::kBackendUnavailable);
+}
+
+TEST_F(BackendFileTest, DeletingTheBackendDoesNotStopAnOpenRuntime) {
+  copy_library();
+  auto runtime = Runtime::open(folder, local());
+  ASSERT_TRUE(runtime.ok()) << runtime.status().message();
+  std::filesystem::remove(library());
+  EXPECT_TRUE(runtime->predict(inputs()).ok());
+  EXPECT_EQ(runtime->explain(inputs()).code(), StatusCode::kBackendUnavailable);  // would have to load it
+  EXPECT_TRUE(runtime->predict(inputs()).ok());
+}
+
+TEST_F(BackendFileTest, BackendNamesCannotLeaveTheirFolder) {
+  for (const char* name : {"", "../x", "a/b", "a.so", "A"}) {
+    Options with = options();
+    with.backend = name;
+    EXPECT_EQ(open_status(with).code(), StatusCode::kInvalidInput) << name;
+  }
+}
+
+TEST_F(BackendFileTest, AnUnreadableFileIsAStatus) {
+  if (::geteuid() == 0) GTEST_SKIP() << "root reads everything";
+  std::filesystem::permissions(folder + "/manifest.json", std::filesystem::perms::none);
+  EXPECT_EQ(open_status().code(), StatusCode::kFileUnreadable);
+}
+
+TEST_F(BackendFileTest, AFolderInPlaceOfTheManifestIsAStatus) {
+  std::filesystem::remove(folder + "/manifest.json");
+  std::filesystem::create_directory(folder + "/manifest.json");
+  EXPECT_EQ(open_status().code(), StatusCode::kFileUnreadable);
+}
+
+TEST_F(BackendFileTest, AMissingBundleIsAStatus) {
+  EXPECT_EQ(Runtime::open(folder + "/none", options()).code(), StatusCode::kBundleNotFound);
+  std::filesystem::remove(folder + "/manifest.json");
+  EXPECT_EQ(open_status().message(), folder + ": not a bundle: manifest.json is missing");
+}
+
+TEST(FilesTest, ReadsNothingButRegularFilesWithinTheLimit) {
+  EXPECT_EQ(read_file("/dev/zero", 10).error, EINVAL);
+  EXPECT_EQ(read_file("/no/such/file", 10).error, ENOENT);
+  EXPECT_TRUE(read_file("/proc/self/exe", 10).too_large);
+}
+
+}  // namespace
+}  // namespace dmdkit

@@ -1,0 +1,103 @@
+#include "manifest.hpp"
+
+#include "bundle.hpp"
+#include "bundle_fixture.hpp"
+#include "failure.hpp"
+
+namespace dmdkit {
+namespace {
+
+class ManifestTest : public BundleTest {
+ protected:
+  std::string message() const {
+    const Status status = open_status();
+    EXPECT_FALSE(status.ok());
+    return status.message();
+  }
+  void rewrite() { write_manifest_text(manifest.dump()); }
+};
+
+TEST_F(ManifestTest, GivesWhatTheRuntimeUses) {
+  const Manifest found = read_manifest(folder);
+  EXPECT_EQ(found.name, "fake");
+  EXPECT_EQ(found.inputs[1].info.features, 2U);
+  EXPECT_TRUE(found.inputs[1].info.may_be_absent);
+  EXPECT_EQ(found.modality_order[1], "vision");
+  EXPECT_EQ(found.edge_order[0], "text<-vision");
+  EXPECT_EQ(found.golden_samples, 2U);
+  EXPECT_EQ(found.find_graph("fusion.fp32")->session_options.at("session.disable_quant_qdq"), "1");
+}
+
+TEST_F(ManifestTest, RefusesEveryKeyThatIsMissing) {
+  for (const auto& item : manifest.items()) {
+    nlohmann::json without = manifest;
+    without.erase(item.key());
+    write_manifest_text(without.dump());
+    EXPECT_FALSE(open_status().ok()) << item.key();
+  }
+}
+
+TEST_F(ManifestTest, RefusesUnknownKeysWithTheirPlace) {
+  manifest["inputs"]["text"]["hop"] = 1;
+  rewrite();
+  EXPECT_NE(message().find("inputs.text: unknown key 'hop'"), std::string::npos) << message();
+}
+
+TEST_F(ManifestTest, RefusesAnotherVersionAsPythonDoes) {
+  manifest["schema_version"] = 2;
+  rewrite();
+  EXPECT_EQ(open_status().code(), StatusCode::kBundleVersion);
+  EXPECT_EQ(message(),
+            folder +
+                "/manifest.json: schema version 2, this dmdkit reads version 1; use the dmdkit that wrote the bundle, or "
+                "export it again");
+}
+
+TEST_F(ManifestTest, NamesTheColumnCountThatDoesNotFit) {
+  manifest["inputs"]["text"]["minimum"] = {1.0};
+  rewrite();
+  EXPECT_NE(message().find("minimum has 1 values for 4 features"), std::string::npos);
+}
+
+TEST_F(ManifestTest, RefusesAGraphUnderAnotherName) {
+  manifest["graphs"]["fusion.fp16"] = manifest["graphs"]["fusion.fp32"];
+  rewrite();
+  EXPECT_NE(message().find("describes fusion.fp32"), std::string::npos);
+}
+
+TEST_F(ManifestTest, RefusesAFileThatIsNotListed) {
+  manifest["graphs"]["fusion.fp32"]["file"] = "graphs/other.onnx";
+  rewrite();
+  EXPECT_NE(message().find("is not listed under files"), std::string::npos);
+}
+
+TEST_F(ManifestTest, ChoosesOnlyWhatPassed) {
+  const auto chosen = [&](const std::string& wanted) {
+    rewrite();
+    Options with = options();
+    with.graph = wanted;
+    const auto runtime = Runtime::open(folder, with);
+    return runtime ? runtime->graph() : runtime.status().message();
+  };
+  EXPECT_EQ(chosen(""), "fusion.int8-cpu");
+  manifest["graphs"]["fusion.int8-cpu"]["verdict"]["status"] = "failed";
+  EXPECT_EQ(chosen(""), "fusion.fp32");
+  manifest["graphs"]["fusion.fp32"]["verdict"]["status"] = "unverified";
+  EXPECT_EQ(chosen(""),
+            "no fusion graph of this bundle has passed parity (fusion.fp32 unverified, fusion.int8-cpu failed); prove one with "
+            "`dmdkit check`, or name one yourself (graph='fp32')");
+  EXPECT_EQ(chosen("int8-cpu"), "fusion.int8-cpu");
+  EXPECT_EQ(chosen("fusion.fp32"), "fusion.fp32");
+  EXPECT_EQ(chosen("fp16"), "no fusion graph 'fp16'; the bundle has fusion.fp32, fusion.int8-cpu");
+  EXPECT_EQ(chosen("explain.fp32"), "no fusion graph 'explain.fp32'; the bundle has fusion.fp32, fusion.int8-cpu");
+}
+
+TEST(SafePathTest, AdmitsOnlyPlainRelativePaths) {
+  for (const char* good : {"a", "graphs/fusion.int8-cpu.onnx", "_a/b-c.d"}) EXPECT_TRUE(is_safe_path(good)) << good;
+  for (const char* bad : {"", "/etc/passwd", "../a", "a/../b", "a//b", "a/", "./a", "-a", "a/.b", "a\\b", "a b", "a\n"}) {
+    EXPECT_FALSE(is_safe_path(bad)) << bad;
+  }
+}
+
+}  // namespace
+}  // namespace dmdkit

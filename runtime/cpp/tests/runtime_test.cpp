@@ -1,0 +1,138 @@
+#include <thread>
+#include <utility>
+
+#include "bundle_fixture.hpp"
+
+namespace dmdkit {
+namespace {
+
+class RuntimeTest : public BundleTest {
+ protected:
+  Runtime open(const Options& with) {
+    auto runtime = Runtime::open(folder, with);
+    EXPECT_TRUE(runtime.ok()) << runtime.status().message();
+    return std::move(runtime).value();
+  }
+};
+
+TEST_F(RuntimeTest, PredictsAndDescribesItself) {
+  Runtime runtime = open(options());
+  EXPECT_EQ(runtime.backend(), "fake 1");
+  EXPECT_EQ(runtime.name(), "fake");
+  EXPECT_EQ(runtime.outputs(), 1U);
+  EXPECT_EQ(runtime.inputs()[2].name, "vision");
+  const auto prediction = runtime.predict(inputs());
+  ASSERT_TRUE(prediction.ok());
+  EXPECT_NEAR(prediction->score[0], 0.3, 1e-6);
+  EXPECT_EQ(prediction->score.size(), 1U);
+}
+
+TEST_F(RuntimeTest, TakesBatchesOfChangingSize) {
+  Runtime runtime = open(options());
+  for (const std::size_t batch : {1U, 5U, 2U, 64U, 1U}) {
+    const auto prediction = runtime.predict(inputs(batch));
+    ASSERT_TRUE(prediction.ok());
+    ASSERT_EQ(prediction->score.size(), batch);
+    for (const float score : prediction->score) EXPECT_NEAR(score, 0.3, 1e-6);
+  }
+}
+
+TEST_F(RuntimeTest, ExplainsWithTheSamePrecision) {
+  Runtime runtime = open(options());
+  const auto why = runtime.explain(inputs(2));
+  ASSERT_TRUE(why.ok()) << why.status().message();
+  EXPECT_EQ(why->logit_homo.size(), 6U);
+  EXPECT_EQ(why->edges_hetero.size(), 12U);
+  EXPECT_NEAR(why->edges_hetero[5], 5.3, 1e-6);
+}
+
+TEST_F(RuntimeTest, ExplainsWithoutEdgesWhereTheBundleHasNone) {
+  explain_text = "fake score=1 logit_homo=3x1 logit_hetero=3x1 | text=3x4 audio=3x2 vision=3x3";
+  write();
+  Runtime runtime = open(options());
+  const auto why = runtime.explain(inputs());
+  ASSERT_TRUE(why.ok());
+  EXPECT_TRUE(why->edges_homo.empty());
+}
+
+TEST_F(RuntimeTest, CopiesIntoTheCallersBuffers) {
+  Runtime runtime = open(options());
+  std::vector<float> score(1), edges(6), wrong(5);
+  ASSERT_TRUE(runtime.predict_into(inputs(), score).ok());
+  EXPECT_NEAR(score[0], 0.3, 1e-6);
+  ExplanationBuffers buffers;
+  buffers.edges_homo = edges;
+  ASSERT_TRUE(runtime.explain_into(inputs(), buffers).ok());
+  EXPECT_NEAR(edges[1], 1.3, 1e-6);
+  buffers.edges_homo = wrong;
+  EXPECT_EQ(runtime.explain_into(inputs(), buffers).code(), StatusCode::kInvalidInput);
+  EXPECT_EQ(runtime.predict_into(inputs(), wrong).code(), StatusCode::kInvalidInput);
+}
+
+TEST_F(RuntimeTest, ChecksItself) {
+  Runtime runtime = open(options());
+  const auto check = runtime.self_check();
+  ASSERT_TRUE(check.ok()) << check.status().message();
+  EXPECT_TRUE(check->passed);
+  EXPECT_EQ(check->samples, 2U);
+  EXPECT_EQ(runtime.self_check(true)->graphs.size(), 4U);
+}
+
+TEST_F(RuntimeTest, SaysWhenItAnswersOtherwiseThanWhenExported) {
+  golden["recorded/fusion.int8-cpu/score"].values[1] = 0.2F;
+  write();
+  const auto check = open(options()).self_check();
+  ASSERT_TRUE(check.ok());
+  EXPECT_FALSE(check->passed);
+  EXPECT_NEAR(check->graphs[0].max_error, 0.2, 1e-6);
+}
+
+TEST_F(RuntimeTest, CountsDeadlineMisses) {
+  fusion_text += " throttle_us=2000";
+  write();
+  Options with = options();
+  with.deadline_us = 1000;
+  Runtime runtime = open(with);
+  const auto prediction = runtime.predict(inputs());
+  ASSERT_TRUE(prediction.ok());
+  EXPECT_TRUE(prediction->deadline_missed);
+  EXPECT_EQ(runtime.stats().deadline_misses, 1U);
+  EXPECT_GE(runtime.stats().p50_ms, 2.0);
+  runtime.reset_stats();
+  EXPECT_EQ(runtime.stats().count, 0U);
+}
+
+TEST_F(RuntimeTest, AMovedFromRuntimeAnswersWithAStatus) {
+  Runtime first = open(options());
+  Runtime second = std::move(first);
+  EXPECT_TRUE(second.predict(inputs()).ok());
+  EXPECT_EQ(first.predict(inputs()).code(), StatusCode::kInvalidInput);  // NOLINT: that is the test
+}
+
+TEST_F(RuntimeTest, RefusesOptionsThatCannotBe) {
+  Options with = options();
+  with.threads = 0;
+  EXPECT_EQ(open_status(with).message(), "threads=0: expected 1 or more");
+  with = options();
+  with.device = "tpu";
+  EXPECT_EQ(open_status(with).message(), "device='tpu': expected auto, cpu or cuda");
+}
+
+TEST_F(RuntimeTest, BackendFailuresAreStatuses) {
+  for (const auto& [word, code] : {std::pair{" fail_run", StatusCode::kBackendFailed},
+                                   {" fail_bind", StatusCode::kOutOfMemory},
+                                   {" no_device", StatusCode::kBackendUnavailable}}) {
+    const std::string healthy = fusion_text;
+    fusion_text += word;
+    write();
+    auto runtime = Runtime::open(folder, options());
+    EXPECT_EQ(runtime ? runtime->predict(inputs()).code() : runtime.code(), code) << word;
+    fusion_text = healthy;
+  }
+  fusion_text = "not a graph";
+  write();
+  EXPECT_EQ(open_status().code(), StatusCode::kBackendFailed);
+}
+
+}  // namespace
+}  // namespace dmdkit

@@ -1,0 +1,90 @@
+#include "arguments.hpp"
+
+#include <cstdlib>
+
+namespace dmdkit {
+namespace {
+
+bool parse_number(const std::string& text, std::uint64_t& value) {
+  char* end = nullptr;
+  value = std::strtoull(text.c_str(), &end, 10);
+  return !text.empty() && text[0] >= '0' && text[0] <= '9' && *end == '\0' && value > 0 && value <= (1ULL << 40);
+}
+
+}  // namespace
+
+const char kUsage[] =
+    "usage: dmdkit-run BUNDLE [--input FILE] [--graph NAME] [...]\n"
+    "\n"
+    "Runs a bundle on recorded features and writes the answers.\n"
+    "\n"
+    "  --input FILE       .safetensors or .npz (numpy.savez) with text, audio, vision, each (samples, steps, features);\n"
+    "                     without it the bundle's golden samples\n"
+    "  --split NAME       read NAME/text or NAME_text ... instead of text ...\n"
+    "  --output FILE      write the answers as safetensors; without it JSON on standard output\n"
+    "  --explain          also unimodal logits and edges\n"
+    "  --graph NAME       a precision (fp32, int8-cpu) or a full name; default: the preferred one that passed parity\n"
+    "  --batch N          samples per call (1)\n"
+    "  --threads N        threads inside one prediction (1)\n"
+    "  --device NAME      auto, cpu or cuda\n"
+    "  --self-check       replay the golden samples and compare; exit 2 if the check does not pass\n"
+    "  --every-graph      with --self-check: all graphs of the bundle\n"
+    "  --bench            time predictions on the input's samples in turn and print the quantiles\n"
+    "  --rounds N         predictions of --bench (1000)\n"
+    "  --deadline-us N    count slower predictions\n"
+    "  --backend NAME, --backend-directory DIR\n"
+    "\n"
+    "Exit codes: 0 good, 1 an error, 2 a self-check that did not pass.\n";
+
+bool parse_arguments(int argc, char** argv, Arguments& arguments, std::string& problem) {
+  for (int i = 1; i < argc; ++i) {
+    const std::string word = argv[i];
+    const auto flag = [&](const char* name, bool& target) { return word == name && (target = true); };
+    if (flag("--help", arguments.help) || flag("-h", arguments.help)) return true;
+    if (flag("--explain", arguments.explain) || flag("--self-check", arguments.self_check) ||
+        flag("--bench", arguments.bench) || flag("--every-graph", arguments.every_graph)) {
+      continue;
+    }
+    if (word.rfind("--", 0) != 0) {
+      if (!arguments.bundle.empty()) return problem = "one bundle at a time: " + word, false;
+      arguments.bundle = word;
+      continue;
+    }
+    if (i + 1 >= argc) return problem = word + " needs a value, or is not known", false;
+    const std::string value = argv[++i];
+    std::uint64_t number = 0;
+    const auto counted = [&](const char* name) {
+      return word == name && (parse_number(value, number) || (problem = word, false));
+    };
+    if (word == "--input") {
+      arguments.input = value;
+    } else if (word == "--split") {
+      arguments.split = value;
+    } else if (word == "--output") {
+      arguments.output = value;
+    } else if (word == "--graph") {
+      arguments.options.graph = value;
+    } else if (word == "--device") {
+      arguments.options.device = value;
+    } else if (word == "--backend") {
+      arguments.options.backend = value;
+    } else if (word == "--backend-directory") {
+      arguments.options.backend_directory = value;
+    } else if (counted("--batch")) {
+      arguments.batch = number;
+    } else if (counted("--threads")) {
+      arguments.options.threads = static_cast<int>(number > 1024 ? 1024 : number);
+    } else if (counted("--rounds")) {
+      arguments.rounds = number;
+    } else if (counted("--deadline-us")) {
+      arguments.options.deadline_us = number;
+    } else {
+      problem = problem.empty() ? "unknown option " + word : word + " " + value + ": expected a positive number";
+      return false;
+    }
+  }
+  if (arguments.bundle.empty()) problem = "no bundle given";
+  return problem.empty();
+}
+
+}  // namespace dmdkit

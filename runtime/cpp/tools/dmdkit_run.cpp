@@ -1,0 +1,220 @@
+// dmdkit-run: a bundle and recorded features in, scores out; also the self-check and a benchmark. Used for cross-language
+// parity.
+#include <algorithm>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "arguments.hpp"
+#include "dmdkit/runtime.hpp"
+#include "files.hpp"
+#include "json_fields.hpp"
+#include "npz.hpp"
+#include "strict_json.hpp"
+
+namespace {
+
+using dmdkit::Arguments;
+using dmdkit::FloatView;
+using dmdkit::Runtime;
+using dmdkit::Tensor;
+using dmdkit::Tensors;
+using Json = nlohmann::json;
+
+constexpr int kExitError = 1;
+constexpr int kExitVerdict = 2;
+constexpr std::uint64_t kMaxInputBytes = std::uint64_t{8} << 30;
+
+int complain(const std::string& message) {
+  std::fprintf(stderr, "dmdkit-run: %s\n", message.c_str());
+  return kExitError;
+}
+
+bool ends_with(const std::string& text, const std::string& end) {
+  return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
+}
+
+Tensors read_tensors(const std::string& path) {
+  const dmdkit::ReadOutcome outcome = dmdkit::read_file(path, kMaxInputBytes);
+  if (outcome.error != 0) throw dmdkit::Malformed(path, "cannot be read: " + dmdkit::error_text(outcome.error));
+  if (outcome.too_large) throw dmdkit::Malformed(path, "larger than 8 GiB");
+  try {
+    return ends_with(path, ".npz") ? dmdkit::parse_npz(outcome.bytes.data(), outcome.bytes.size())
+                                   : dmdkit::parse_safetensors(outcome.bytes.data(), outcome.bytes.size());
+  } catch (const dmdkit::Malformed& cause) {
+    throw dmdkit::Malformed(path, cause.what());
+  }
+}
+
+// The bundle's golden file; its name is in the manifest, which the runtime has checked by now.
+Tensors golden_tensors(const std::string& bundle) {
+  const dmdkit::ReadOutcome outcome = dmdkit::read_file(bundle + "/manifest.json", std::uint64_t{16} << 20);
+  std::string problem;
+  const Json manifest = dmdkit::parse_strict_json(outcome.bytes.data(), outcome.bytes.size(), problem);
+  return read_tensors(bundle + "/" + manifest.at("golden").at("file").get<std::string>());
+}
+
+// The three modalities of the input, each (samples, steps, features); an absent one has no values.
+struct Samples {
+  std::array<Tensor, dmdkit::kModalities> tensors;
+  std::size_t count = 0;
+
+  dmdkit::Inputs at(std::size_t first, std::size_t batch) const {
+    dmdkit::Inputs inputs;
+    std::optional<FloatView>* const views[] = {&inputs.text, &inputs.audio, &inputs.vision};
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+      if (tensors[i].values.empty()) continue;
+      const std::size_t each = tensors[i].values.size() / count;
+      *views[i] = FloatView(tensors[i].values.data() + first * each, batch * each);
+    }
+    inputs.batch = batch;
+    return inputs;
+  }
+};
+
+Samples load_samples(const Arguments& arguments, const Runtime& runtime) {
+  Tensors all = arguments.input.empty() ? golden_tensors(arguments.bundle) : read_tensors(arguments.input);
+  const std::string split = arguments.input.empty() ? "input" : arguments.split;
+  Samples samples;
+  for (std::size_t i = 0; i < dmdkit::kModalities; ++i) {
+    const dmdkit::InputInfo& info = runtime.inputs()[i];
+    for (const std::string& name : {split + "/" + info.name, split + "_" + info.name, info.name}) {
+      const auto found = all.find(name);
+      if (found == all.end() || (name == info.name && !split.empty())) continue;
+      samples.tensors[i] = std::move(found->second);
+      break;
+    }
+    const Tensor& tensor = samples.tensors[i];
+    if (tensor.values.empty()) continue;  // absent: the runtime says whether that may be
+    if (tensor.shape.size() != 3 || tensor.shape[1] != info.steps || tensor.shape[2] != info.features) {
+      throw dmdkit::Malformed(arguments.input, "input '" + info.name + "': expected (samples, " + std::to_string(info.steps) +
+                                                   ", " + std::to_string(info.features) + ")");
+    }
+    if (samples.count != 0 && samples.count != tensor.shape[0]) {
+      throw dmdkit::Malformed(arguments.input, "inputs disagree on the number of samples");
+    }
+    samples.count = tensor.shape[0];
+  }
+  if (samples.count == 0) throw dmdkit::Malformed(arguments.input, "no arrays text, audio, vision; see --split");
+  return samples;
+}
+
+void append(Tensors& answers, const char* name, FloatView values, std::vector<std::size_t> sizes, std::size_t batch) {
+  if (values.empty()) return;
+  Tensor& tensor = answers[name];
+  if (tensor.shape.empty()) {
+    tensor.shape = {0};
+    tensor.shape.insert(tensor.shape.end(), sizes.begin(), sizes.end());
+  }
+  tensor.shape[0] += batch;
+  tensor.values.insert(tensor.values.end(), values.begin(), values.end());
+}
+
+dmdkit::Status answer_all(Runtime& runtime, const Samples& samples, const Arguments& arguments, Tensors& answers) {
+  for (std::size_t first = 0; first < samples.count; first += arguments.batch) {
+    const std::size_t batch = std::min(arguments.batch, samples.count - first);
+    const auto prediction = runtime.predict(samples.at(first, batch));
+    if (!prediction) return prediction.status();
+    append(answers, "score", prediction->score, {prediction->outputs}, batch);
+    if (!arguments.explain) continue;
+    const auto why = runtime.explain(samples.at(first, batch));
+    if (!why) return why.status();
+    append(answers, "explain_score", why->score, {why->outputs}, batch);
+    append(answers, "logit_homo", why->logit_homo, {dmdkit::kModalities, why->outputs}, batch);
+    append(answers, "logit_hetero", why->logit_hetero, {dmdkit::kModalities, why->outputs}, batch);
+    append(answers, "edges_homo", why->edges_homo, {dmdkit::kEdges}, batch);
+    append(answers, "edges_hetero", why->edges_hetero, {dmdkit::kEdges}, batch);
+  }
+  return {};
+}
+
+// Whole or absent: a full disk must not leave half a file under the name asked for.
+bool write_file(const std::string& path, const std::vector<unsigned char>& bytes) {
+  const std::string temporary = path + ".tmp";
+  std::FILE* file = std::fopen(temporary.c_str(), "wb");
+  if (file == nullptr) return false;
+  bool good = std::fwrite(bytes.data(), 1, bytes.size(), file) == bytes.size();
+  good = std::fclose(file) == 0 && good;
+  if (good) good = std::rename(temporary.c_str(), path.c_str()) == 0;
+  if (!good) std::remove(temporary.c_str());
+  return good;
+}
+
+// Prints and reports whether standard output took it all.
+int print(const Json& value) {
+  std::printf("%s\n", value.dump().c_str());
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return 0;
+  return complain(std::string(dmdkit::status_code_name(dmdkit::StatusCode::kFileUnwritable)) + ": standard output");
+}
+
+int run_self_check(Runtime& runtime, bool every_graph) {
+  const auto check = runtime.self_check(every_graph);
+  if (!check) return complain(check.status().message());
+  Json graphs = Json::array();
+  for (const dmdkit::GraphCheck& graph : check->graphs) {
+    graphs.push_back({{"graph", graph.graph},
+                      {"max_error", graph.max_error},
+                      {"tolerance", graph.tolerance},
+                      {"correlation", graph.correlation ? Json(*graph.correlation) : Json()},
+                      {"passed", graph.passed},
+                      {"worst_output", graph.worst_output}});
+  }
+  const int printed = print(
+      {{"passed", check->passed}, {"samples", check->samples}, {"graphs", std::move(graphs)}, {"backend", runtime.backend()}});
+  return printed != 0 ? printed : check->passed ? 0 : kExitVerdict;
+}
+
+int run_bench(Runtime& runtime, const Samples& samples, std::size_t rounds) {
+  for (std::size_t round = 0; round < rounds + 10; ++round) {
+    if (round == 10) runtime.reset_stats();  // the first ten only warm up
+    const auto prediction = runtime.predict(samples.at(round % samples.count, 1));
+    if (!prediction) return complain(prediction.status().message());
+  }
+  const dmdkit::Stats stats = runtime.stats();
+  return print({{"graph", runtime.graph()},
+                {"backend", runtime.backend()},
+                {"count", stats.count},
+                {"p50_ms", stats.p50_ms},
+                {"p90_ms", stats.p90_ms},
+                {"p99_ms", stats.p99_ms},
+                {"max_ms", stats.max_ms},
+                {"deadline_misses", stats.deadline_misses},
+                {"out_of_range", stats.out_of_range}});
+}
+
+int run(const Arguments& arguments) {
+  auto runtime = Runtime::open(arguments.bundle, arguments.options);
+  if (!runtime) return complain(runtime.status().message());
+  if (arguments.self_check) return run_self_check(*runtime, arguments.every_graph);
+  const Samples samples = load_samples(arguments, *runtime);
+  if (arguments.bench) return run_bench(*runtime, samples, arguments.rounds);
+  Tensors answers;
+  const dmdkit::Status status = answer_all(*runtime, samples, arguments, answers);
+  if (!status.ok()) return complain(status.message());
+  if (!arguments.output.empty()) {
+    if (write_file(arguments.output, dmdkit::safetensors_bytes(answers))) return 0;
+    return complain(arguments.output + ": cannot be written; choose a writable place with free space");
+  }
+  Json values = {{"graph", runtime->graph()}, {"backend", runtime->backend()}, {"samples", samples.count}};
+  for (const auto& [name, tensor] : answers) values[name] = {{"shape", tensor.shape}, {"values", tensor.values}};
+  return print(values);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Arguments arguments;
+  std::string problem;
+  if (!dmdkit::parse_arguments(argc, argv, arguments, problem)) return complain(problem + "; see dmdkit-run --help");
+  if (arguments.help) {
+    std::fputs(dmdkit::kUsage, stdout);
+    return 0;
+  }
+  try {
+    return run(arguments);
+  } catch (const std::exception& cause) {
+    return complain(cause.what());
+  }
+}

@@ -1,0 +1,158 @@
+"""C++ and Python give the same answers on every sample and graph, with the same ONNX Runtime and session options."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from dmdkit.runtime import Runtime
+
+LANGUAGE_TOLERANCE = 1e-6
+"""Same library, same graph: what differs is the reading of files and the copying of arrays."""
+
+
+def run_tool(tool: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(tool), *map(str, arguments)], capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="session")
+def dmdkit_run(native_bin: Path, tiny_bundle: Path) -> Path:
+    tool = native_bin / "dmdkit-run"
+    found = run_tool(tool, tiny_bundle, "--self-check", "--graph", "fp32")
+    backend = json.loads(found.stdout)["backend"]
+    if backend != f"onnxruntime {ort.__version__}":
+        pytest.skip(f"C++ has {backend}, Python onnxruntime {ort.__version__}")
+    return tool
+
+
+@pytest.mark.parametrize("batch", [1, 7])
+@pytest.mark.parametrize("graph", ["fp32", "int8-cpu"])
+def test_languages_agree_on_every_sample(
+    dmdkit_run: Path,
+    tiny_bundle: Path,
+    samples_npz: Path,
+    test_samples: dict[str, np.ndarray],
+    tmp_path: Path,
+    graph: str,
+    batch: int,
+) -> None:
+    answers = tmp_path / "answers.safetensors"
+    options = ("--graph", graph, "--batch", batch, "--explain", "--output", answers)
+    done = run_tool(dmdkit_run, tiny_bundle, "--input", samples_npz, *options)
+    assert done.returncode == 0, done.stderr
+    found = load_file(answers)
+    with Runtime.open(tiny_bundle, graph=graph) as runtime:
+        count = len(test_samples["text"])
+        for first in range(0, count, batch):
+            part = {name: array[first : first + batch] for name, array in test_samples.items()}
+            here = slice(first, first + batch)
+            expected = {"score": runtime.predict(**part).score}
+            why = runtime.explain(**part)
+            expected["explain_score"] = why.score
+            for name in ("logit_homo", "logit_hetero", "edges_homo", "edges_hetero"):
+                expected[name] = getattr(why, name)
+            for name, array in expected.items():
+                np.testing.assert_allclose(found[name][here], array, rtol=0, atol=LANGUAGE_TOLERANCE, err_msg=name)
+        assert all(len(array) == count for array in found.values())
+
+
+def test_safetensors_and_npz_give_the_same(
+    dmdkit_run: Path, tiny_bundle: Path, samples_npz: Path, test_samples: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    other = tmp_path / "test.safetensors"
+    save_file({f"test/{name}": array for name, array in test_samples.items()}, other)
+    first = run_tool(dmdkit_run, tiny_bundle, "--graph", "fp32", "--input", samples_npz)
+    second = run_tool(dmdkit_run, tiny_bundle, "--graph", "fp32", "--input", other, "--split", "test")
+    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    assert first.stdout == second.stdout
+
+
+def test_every_graph_passes_its_self_check(dmdkit_run: Path, tiny_bundle: Path) -> None:
+    done = run_tool(dmdkit_run, tiny_bundle, "--graph", "fp32", "--self-check", "--every-graph")
+    assert done.returncode == 0, done.stdout + done.stderr
+    with Runtime.open(tiny_bundle, graph="fp32") as runtime:
+        assert {check["graph"] for check in json.loads(done.stdout)["graphs"]} == set(runtime.manifest.graphs)
+
+
+def test_languages_refuse_a_bundle_with_the_same_words(dmdkit_run: Path, bundle_copy: Path) -> None:
+    from dmdkit.errors import BundleError
+
+    def both() -> tuple[str, str]:
+        done = run_tool(dmdkit_run, bundle_copy, "--graph", "fp32")
+        assert done.returncode == 1
+        with pytest.raises(BundleError) as error:
+            Runtime.open(bundle_copy, graph="fp32")
+        return done.stderr.strip().removeprefix("dmdkit-run: "), str(error.value)
+
+    graph = bundle_copy / "graphs/fusion.fp32.onnx"
+    content = bytearray(graph.read_bytes())
+    content[100] ^= 1
+    graph.write_bytes(content)
+    assert len(set(both())) == 1
+    graph.write_bytes(content[:-1])
+    assert len(set(both())) == 1
+    graph.unlink()
+    assert len(set(both())) == 1
+    manifest = bundle_copy / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "schema_version": 7}))
+    assert len(set(both())) == 1
+    manifest.unlink()
+    assert len(set(both())) == 1
+
+
+def test_a_full_disk_and_a_nan_are_one_line(
+    dmdkit_run: Path, tiny_bundle: Path, test_samples: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    with open("/dev/full", "w") as full:  # noqa: PTH123 - a device
+        done = subprocess.run(
+            [str(dmdkit_run), str(tiny_bundle), "--graph", "fp32"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 1
+    assert "file cannot be written" in done.stderr
+    missing = run_tool(dmdkit_run, tiny_bundle, "--graph", "fp32", "--output", "/no/such/folder/x.safetensors")
+    assert missing.returncode == 1
+    assert "cannot be written" in missing.stderr
+    bad = {name: array.copy() for name, array in test_samples.items()}
+    bad["audio"][3, 2, 1] = np.nan
+    np.savez(tmp_path / "bad.npz", **bad)
+    refused = run_tool(dmdkit_run, tiny_bundle, "--graph", "fp32", "--input", tmp_path / "bad.npz")
+    assert refused.returncode == 1
+    assert "input 'audio' holds nan at sample 0, step 2, feature 1" in refused.stderr
+
+
+def test_examples_run(dmdkit_run: Path, tiny_bundle: Path, test_samples: dict[str, np.ndarray], tmp_path: Path) -> None:
+    recording = tmp_path / "recording.f32"
+    np.concatenate([test_samples[n].reshape(60, -1) for n in ("text", "audio", "vision")], axis=1).tofile(recording)
+    with Runtime.open(tiny_bundle, graph="fp32") as runtime:
+        passed = any(g.verdict.status == "passed" for g in runtime.manifest.graphs.values() if g.kind == "fusion")
+    if not passed:
+        pytest.skip("no graph of the tiny bundle passed parity, and the examples open only such")
+    loop = run_tool(dmdkit_run.parent / "control_loop", tiny_bundle, recording, 20)
+    assert loop.returncode == 0, loop.stderr
+    assert "20 periods" in loop.stdout
+    for example in ("predict_once", "predict_once_c"):
+        done = run_tool(dmdkit_run.parent / example, tiny_bundle)
+        assert done.returncode == 0, done.stderr
+        assert "score" in done.stdout
+
+
+def test_the_control_loop_stops_gracefully(dmdkit_run: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    import signal
+    import time
+
+    recording = tmp_path / "recording.f32"
+    np.full(6 * (7 + 4 + 5) * 3, 0.1, np.float32).tofile(recording)
+    loop = subprocess.Popen(
+        [str(dmdkit_run.parent / "control_loop"), str(tiny_bundle), str(recording)], stdout=subprocess.PIPE, text=True
+    )
+    time.sleep(1.0)
+    loop.send_signal(signal.SIGINT)
+    out, _ = loop.communicate(timeout=20)
+    assert loop.returncode == 0
+    assert "stopped by signal" in out

@@ -1,0 +1,87 @@
+"""Trains once for every moment below and kills that training there with SIGKILL; the tests run it in a process.
+
+``python -m tests.training.killed_trainings DATA OUT`` writes OUT/<moment>/, each as a power cut would leave it.
+Children are forked before anything is computed, so the imports are paid for once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dmdkit.cli import main
+from dmdkit.training import checkpoint, run, trainer
+
+SETTINGS = [
+    "model.width=8",
+    "model.heads=2",
+    "model.levels=1",
+    "training.epochs=3",
+    "training.accumulate_batches=2",
+    "training.learning_rate=0.01",
+    "training.modality_dropout=0.2",
+]
+
+
+def die(*_: Any, **__: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def at_call(owner: Any, name: str, number: int, instead: Callable[..., Any] = die) -> Callable[[], None]:
+    """Puts ``instead`` in the place of the ``number``-th call (from 1) of ``owner.name``."""
+
+    def arm() -> None:
+        original, calls = getattr(owner, name), [0]
+
+        def counted(*arguments: Any, **options: Any) -> Any:
+            calls[0] += 1
+            return (instead if calls[0] == number else original)(*arguments, **options)
+
+        setattr(owner, name, counted)
+
+    return arm
+
+
+def die_half_way_through_saving(values: Any, path: Path) -> None:
+    """Leaves half a checkpoint under its temporary name."""
+    REAL_SAVE(values, path)
+    os.truncate(path, path.stat().st_size // 2)
+    die()
+
+
+REAL_SAVE = torch.save
+BATCHES = 4  # 64 samples of the tiny set by 16
+
+MOMENTS: dict[str, Callable[[], None]] = {
+    "before-facts": at_call(run, "write_json", 1),
+    "first-epoch": at_call(trainer._Trainer, "_step", 2),
+    "saving-first-checkpoint": at_call(torch, "save", 1, die_half_way_through_saving),
+    "after-first-checkpoint": at_call(trainer, "write_text", 1),
+    "mid-epoch": at_call(trainer._Trainer, "_step", BATCHES + 2),
+    "validating": at_call(trainer._Trainer, "validate", 2),
+    "saving-checkpoint": at_call(torch, "save", 2, die_half_way_through_saving),
+    "after-last-checkpoint": at_call(trainer, "write_text", 3),
+    "before-metrics": at_call(trainer, "write_json", 1),
+    "before-weights": at_call(trainer, "write_bytes", 1),
+}
+
+
+def train_and_die(moment: str, data: str, out: Path) -> int:
+    child = os.fork()
+    if child == 0:
+        MOMENTS[moment]()
+        settings = [part for setting in SETTINGS for part in ("--set", setting)]
+        os._exit(main(["train", "--data", data, "--out", str(out), "--device", "cpu", *settings]))
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+if __name__ == "__main__":
+    assert checkpoint.torch is torch
+    for name in MOMENTS:
+        assert train_and_die(name, sys.argv[1], Path(sys.argv[2]) / name) == -signal.SIGKILL, name

@@ -1,0 +1,165 @@
+"""Feature files as the commands need them: read as a run says, and checked against the model they are meant for."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dmdkit.errors import DataError
+
+if TYPE_CHECKING:
+    from dmdkit.config import ModelShape, RunConfig
+    from dmdkit.data import Dataset, Split
+    from dmdkit.runtime.manifest import Manifest
+    from dmdkit.training.run import Run
+
+__all__ = [
+    "LabelRangeOption",
+    "NanPolicy",
+    "TaskOption",
+    "check_fits",
+    "dataset_for_bundle",
+    "dataset_for_run",
+    "load_data",
+    "own_dataset_of_run",
+    "split_for_bundle",
+    "split_of",
+]
+
+
+class NanPolicy(str, Enum):
+    """What to do with NaN and infinities."""
+
+    refuse = "refuse"
+    zero = "zero"
+
+
+class TaskOption(str, Enum):
+    """What the labels are."""
+
+    auto = "auto"
+    regression = "regression"
+    classification = "classification"
+
+
+LabelRangeOption = Annotated[
+    tuple[float, float] | None,
+    typer.Option(metavar="LOW HIGH", help="Range of regression labels, as in -3 3; else the file's, else inferred."),
+]
+
+
+def load_data(path: str, config: RunConfig) -> Dataset:
+    """The feature file ``path``, read as ``config`` says."""
+    from dmdkit.data import load_dataset
+
+    data = config.data
+    return load_dataset(path, task=data.task, label_range=data.label_range, nan_policy=data.nan_policy)
+
+
+def dataset_for_run(path: Path, run: Run) -> Dataset:
+    """The feature file ``path`` for the model of ``run``.
+
+    Raises:
+        DataError: It cannot be read, or does not fit.
+    """
+    from dmdkit.data import load_dataset
+
+    data = run.config.data
+    dataset = load_dataset(path, task=run.facts.task, label_range=data.label_range, nan_policy=data.nan_policy)
+    check_fits(dataset, run.facts.shape, run.facts.task, str(run.path))
+    return dataset
+
+
+def own_dataset_of_run(run: Run, *, needed_for: str) -> Dataset:
+    """The data a run was trained on, from the path in its config, if it is still the same file.
+
+    Raises:
+        DataError: It is unknown, gone, or another file by now.
+    """
+    data = run.config.data
+    if data.path is None:
+        raise DataError(f"{run.path} does not know its data (it was imported); name a feature file with {needed_for}")
+    if not Path(data.path).exists():
+        raise DataError(f"{data.path}, the data {run.path} was trained on, is gone; name a feature file with {needed_for}")
+    dataset = load_data(data.path, run.config)
+    if data.sha256 is not None and dataset.sha256 != data.sha256:
+        raise DataError(
+            f"{data.path} is not the file {run.path} was trained on (its SHA-256 differs); name one with {needed_for}"
+        )
+    return dataset
+
+
+def dataset_for_bundle(path: Path, manifest: Manifest, *, nan_policy: NanPolicy, check_range: bool = True) -> Dataset:
+    """The feature file ``path`` for a bundle.
+
+    Args:
+        path: The file.
+        manifest: The bundle's manifest.
+        nan_policy: What to do with NaN and infinities.
+        check_range: Whether labels must lie in the bundle's range: they must where something is measured with them.
+
+    Raises:
+        DataError: It cannot be read, or does not fit.
+    """
+    from dmdkit.data import load_dataset
+
+    label_range = manifest.label_range if check_range else None
+    dataset = load_dataset(path, task=manifest.task, label_range=label_range, nan_policy=nan_policy.value)
+    check_fits(dataset, manifest.model, manifest.task, "the bundle")
+    return dataset
+
+
+def split_for_bundle(dataset: Dataset, name: str, manifest: Manifest) -> Split:
+    """The split ``name`` of a dataset, if it has every modality the bundle needs.
+
+    Raises:
+        DataError: There is no such split, or a modality is zero throughout that the model never did without.
+    """
+    split = split_of(dataset, name)
+    for modality, features in split.features().items():
+        if not features.any() and not manifest.inputs[modality].trained_absent:
+            raise DataError(
+                f"{dataset.source}: {modality} is zero in every {name} sample, and the model never did without it; give it "
+                f"{modality}, or train with --set training.modality_dropout=0.2"
+            )
+    return split
+
+
+def split_of(dataset: Dataset, name: str) -> Split:
+    """The split ``name`` of a dataset.
+
+    Raises:
+        DataError: There is none.
+    """
+    if name not in dataset.splits:
+        raise DataError(f"{dataset.source}: no {name!r} split; name one it has with --split: {', '.join(dataset.splits)}")
+    return dataset.splits[name]
+
+
+def check_fits(dataset: Dataset, shape: ModelShape, task: str, model: str) -> None:
+    """Checks that a dataset can be fed to a model.
+
+    Args:
+        dataset: The features and labels.
+        shape: The model's sizes.
+        task: What the model was trained for.
+        model: What to call it.
+
+    Raises:
+        DataError: Other lengths, widths or labels.
+    """
+    widths = shape.feature_dims.as_dict()
+    for name, steps in shape.lengths.as_dict().items():
+        found = (dataset.lengths[name], dataset.feature_dims[name])
+        if found != (steps, widths[name]):
+            raise DataError(
+                f"{dataset.source}: {name} has {found[0]} steps of {found[1]} features, {model} takes {steps} of "
+                f"{widths[name]}; make the features as those it was trained on"
+            )
+    if dataset.task != task or dataset.num_outputs > shape.num_outputs:
+        outputs = {"regression": "a regression value", "classification": f"{dataset.num_outputs} classes"}[dataset.task]
+        wanted = {"regression": "a regression value", "classification": f"{shape.num_outputs} classes"}[task]
+        raise DataError(f"{dataset.source}: the labels are {outputs}, {model} gives {wanted}; name a file of its task")
