@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,10 +39,12 @@ class CheckedInputs:
     Attributes:
         feed: Modality -> float32 (B, T, D), C-contiguous.
         batched: Whether the caller passed a batch axis.
+        ordinary: Modalities whose every value was seen to lie in the training range.
     """
 
     feed: dict[str, Array]
     batched: bool
+    ordinary: tuple[str, ...] = ()
 
 
 def _check_array(name: str, value: object, record: InputRecord) -> tuple[Array, bool]:
@@ -66,6 +68,10 @@ def _check_array(name: str, value: object, record: InputRecord) -> tuple[Array, 
     if array.dtype != np.float32 or not array.flags.c_contiguous:
         with np.errstate(over="ignore"):  # beyond float32 becomes infinite, which is refused next
             array = np.ascontiguousarray(array, np.float32)
+    return array, batched
+
+
+def _check_finite(name: str, array: Array) -> None:
     # The sum of squares is finite only if every value is, and costs half of looking at each; huge values are looked at.
     if not math.isfinite(np.vdot(array, array)) and not np.isfinite(array).all():
         where = np.argwhere(~np.isfinite(array))[0]
@@ -73,11 +79,18 @@ def _check_array(name: str, value: object, record: InputRecord) -> tuple[Array, 
             f"input {name!r} holds {array[tuple(where)]} at sample {where[0]}, step {where[1]}, feature {where[2]}; "
             "replace it before predicting (training replaced by 0 only if its recipe said so)"
         )
-    return array, batched
 
 
-def check_inputs(values: Mapping[str, object | None], records: Mapping[str, InputRecord]) -> CheckedInputs:
+def check_inputs(
+    values: Mapping[str, object | None], records: Mapping[str, InputRecord], guard: RangeGuard | None = None
+) -> CheckedInputs:
     """``values`` as arrays a runner takes; an absent modality becomes zeros where the model was trained for that.
+
+    Args:
+        values: Modality -> array-like, or None where it is absent.
+        records: The manifest's inputs.
+        guard: Asked first, because a value in the training range is finite too: each look at the features counts, on
+            caches that the last prediction filled with weights.
 
     Raises:
         InputError: Wrong name, dtype, shape, value or batch, or a modality absent that may not be.
@@ -87,10 +100,15 @@ def check_inputs(values: Mapping[str, object | None], records: Mapping[str, Inpu
         raise InputError(f"unknown input {', '.join(sorted(map(repr, unknown)))}; the bundle takes {', '.join(records)}")
     arrays: dict[str, Array] = {}
     batched: dict[str, bool] = {}
+    ordinary = []
     for name in MODALITIES:
         value = values.get(name)
         if value is not None:
-            arrays[name], batched[name] = _check_array(name, value, records[name])
+            arrays[name], batched[name] = array, _ = _check_array(name, value, records[name])
+            if guard is not None and guard.is_ordinary(name, array):
+                ordinary.append(name)
+            else:
+                _check_finite(name, array)
         elif not records[name].trained_absent:
             raise InputError(
                 f"input {name!r} is absent, but this model was not trained without it; pass its features "
@@ -105,7 +123,7 @@ def check_inputs(values: Mapping[str, object | None], records: Mapping[str, Inpu
     for name in MODALITIES:
         if name not in arrays:
             arrays[name] = np.zeros((size, records[name].steps, records[name].features), np.float32)
-    return CheckedInputs({name: arrays[name] for name in MODALITIES}, next(iter(batched.values())))
+    return CheckedInputs({name: arrays[name] for name in MODALITIES}, next(iter(batched.values())), tuple(ordinary))
 
 
 class RangeGuard:
@@ -127,14 +145,15 @@ class RangeGuard:
             limits = np.clip([low - margin, high + margin], -largest, largest).astype(np.float32)
             self._limits[name] = (limits[0], limits[1])
 
-    def _may_be_strange(self, name: str, array: Array) -> bool:
-        """Whether counting can find anything: this runs on every prediction, so it only looks."""
-        low, high = self._limits[name]
-        if not (array[:, -1, 0].all() or array[:, -1].any(-1).all()):  # a step is there if its first value is
-            return True
-        inside = array >= low
-        inside &= array <= high
-        return not bool(inside.all())
+    def is_ordinary(self, name: str, array: Array) -> bool:
+        """Whether every value is known to lie in the training range, and is finite, so that counting would find nothing.
+
+        This runs on every prediction, so it only looks. A modality that is not guarded is not known to be ordinary.
+        """
+        limits = self._limits.get(name)
+        if limits is None or not (array[:, -1, 0].all() or array[:, -1].any(-1).all()):  # the last step may be padding
+            return False
+        return bool((array >= limits[0]).all() and (array <= limits[1]).all())
 
     def _counts(self, name: str, array: Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Per sample, how many values lie outside and how many there are, padding left out."""
@@ -151,15 +170,16 @@ class RangeGuard:
             result[name] = float(found.sum() / max(1, size.sum()))
         return result
 
-    def alarms(self, feed: Mapping[str, Array]) -> dict[str, float]:
+    def alarms(self, feed: Mapping[str, Array], ordinary: Collection[str] = ()) -> dict[str, float]:
         """The modalities to report, with the share of values outside in the sample where it is largest.
 
         Samples are judged one by one, so that a strange one is not hidden by a batch of ordinary ones. One without any
         step counts as wholly outside where the modality was not trained absent: zeros are absence by another name.
+        Those that :meth:`is_ordinary` was already asked about are named in ``ordinary``.
         """
         result = {}
         for name in self._limits:
-            if self._may_be_strange(name, feed[name]):
+            if name not in ordinary and not self.is_ordinary(name, feed[name]):
                 found, size = self._counts(name, feed[name])
                 shares = found / np.maximum(1, size)
                 if name not in self._may_be_empty:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ from dmdkit.errors import BundleError, InputError
 from dmdkit.runtime.backends.registry import BackendName
 from dmdkit.runtime.bundle import Bundle
 from dmdkit.runtime.choice import choose, has_passed
-from dmdkit.runtime.inputs import RangeGuard, check_inputs
+from dmdkit.runtime.inputs import CheckedInputs, RangeGuard, check_inputs
 from dmdkit.runtime.manifest import Manifest
 from dmdkit.runtime.self_check import GraphCheck, SelfCheck, check_outputs
 
@@ -291,8 +291,8 @@ class Runtime:
         if self._closed:
             raise InputError("this runtime is closed")
 
-    def _note_range(self, feed: Mapping[str, Array]) -> dict[str, float]:
-        alarms = self._guard.alarms(feed)
+    def _note_range(self, checked: CheckedInputs) -> dict[str, float]:
+        alarms = self._guard.alarms(checked.feed, checked.ordinary)
         if alarms:
             with self._count_lock:
                 self._out_of_range_count += 1
@@ -313,8 +313,8 @@ class Runtime:
         """
         start = time.perf_counter()
         self._require_open()
-        checked = check_inputs({"text": text, "audio": audio, "vision": vision}, self.manifest.inputs)
-        alarms = self._note_range(checked.feed)
+        checked = check_inputs({"text": text, "audio": audio, "vision": vision}, self.manifest.inputs, self._guard)
+        alarms = self._note_range(checked)
         score = self._runner.infer(checked.feed)["score"]
         latency_ms = (time.perf_counter() - start) * 1e3
         return Prediction(score if checked.batched else score[0], latency_ms, self.graph, alarms)
@@ -349,8 +349,8 @@ class Runtime:
         """
         start = time.perf_counter()
         self._require_open()
-        checked = check_inputs({"text": text, "audio": audio, "vision": vision}, self.manifest.inputs)
-        self._note_range(checked.feed)
+        checked = check_inputs({"text": text, "audio": audio, "vision": vision}, self.manifest.inputs, self._guard)
+        self._note_range(checked)
         runner = self._explainer()
         found = {name: a if checked.batched else a[0] for name, a in runner.infer(checked.feed).items()}
         return Explanation(

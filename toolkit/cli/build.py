@@ -71,11 +71,10 @@ def _with_wanted_forms(bundle: Bundle, precision: EnginePrecision, parity_data: 
     note(f"{bundle.path} has no {wanted}: adding the fp16 forms to it")
     parity = None
     if parity_data is not None:
-        from dmdkit.cli.bundle import _load
-        from dmdkit.cli.run import split_of
+        from dmdkit.cli.feature_files import NanPolicy, dataset_for_bundle, split_for_bundle
 
-        dataset = _load(parity_data, bundle.manifest)
-        split_of(dataset, split)
+        dataset = dataset_for_bundle(parity_data, bundle.manifest, nan_policy=NanPolicy.refuse)
+        split_for_bundle(dataset, split, bundle.manifest)
         parity = (dataset, split)
     else:
         note("their verdict stays unverified: pass --parity-data FILE, or run `dmdkit check` with held-out features")
