@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import asdict
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from dmdkit.runtime.backends.base import Runner
 from dmdkit.runtime.backends.tensorrt import TensorRtRunner
 from dmdkit.runtime.bundle import Bundle
 from dmdkit.runtime.engine_build import BuildSpec, build_engine, cache_folder
-from dmdkit.runtime.engines import CheckRecord, Engine, engines_of, preflight
+from dmdkit.runtime.engines import CheckRecord, Engine, PrecisionRecord, engines_of, preflight
 from dmdkit.runtime.gpu import Gpu, find_gpu
 from dmdkit.runtime.inspector import prove_precision
 from dmdkit.runtime.parity import FP32_MAX_ERROR
@@ -65,7 +66,7 @@ def check_on_golden(runner: Runner, bundle: Bundle, graph: str) -> CheckRecord:
 def prove(engine: Engine, runner: TensorRtRunner, bundle: Bundle) -> Engine:
     """Reads the inspector, replays the golden samples, and writes both into the sidecar."""
     record = engine.record
-    precision = prove_precision(runner.inspect(), record.products)
+    precision = PrecisionRecord.model_validate(asdict(prove_precision(runner.inspect(), record.products)))
     check = check_on_golden(runner, bundle, record.graph)
     proven = Engine(path=engine.path, record=record.model_copy(update={"precision": precision, "check": check}))
     try:

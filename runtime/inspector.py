@@ -9,15 +9,53 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
 
 from dmdkit.errors import EngineError
-from dmdkit.runtime.engines import PrecisionRecord, ProductRecord
 
-__all__ = ["SHORTFALL", "prove_precision"]
+__all__ = ["SHORTFALL", "PrecisionProof", "Product", "prove_precision"]
 
 SHORTFALL = 0.01
 """How much of the graph's INT8 multiply-adds a plan may lack: rounding of the shares, and products too small to matter."""
+
+
+class Product(Protocol):
+    """A matrix product or convolution of the graph."""
+
+    @property
+    def name(self) -> str:
+        """The ONNX node's name."""
+
+    @property
+    def multiply_adds(self) -> int:
+        """For one sample."""
+
+    @property
+    def int8(self) -> bool:
+        """Whether the graph asks for INT8."""
+
+
+@dataclass(frozen=True)
+class PrecisionProof:
+    """What the inspector said, against what the graph asks for; shares are of the multiply-adds.
+
+    Attributes:
+        layout: Which version's JSON it was.
+        layers: Layer name -> type of its inputs.
+        expected_int8: Share the graph computes in INT8.
+        found_int8: Share the plan computes in INT8.
+        status: failed when the plan falls short, or the inspector does not tell.
+        reason: In words.
+    """
+
+    layout: Literal["tensorrt-10", "tensorrt-11"]
+    layers: dict[str, str]
+    expected_int8: float
+    found_int8: float
+    status: Literal["passed", "failed"]
+    reason: str
+
 
 _TYPES = (("int8", r"int8"), ("fp8", r"fp8"), ("fp16", r"fp16|half"), ("bf16", r"bf16|bfloat16"), ("fp32", r"fp32|float"))
 _NODES = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
@@ -39,7 +77,7 @@ def _layers(document: dict[str, Any]) -> Iterable[tuple[str, str, set[str]]]:
             yield str(layer.get("Name", "?")), f" {layer.get('Name', '')} {nodes} ", types
 
 
-def prove_precision(text: str, products: Iterable[ProductRecord]) -> PrecisionRecord:
+def prove_precision(text: str, products: Iterable[Product]) -> PrecisionProof:
     """Compares the inspector's JSON with what the graph asks for.
 
     Args:
@@ -77,7 +115,7 @@ def prove_precision(text: str, products: Iterable[ProductRecord]) -> PrecisionRe
     if not passed and unknown:
         reason += f"; the inspector tells nothing of {len(unknown)} products, {unknown[0]} among them"
     types_of = {name: "+".join(sorted(kinds)) or "unknown" for name, _, kinds in layers}
-    return PrecisionRecord(
+    return PrecisionProof(
         layout=layout,
         layers=types_of,
         expected_int8=wanted,

@@ -149,8 +149,10 @@ def _products(network: Any, trt: Any) -> tuple[ProductInfo, ...]:
     """Every product of a parsed network, found with TensorRT alone: a device has no onnx package."""
     kinds = {trt.LayerType.MATRIX_MULTIPLY, trt.LayerType.CONVOLUTION}
     layers = [network.get_layer(index) for index in range(network.num_layers)]
-    # What only moves or copies a value does not change where it came from.
-    moves = {trt.LayerType.SHUFFLE, trt.LayerType.IDENTITY, trt.LayerType.CAST}
+    # What only moves a value does not change where it came from (a 1-D convolution becomes a 2-D one behind unsqueezes);
+    # older releases know shuffles alone.
+    known = trt.LayerType.__members__
+    moves = {known[name] for name in ("SHUFFLE", "SQUEEZE", "UNSQUEEZE", "IDENTITY", "CAST") if name in known}
     dequantized: set[str] = set()
     found = []
     for layer in layers:

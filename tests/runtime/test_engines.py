@@ -9,6 +9,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -367,7 +368,7 @@ def test_what_is_no_inspector_json_is_refused(text: str) -> None:
 @pytest.mark.usefixtures("version_here")
 def test_a_failed_precision_proof_refuses_the_plan(fp32_bundle: Path) -> None:
     proof = prove_precision(inspector("fp32", "fp32", eleven=True), PRODUCTS)
-    engine = add_engine(fp32_bundle, precision=proof.model_dump())
+    engine = add_engine(fp32_bundle, precision=asdict(proof))
     with pytest.raises(EngineError, match=r"failed its precision proof: 0\.0% of the multiply-adds in INT8"):
         preflight(engine, Bundle.open(fp32_bundle), lambda: ADA)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dmdkit.cli.console import err, finish, note, print_json, print_table, say, steps
-from dmdkit.errors import BundleError, ConfigError, ExitCode
+from dmdkit.errors import BundleError, ConfigError, ExitCode, MissingDependencyError
 
 if TYPE_CHECKING:
     from dmdkit.export.targets import EnginePrecision, Target
@@ -34,7 +34,6 @@ class EnginePrecisionChoice(str, Enum):
 def _flavour(target: Target) -> Flavour:
     if target.flavour != "auto":
         return target.flavour
-    from dmdkit.errors import MissingDependencyError
     from dmdkit.runtime.tensorrt_api import installed_flavours
 
     found = installed_flavours()
@@ -140,6 +139,29 @@ def _print_results(results: list[BuildResult]) -> None:
         say(sentence)
 
 
+def _check_and_pack(
+    bundle: Bundle, graphs: list[str], target: Target, precision: str, kit: Path | None, *, force: bool, json: bool
+) -> None:
+    """The dry run, and the kit where one was asked for."""
+    try:
+        from dmdkit.export.dry_run import dry_run
+    except ImportError as cause:
+        raise MissingDependencyError(cause.name or "onnx", "export", "checking graphs for a device") from cause
+    from dmdkit.export.kit import write_kit
+
+    findings = dry_run(bundle, graphs, target, precision)
+    if json:
+        print_json({"target": target.name, "checks": [finding.to_json() for finding in findings]})
+    else:
+        rows = [[finding.graph, finding.check, finding.status, finding.detail] for finding in findings]
+        print_table(["graph", "check", "status", "detail"], rows, title=f"dry run for {target.name}")
+    if kit is not None:
+        write_kit(bundle, graphs, target, findings, kit, force=force)
+        finish(f"{kit}/", "copy it to the device, and there: python3 build_and_check.py")
+    if any(finding.status == "problem" for finding in findings):
+        raise typer.Exit(int(ExitCode.NOT_PASSED))
+
+
 def build(
     bundle: Annotated[Path, typer.Argument(help="A bundle directory.")],
     target: Annotated[str, typer.Option(help="Device to build for; `--target list` names them all.")] = "auto",
@@ -151,7 +173,14 @@ def build(
         Path | None, typer.Option(help="Held-out features, to prove fp16 forms that have to be added.")
     ] = None,
     parity_split: Annotated[str, typer.Option(help="Its split.")] = "test",
-    json: Annotated[bool, typer.Option("--json", help="Print the sidecars as JSON.")] = False,
+    kit: Annotated[
+        Path | None, typer.Option(help="Write a folder to take to the device, which builds there without torch or modelopt.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check all that can be checked without the device, and list the rest.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing kit.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the sidecars, or the checks, as JSON.")] = False,
 ) -> None:
     """Build TensorRT engines into the bundle's engines/ folder.
 
@@ -176,8 +205,11 @@ def build(
     for kind in graph or []:
         if kind not in known:
             raise ConfigError(f"--graph {kind}: the bundle has {', '.join(sorted(known))}")
-    spec = _spec(chosen)
     opened = _with_wanted_forms(opened, wanted, parity_data, parity_split)
+    if kit is not None or dry_run:
+        _check_and_pack(opened, _graphs(opened, kinds, wanted, chosen), chosen, wanted, kit, force=force, json=json)
+        return
+    spec = _spec(chosen)
     results = []
     for name in _graphs(opened, kinds, wanted, chosen):
         with _progress(f"{target} {name}") as progress:

@@ -1,0 +1,171 @@
+"""A folder to take to a device that builds its own engines: graphs, golden samples, one script, no torch and no modelopt."""
+
+from __future__ import annotations
+
+import io
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dmdkit.errors import ExportError
+from dmdkit.export.dry_run import Finding
+from dmdkit.export.targets import Target
+from dmdkit.files import atomic_directory, sha256_of_bytes
+from dmdkit.runtime.bundle import Bundle
+from dmdkit.runtime.parity import FP32_MAX_ERROR
+from dmdkit.runtime.self_check import INT8_TOLERANCE_SD
+
+__all__ = ["trtexec_line", "write_kit"]
+
+_MODULES = ("errors.py", "runtime/tensorrt_api.py", "runtime/gpu.py", "runtime/inspector.py")
+_PACKAGE = '"""The part of dmdkit that a kit needs."""\n'
+
+
+def _shapes(bundle: Bundle, kind: str) -> dict[str, list[int]]:
+    golden = bundle.golden().inputs_of(kind)
+    return {name: list(array.shape[1:]) for name, array in sorted(golden.items())}
+
+
+def trtexec_line(bundle: Bundle, graph: str, target: Target) -> str:
+    """The command that builds the same plan with TensorRT's own tool."""
+    record = bundle.graph(graph)
+    shapes = _shapes(bundle, record.kind)
+
+    def batch(size: int) -> str:
+        return ",".join(f"{name}:{'x'.join(map(str, (size, *shape)))}" for name, shape in shapes.items())
+
+    return " ".join(
+        [
+            "/usr/src/tensorrt/bin/trtexec",
+            f"--onnx={record.file}",
+            "--stronglyTyped",
+            "--noTF32",
+            f"--minShapes={batch(target.batch.min)}",
+            f"--optShapes={batch(target.batch.opt)}",
+            f"--maxShapes={batch(target.batch.max)}",
+            f"--memPoolSize=workspace:{target.workspace_mib}",
+            "--maxAuxStreams=0",
+            "--profilingVerbosity=detailed",
+            f"--saveEngine={graph}.plan",
+        ]
+    )
+
+
+def _tolerance(bundle: Bundle, precision: str) -> dict[str, float]:
+    spread = bundle.manifest.output_sd
+    if precision == "fp32":
+        limit = FP32_MAX_ERROR * max(1.0, spread)
+        return {"values": limit, "edges": limit}
+    return {"values": INT8_TOLERANCE_SD * spread, "edges": INT8_TOLERANCE_SD}
+
+
+def _graph(bundle: Bundle, name: str) -> dict[str, Any]:
+    record = bundle.graph(name)
+    own = record.kind in bundle.golden().unit_inputs
+    return {
+        "name": name,
+        "file": record.file,
+        "inputs": {key: f"input/{record.kind}/{key}" if own else f"input/{key}" for key in _shapes(bundle, record.kind)},
+        "tolerance": _tolerance(bundle, record.precision),
+    }
+
+
+def _golden(bundle: Bundle, graphs: list[str]) -> bytes:
+    kept = {
+        key: array
+        for key, array in sorted(bundle.golden().tensors().items())
+        if key.startswith("input/") or (key.startswith("recorded/") and key.split("/")[1] in graphs)
+    }
+    stream = io.BytesIO()
+    np.savez(stream, allow_pickle=False, **kept)
+    return stream.getvalue()
+
+
+def _readme(bundle: Bundle, graphs: list[str], target: Target, findings: list[Finding]) -> str:
+    lines = [
+        f"# {bundle.manifest.name} for {target.title}",
+        "",
+        f"Made for target `{target.name}` ({target.tensorrt}). Needs JetPack with its TensorRT Python package, and",
+        "numpy. Nothing in this folder has run on such a device yet: what it shows there is the proof.",
+        "",
+        "    python3 build_and_check.py",
+        "",
+        "builds every graph, replays the golden samples and compares with the recorded outputs, reads from the engine",
+        "inspector which precision each layer runs in, measures latency, and writes `engines/`. Copy that folder into the",
+        "bundle, beside `manifest.json`. Exit code 2 means that a check did not pass; on a machine that is not the target",
+        "it says so and stops.",
+        "",
+        "| graph | tolerance of the golden samples |",
+        "|---|---|",
+        *(f"| {name} | {_tolerance(bundle, bundle.graph(name).precision)['values']:.3g} |" for name in graphs),
+        "",
+        "## Power and clocks",
+        "",
+        *(f"- {line}" for line in target.power),
+        "",
+        "## With trtexec instead",
+        "",
+        *(f"    {trtexec_line(bundle, name, target)}" for name in graphs),
+        "",
+        "These plans come without a sidecar, so the runtime does not open them. Where trtexec does not know",
+        "`--stronglyTyped`, its networks always are: leave the flag out.",
+        "",
+        "## What only the device can show",
+        "",
+        *(f"- {finding.detail}" for finding in findings if finding.status == "device only"),
+        "",
+        "Sources: " + ", ".join(target.sources),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def write_kit(bundle: Bundle, graphs: list[str], target: Target, findings: list[Finding], out: Path, *, force: bool) -> None:
+    """Writes the kit; nothing is left behind on failure.
+
+    Args:
+        bundle: An opened bundle.
+        graphs: Names of the graphs to build.
+        target: The device.
+        findings: What the dry run found; a problem stops here.
+        out: The folder to write.
+        force: Whether an existing kit gives way.
+
+    Raises:
+        ExportError: A check failed, the target needs no kit, or ``out`` cannot be written.
+    """
+    if target.flavour != "tensorrt":
+        raise ExportError(f"--kit: engines for {target.name} are built without the device; leave --kit out")
+    problem = next((finding for finding in findings if finding.status == "problem"), None)
+    if problem is not None:
+        raise ExportError(f"--kit: {problem.graph}: {problem.check}: {problem.detail}; no kit was written")
+    if out.exists() and not (force and (out / "kit.json").is_file()):
+        raise ExportError(f"{out} exists; choose another --kit" + ("" if force else ", or pass --force to replace a kit"))
+    home = files("dmdkit")
+    contents: dict[str, bytes] = {bundle.graph(name).file: bundle.read(bundle.graph(name).file) for name in graphs}
+    contents["golden.npz"] = _golden(bundle, graphs)
+    contents["build_and_check.py"] = files("dmdkit.export").joinpath("build_and_check.py").read_bytes()
+    for module in _MODULES:
+        folder, _, name = module.rpartition("/")
+        source = files("dmdkit.runtime").joinpath(name) if folder else home.joinpath(name)
+        contents[f"lib/dmdkit/{module}"] = source.read_bytes()
+    contents["lib/dmdkit/__init__.py"] = contents["lib/dmdkit/runtime/__init__.py"] = _PACKAGE.encode()
+    contents["README.md"] = _readme(bundle, graphs, target, findings).encode()
+    contents["dry_run.json"] = (json.dumps([finding.to_json() for finding in findings], indent=2) + "\n").encode()
+    kit = {
+        "bundle": bundle.manifest.name,
+        "model_sha256": bundle.manifest.source.model_sha256,
+        "target": target.model_dump(mode="json"),
+        "golden": "golden.npz",
+        "graphs": [_graph(bundle, name) for name in graphs],
+        "files": {name: sha256_of_bytes(data) for name, data in sorted(contents.items())},
+    }
+    with atomic_directory(out, ExportError, replace=force) as directory:
+        for name, data in contents.items():
+            path = directory / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        (directory / "kit.json").write_text(json.dumps(kit, indent=2) + "\n", encoding="utf-8")
