@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from dmdkit.runtime.bundle import Bundle
 from dmdkit.runtime.choice import choose, has_passed
 from dmdkit.runtime.inputs import CheckedInputs, RangeGuard, check_inputs
 from dmdkit.runtime.manifest import Manifest
-from dmdkit.runtime.self_check import SelfCheck, check_outputs
+from dmdkit.runtime.self_check import GraphCheck, SelfCheck, check_outputs
 
 if TYPE_CHECKING:
     from dmdkit.runtime.backends.base import Runner
@@ -31,6 +32,8 @@ Array = npt.NDArray[np.float32]
 
 AUTO_ORDER = ("int8-cpu", "fp32")
 """What ``auto`` prefers on a CPU among the graphs that passed parity; int8-trt belongs to TensorRT, a CPU only simulates it."""
+
+_LOG = logging.getLogger(__name__)
 
 OutOfRange = Callable[[dict[str, float]], None]
 
@@ -109,6 +112,13 @@ def open_runner(
     return runner
 
 
+def open_engine_or_say(bundle: Bundle, kind: str, graph: str | None, *, allow_build: bool) -> tuple[Runner | None, str]:
+    """An engine of the bundle that runs on this machine, or None and one sentence that says why there is none."""
+    from dmdkit.runtime.engine_choice import engine_runner
+
+    return engine_runner(bundle, kind, graph, allow_build=allow_build)
+
+
 def choose_graph(manifest: Manifest, kind: str, graph: str | None, *, prefer: str | None = None) -> str:
     """The name of the graph to open for ``kind``: the one asked for, or the preferred one that passed parity.
 
@@ -178,6 +188,9 @@ class Runtime:
         self._explain_runner: Runner | None = None
         self._out_of_range_count = 0
         self._closed = False
+        self._engine = False
+        self.notes: tuple[str, ...] = ()
+        """What was not as asked for when opening, in sentences: why no engine runs, for one."""
 
     @classmethod
     def open(
@@ -188,6 +201,7 @@ class Runtime:
         graph: str | None = None,
         backend: str = "auto",
         threads: int = 1,
+        allow_build: bool = False,
         on_out_of_range: OutOfRange | None = None,
     ) -> Runtime:
         """Opens a bundle.
@@ -197,9 +211,11 @@ class Runtime:
             device: auto, cpu or cuda.
             graph: A precision (``fp32``, ``int8-cpu``) or a full name, whatever its verdict; None takes the preferred
                 one that passed parity.
-            backend: onnxruntime, openvino, or auto: what is fastest here among what passed parity (``dmdkit bench``
-                measures it); ONNX Runtime for a graph asked for by name, or where nothing was measured.
+            backend: onnxruntime, openvino, tensorrt, or auto: an engine of the bundle where one runs here, else what is
+                fastest here among what passed parity (``dmdkit bench`` measures it); ONNX Runtime for a graph asked for
+                by name, or where nothing was measured. Where no engine runs, :attr:`notes` says why.
             threads: Threads inside one prediction.
+            allow_build: Whether to build an engine where none fits this machine and TensorRT is installed.
             on_out_of_range: Called with the shares when inputs leave the training range.
 
         Raises:
@@ -214,6 +230,24 @@ class Runtime:
         resolved = "cpu" if device == "auto" else device
         bundle = Bundle.open(Path(path))
         bundle.verify()
+        notes: tuple[str, ...] = ()
+        if backend == "tensorrt" or (backend == device == "auto" and (allow_build or (bundle.path / "engines").is_dir())):
+            engine, why = open_engine_or_say(bundle, "fusion", graph, allow_build=allow_build)
+            if engine is not None:
+                runtime = cls(
+                    bundle,
+                    engine,
+                    asked_for=graph is not None,
+                    threads=threads,
+                    device=resolved,
+                    backend="onnxruntime",
+                    on_out_of_range=on_out_of_range,
+                )
+                runtime._engine = True
+                return runtime
+            notes = (f"{why}; using onnxruntime",)
+            _LOG.warning("%s: %s", bundle.path, notes[0])
+            backend = "onnxruntime"
         chosen = choose(bundle.manifest, "fusion", graph, backend=backend, device=resolved, threads=threads)
         if resolved != "cpu":
             from dmdkit.runtime.backends.onnxruntime import available_devices
@@ -221,7 +255,7 @@ class Runtime:
             if resolved not in available_devices():
                 raise InputError(f"device={device!r}: this ONNX Runtime has only {', '.join(available_devices())}")
         runner = open_runner(bundle, chosen.graph, threads=threads, device=resolved, backend=chosen.backend)
-        return cls(
+        opened = cls(
             bundle,
             runner,
             asked_for=graph is not None,
@@ -230,6 +264,8 @@ class Runtime:
             backend=chosen.backend,
             on_out_of_range=on_out_of_range,
         )
+        opened.notes = notes
+        return opened
 
     @property
     def manifest(self) -> Manifest:
@@ -294,6 +330,11 @@ class Runtime:
             self._require_open()
             if self._explain_runner is None:
                 name = explain_graph(self.manifest, self.graph, asked_for=self._asked_for)
+                if self._engine:
+                    self._explain_runner, why = open_engine_or_say(self._bundle, "explain", name, allow_build=False)
+                    if self._explain_runner is not None:
+                        return self._explain_runner
+                    self.notes += (f"explain: {why}; using onnxruntime",)
                 self._explain_runner = open_runner(
                     self._bundle, name, threads=self._threads, device=self._device, backend=self._backend_for(name)
                 )
@@ -339,6 +380,14 @@ class Runtime:
         checks = []
         for name in names:
             record = self.manifest.graphs[name]
+            held = next((r for r in (self._runner, self._explain_runner) if r is not None and r.name == name), None)
+            if self._engine and held is not None and not held.backend.startswith("onnxruntime"):
+                from dmdkit.runtime.engine_choice import check_on_golden
+
+                found_now = check_on_golden(held, self._bundle, name)
+                worst = float("inf") if found_now.max_error is None else found_now.max_error
+                checks.append(GraphCheck(name, worst, found_now.tolerance, None, found_now.passed, found_now.worst_output))
+                continue
             with open_runner(
                 self._bundle, name, threads=self._threads, device=self._device, backend=self._backend_for(name)
             ) as runner:

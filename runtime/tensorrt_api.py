@@ -16,6 +16,8 @@ from dmdkit.errors import EngineError, MissingDependencyError
 __all__ = [
     "Built",
     "Flavour",
+    "OpenEngine",
+    "ProductInfo",
     "Progress",
     "TensorInfo",
     "build",
@@ -261,15 +263,54 @@ def _compile_for(config: Any, trt: Any, capabilities: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class OpenEngine:
-    """A deserialised engine with an execution context; ``keep`` holds what must outlive both."""
+    """A deserialised engine with an execution context.
+
+    Attributes:
+        engine: The engine.
+        context: Its context, with the first optimisation profile.
+        captures_itself: Whether the flavour records its own CUDA graphs, so that the caller must not.
+        runtime_cache: TensorRT-RTX's compiled kernels, or None.
+        keep: What must outlive engine and context.
+    """
 
     engine: Any
     context: Any
+    captures_itself: bool
+    runtime_cache: Any
     keep: tuple[Any, ...]
 
+    def compiled_kernels(self) -> bytes | None:
+        """TensorRT-RTX compiles kernels on first use; these bytes spare the next opening that. None elsewhere."""
+        blob = self.runtime_cache.serialize() if self.runtime_cache is not None else None
+        return None if blob is None else bytes(blob)
 
-def open_engine(flavour: Flavour, plan: bytes, name: str) -> OpenEngine:
+
+def _rtx_context(trt: Any, runtime: Any, plan: bytes, kernels: bytes | None) -> tuple[Any, Any, Any]:
+    validity, why = runtime.get_engine_validity(plan)
+    if validity == trt.EngineValidity.INVALID:
+        flags = trt.EngineInvalidityDiagnostics.__members__
+        reasons = [name.lower().replace("_", " ") for name, flag in flags.items() if int(why) & int(flag)]
+        raise RuntimeError(f"the plan is not valid here: {', '.join(reasons) or 'no reason given'}")
+    engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        return None, None, None
+    config = engine.create_runtime_config()
+    config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+    cache = config.create_runtime_cache()
+    if kernels is not None:
+        cache.deserialize(kernels)  # answers False where they are of another driver or GPU; they are then made anew
+    config.set_runtime_cache(cache)
+    return engine, engine.create_execution_context(config), cache
+
+
+def open_engine(flavour: Flavour, plan: bytes, name: str, kernels: bytes | None = None) -> OpenEngine:
     """Deserialises a plan whose sidecar was checked.
+
+    Args:
+        flavour: Which package built it.
+        plan: The plan.
+        name: What to call it in messages.
+        kernels: What :meth:`OpenEngine.compiled_kernels` gave before.
 
     Raises:
         EngineError: TensorRT refuses it.
@@ -278,17 +319,24 @@ def open_engine(flavour: Flavour, plan: bytes, name: str) -> OpenEngine:
         import tensorrt as trt
     else:
         trt = _module(flavour)
+    who = f"{_TITLE[flavour]} {trt.__version__} cannot open {name}"
     lines: list[str] = []
     logger = _logger(trt, lines)
+    cache: Any = None
+    engine: Any
+    context: Any
     try:
         runtime = trt.Runtime(logger)
-        engine = runtime.deserialize_cuda_engine(plan)
-        context = engine.create_execution_context() if engine is not None else None
-    except (RuntimeError, TypeError) as cause:
-        raise EngineError(f"{_TITLE[flavour]} {trt.__version__} cannot open {name}: {_said(lines)}") from cause
+        if flavour == "tensorrt_rtx":
+            engine, context, cache = _rtx_context(cast("Any", trt), cast("Any", runtime), plan, kernels)
+        else:
+            engine = runtime.deserialize_cuda_engine(plan)
+            context = engine.create_execution_context() if engine is not None else None
+    except (RuntimeError, TypeError) as cause:  # the bindings raise TypeError where the library returned nothing
+        raise EngineError(f"{who}: {cause}; {_said(lines)}") from cause
     if engine is None or context is None:
-        raise EngineError(f"{_TITLE[flavour]} {trt.__version__} cannot open {name}: {_said(lines)}")
-    return OpenEngine(engine, context, (runtime, logger))
+        raise EngineError(f"{who}: {_said(lines)}")
+    return OpenEngine(engine, context, flavour == "tensorrt_rtx", cache, (runtime, logger))
 
 
 def inspect_engine(flavour: Flavour, opened: OpenEngine) -> str:

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dmdkit.cli.console import err, finish, note, print_json, steps
-from dmdkit.cli.console import out as console_out
+from dmdkit.cli.console import err, finish, note, print_json, print_table, say, steps
 from dmdkit.errors import BundleError, ConfigError, ExitCode
 
 if TYPE_CHECKING:
@@ -122,23 +121,23 @@ def _progress(title: str) -> Iterator[Progress | None]:
 
 
 def _print_results(results: list[BuildResult]) -> None:
-    from rich.table import Table
-
-    table = Table(title="engines", title_justify="left", pad_edge=False)
-    for head in ("engine", "compute capability", "size", "seconds", "precision proof", "golden check", "notes"):
-        table.add_column(head)
+    rows = []
     for result in results:
         record = result.engine.record
-        table.add_row(
-            result.engine.name,
-            ", ".join(record.compute_capabilities),
-            f"{record.plan_bytes / 1e6:.2f} MB",
-            "cached" if result.cached else f"{record.build_seconds:.1f}",
-            record.precision.status if record.precision else "not run",
-            "not run" if record.check is None else "passed" if record.check.passed else "failed",
-            "; ".join(record.notes),
+        rows.append(
+            [
+                result.engine.name,
+                ", ".join(record.compute_capabilities),
+                f"{record.plan_bytes / 1e6:.2f} MB",
+                "cached" if result.cached else f"{record.build_seconds:.1f} s",
+                record.precision.status if record.precision else "not run",
+                "not run" if record.check is None else "passed" if record.check.passed else "failed",
+            ]
         )
-    console_out.print(table)
+    heads = ["engine", "compute capability", "size", "built in", "precision proof", "golden check"]
+    print_table(heads, rows, title="engines", right=["size", "built in"])
+    for sentence in dict.fromkeys(text for result in results for text in result.engine.record.notes):
+        say(sentence)
 
 
 def build(
@@ -167,7 +166,7 @@ def build(
 
     if target == "list":
         for name in target_names():
-            console_out.print(f"{name:18} {load_target(name).title}", markup=False)
+            say(f"{name:18} {load_target(name).title}")
         return
     chosen = load_target(target)
     wanted = chosen.precision(precision.value if precision is not None else None)
