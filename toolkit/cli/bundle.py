@@ -49,6 +49,10 @@ def check(
     backend: Annotated[
         BackendChoice, typer.Option(help="Measure the graphs in other backends too; auto: in those that are installed.")
     ] = BackendChoice.auto,
+    runner: Annotated[
+        Path | None, typer.Option(help="A dmdkit-run, to measure C++ against Python: build/native/bin/dmdkit-run.")
+    ] = None,
+    runner_timeout: Annotated[float, typer.Option(min=1.0, help="Seconds --runner may take for one graph.")] = 600.0,
     json: Annotated[bool, typer.Option("--json", help="Print the ledger as JSON.")] = False,
 ) -> None:
     """Measure parity: every hop from PyTorch to INT8, on held-out samples, with a verdict per graph.
@@ -60,7 +64,9 @@ def check(
     """
     from dmdkit.runtime.bundle import Bundle
     from dmdkit.runtime.ledger import measure, outcome, record
+    from dmdkit.runtime.native import NativeRunner
 
+    native = NativeRunner(runner, timeout_s=runner_timeout) if runner is not None else None
     if run is not None and data is None:
         raise DataError("--run needs --data: the PyTorch hop is recomputed on held-out samples")
     opened = Bundle.open(bundle)
@@ -78,6 +84,7 @@ def check(
             data_sha256=dataset.sha256 if dataset is not None else None,
             reference=reference,
             backends=backends_to_check(backend),
+            native=native,
         )
     manifest = record(bundle, opened.manifest, ledger)
     status = outcome(ledger, manifest)
