@@ -50,6 +50,10 @@ def check(
     backend: Annotated[
         BackendChoice, typer.Option(help="Measure the graphs in other backends too; auto: in those that are installed.")
     ] = BackendChoice.auto,
+    runner: Annotated[
+        Path | None, typer.Option(help="A dmdkit-run, to measure C++ against Python: build/native/bin/dmdkit-run.")
+    ] = None,
+    runner_timeout: Annotated[float, typer.Option(min=1.0, help="Seconds --runner may take for one graph.")] = 600.0,
     json: Annotated[bool, typer.Option("--json", help="Print the ledger as JSON.")] = False,
 ) -> None:
     """Measure parity: every hop from PyTorch to INT8, on held-out samples, with a verdict per graph.
@@ -63,7 +67,9 @@ def check(
     from dmdkit.runtime.int8_report import read_int8_report, write_int8_report
     from dmdkit.runtime.int8_verdict import judged_again
     from dmdkit.runtime.ledger import measure, outcome, record
+    from dmdkit.runtime.native import NativeRunner
 
+    native = NativeRunner(runner, timeout_s=runner_timeout) if runner is not None else None
     if run is not None and data is None:
         raise DataError("--run needs --data: the PyTorch hop is recomputed on held-out samples")
     opened = Bundle.open(bundle)
@@ -81,6 +87,7 @@ def check(
             data_sha256=dataset.sha256 if dataset is not None else None,
             reference=reference,
             backends=backends_to_check(backend),
+            native=native,
         )
     report = read_int8_report(bundle)
     manifest = record(bundle, opened.manifest, ledger)
