@@ -18,6 +18,7 @@ from dmdkit.runtime.backends.registry import BackendName
 from dmdkit.runtime.bundle import Bundle, Golden
 from dmdkit.runtime.inputs import OUT_OF_RANGE_SHARE, RangeGuard
 from dmdkit.runtime.manifest import OPTIONAL_BACKENDS, GraphRecord, Manifest, VerdictRecord, write_manifest
+from dmdkit.runtime.native import NativeRunner, language_hop
 from dmdkit.runtime.parity import HopRecord, Status, compare
 from dmdkit.runtime.runtime import open_runner
 
@@ -81,6 +82,7 @@ def measure(
     data_sha256: str | None,
     reference: Callable[[Split], dict[str, Array]] | None = None,
     backends: Sequence[BackendName] = ("onnxruntime",),
+    native: NativeRunner | None = None,
     advance: Callable[[], None] = lambda: None,
 ) -> Ledger:
     """Measures every hop of a bundle.
@@ -95,11 +97,14 @@ def measure(
             with the golden samples are there, and the first hop is reported as recorded.
         backends: What to run the graphs with. ONNX Runtime always does; another backend adds a hop from its fp32 graph to
             each graph there, named ``fusion.fp32@openvino``. Lowerings a CPU only simulates are left out.
+        native: The C++ runtime; adds a hop from each graph that a CPU runs to the same graph there, named
+            ``fusion.fp32@cpp``.
         advance: Called after each graph.
 
     Raises:
         DataError: The samples do not fit the bundle.
         BundleError: A graph is damaged.
+        RunnerError: ``native`` gave no usable answer.
     """
     manifest = bundle.manifest
     golden = bundle.golden()
@@ -158,6 +163,11 @@ def measure(
                 found = run_graph(bundle, name, features, advance, backend)
                 elsewhere = hop(base, name, outputs[base], found, "measured")
                 hops.append(elsewhere.model_copy(update={"target": f"{name}@{backend}"}))
+        for name, here in outputs.items():
+            if native is not None and not manifest.graphs[name].simulated_on_cpu:
+                there = native.run(bundle, name, features, batch=_BATCH)
+                hops.append(language_hop(name, here, there, manifest=manifest, labels=labels, ids=ids))
+                advance()
 
     hops += _unit_failures(bundle, golden, advance)
     shares = RangeGuard(manifest.inputs).shares(features)

@@ -12,9 +12,10 @@ import typer
 
 from dmdkit.cli.console import finish, graphs_table, note, parity_table, print_json, steps
 from dmdkit.cli.feature_files import dataset_for_run, own_dataset_of_run, split_of
+from dmdkit.cli.int8 import layers_table, verdict_sentences
 from dmdkit.cli.requirements import require
 from dmdkit.cli.run import RUNS_DIR
-from dmdkit.errors import BundleError, DataError, ExitCode
+from dmdkit.errors import BundleError, ConfigError, DataError, ExitCode
 
 if TYPE_CHECKING:
     from dmdkit.data import Dataset
@@ -27,10 +28,20 @@ __all__ = ["export", "export_run"]
 
 
 class Method(str, Enum):
-    """How modelopt turns observed activations into ranges."""
+    """How observed activations become ranges."""
 
+    auto = "auto"
     max = "max"
     entropy = "entropy"
+    percentile = "percentile"
+    mse = "mse"
+
+
+class Int8Search(str, Enum):
+    """Whether layers are ranked and searched."""
+
+    auto = "auto"
+    none = "none"
 
 
 class GoldenChoice(str, Enum):
@@ -57,7 +68,9 @@ def export_run(
     parity_data: Path | None = None,
     parity_split: str = "test",
     calib_samples: int | None = None,
-    method: str = "max",
+    method: str = "auto",
+    int8_search: str = "auto",
+    int8_search_seconds: float | None = None,
     golden: str = "auto",
     force: bool = False,
 ) -> tuple[Manifest, Ledger | None]:
@@ -65,6 +78,7 @@ def export_run(
     require("export", "export", "torch", "onnx", "onnxscript")
     if int8:
         require("INT8 quantisation", "quantize", "modelopt", "onnx_graphsurgeon")
+    from dmdkit.calibration.planning import DEFAULT_SEARCH_SECONDS, SearchOptions
     from dmdkit.calibration.samples import DEFAULT_CALIBRATION_SAMPLES
     from dmdkit.export import ExportOptions, export_bundle
 
@@ -92,7 +106,11 @@ def export_run(
         fp16=fp16,
         calibration=calibration,
         calibration_samples=calib_samples or DEFAULT_CALIBRATION_SAMPLES,
-        method=method,  # type: ignore[arg-type]
+        search=SearchOptions(
+            mode=int8_search,  # type: ignore[arg-type]
+            seconds=int8_search_seconds or DEFAULT_SEARCH_SECONDS,
+            method=None if method == "auto" else method,  # type: ignore[arg-type]
+        ),
         parity=parity,
         golden=golden,  # type: ignore[arg-type]
         force=force,
@@ -114,6 +132,24 @@ def _check_writable(target: Path) -> None:
         raise BundleError(f"cannot write {target}: {cause.strerror or cause}; choose a writable --out") from cause
 
 
+def _write_triton(bundle: Path, out: Path, *, force: bool) -> list[str]:
+    from dmdkit.export.triton import write_triton
+    from dmdkit.runtime.bundle import Bundle
+
+    names = write_triton(Bundle.open(bundle), out, force=force)
+    finish(f"{out}/ with {', '.join(names)}", f"tritonserver --model-repository={shlex.quote(str(out.absolute()))}")
+    return names
+
+
+def _serve_bundle(bundle: Path, triton: Path, *, for_a_run: bool, force: bool, json: bool) -> None:
+    """``--triton`` with a bundle in a run's place."""
+    if for_a_run:
+        raise ConfigError(f"{bundle} is a bundle: --triton serves what it holds; --int8, --fp16 and the like are for a run")
+    names = _write_triton(bundle, triton, force=force)
+    if json:
+        print_json({"repository": str(triton), "models": names})
+
+
 def export(
     run: Annotated[Path | None, typer.Argument(help="A run directory; without it, the newest run under runs/.")] = None,
     int8: Annotated[bool, typer.Option("--int8", help="Add the INT8 forms, for TensorRT and for the CPU.")] = False,
@@ -124,7 +160,15 @@ def export(
         Path | None, typer.Option(help="Feature file whose training split calibrates; without it, the run's own data.")
     ] = None,
     calib_samples: Annotated[int | None, typer.Option(min=1, help="How many samples to calibrate on at most.")] = None,
-    method: Annotated[Method, typer.Option(help="How activation ranges are chosen.")] = Method.max,
+    method: Annotated[
+        Method, typer.Option(help="How activation ranges are chosen; auto: the one with the best parity, tried here.")
+    ] = Method.auto,
+    int8_search: Annotated[
+        Int8Search, typer.Option(help="auto: rank the layers, keep in float what INT8 harms or slows down; none: take all.")
+    ] = Int8Search.auto,
+    int8_search_seconds: Annotated[
+        float | None, typer.Option(min=1.0, help="No step of that search begins after so long; it can be resumed.")
+    ] = None,
     parity_data: Annotated[
         Path | None, typer.Option(help="Feature file to measure parity on; without it, the run's own data.")
     ] = None,
@@ -133,6 +177,9 @@ def export(
         GoldenChoice, typer.Option(help="Golden samples: real held-out ones, or synthetic ones for privacy.")
     ] = GoldenChoice.auto,
     out: Annotated[Path | None, typer.Option(help="The bundle; without it, the run's name with .dmd.")] = None,
+    triton: Annotated[
+        Path | None, typer.Option(help="Also write a Triton model repository; with a bundle instead of a run, only that.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the manifest's graphs and the ledger as JSON.")] = False,
 ) -> None:
@@ -142,7 +189,11 @@ def export(
 
     dmdkit export runs/mosi --int8 --calib mosi.pkl --parity-data mosi.pkl --out face.dmd
     """
+    if triton is not None and run is not None and (run / "manifest.json").is_file():
+        _serve_bundle(run, triton, for_a_run=bool(int8 or fp16 or calib or parity_data or out), force=force, json=json)
+        return
     require("export", "export", "torch", "onnx", "onnxscript")
+    from dmdkit.runtime.int8_report import read_int8_report
     from dmdkit.runtime.ledger import outcome
     from dmdkit.training.run import Run, newest_run
 
@@ -153,6 +204,10 @@ def export(
         opened = Run.open(run)
     target = out or Path(f"{opened.path.name}.dmd")
     _check_writable(target)
+    if triton is not None:
+        from dmdkit.export.triton import check_replaceable
+
+        check_replaceable(triton, force=force)
     manifest, ledger = export_run(
         opened,
         target,
@@ -163,26 +218,37 @@ def export(
         parity_split=parity_split,
         calib_samples=calib_samples,
         method=method.value,
+        int8_search=int8_search.value,
+        int8_search_seconds=int8_search_seconds,
         golden=golden.value,
         force=force,
     )
+    report = read_int8_report(target)
     if json:
         print_json(
             {
                 "bundle": str(target),
                 "graphs": {name: graph.model_dump(mode="json") for name, graph in manifest.graphs.items()},
                 "parity": ledger.model_dump(mode="json") if ledger else None,
+                "int8": report.model_dump(mode="json") if report else None,
             }
         )
     else:
         graphs_table(manifest)
         if ledger is not None:
             parity_table(ledger, manifest)
+        if report is not None:
+            layers_table(report)
+            verdict_sentences(report)
     quoted = shlex.quote(str(target))
     if ledger is None:
         finish(f"{target}/, not yet proven", f"dmdkit check {quoted} --data FEATURES --run {shlex.quote(str(opened.path))}")
+        if triton is not None:
+            note(f"{triton} is not written: only proven graphs are served; then `dmdkit export {quoted} --triton {triton}`")
         return
     measured_on = str(parity_data or opened.config.data.path)
     finish(f"{target}/", f"dmdkit predict {quoted} --data {shlex.quote(measured_on)}")
+    if triton is not None:
+        _write_triton(target, triton, force=force)
     if outcome(ledger, manifest) != "passed":
         raise typer.Exit(int(ExitCode.NOT_PASSED))
