@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -88,12 +89,14 @@ def static_int8(model: ModelProto, scales: LayerScales) -> Lowering:
     return Lowering(lowered, dict(SIMULATE_QDQ), simulated_on_cpu=True, calibrated=bool(scales))
 
 
-def lower_for_tensorrt(model: ModelProto, samples: Mapping[str, Array], method: str = "max") -> Lowering:
+def lower_for_tensorrt(model: ModelProto, samples: Mapping[str, npt.NDArray[Any]], method: str = "max") -> Lowering:
     """Static INT8 at every layer that modelopt proposes, without a search; see :func:`modelopt_scales`."""
     return static_int8(model, modelopt_scales(model, samples, method))
 
 
-def modelopt_scales(model: ModelProto, samples: Mapping[str, Array], method: str = "max") -> dict[str, dict[int, float]]:
+def modelopt_scales(
+    model: ModelProto, samples: Mapping[str, npt.NDArray[Any]], method: str = "max"
+) -> dict[str, dict[int, float]]:
     """The layers whose activations modelopt would quantise for TensorRT, and its scales for them.
 
     Args:

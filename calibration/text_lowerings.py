@@ -200,7 +200,7 @@ def lower_text_for_tensorrt(
         CalibrationError: No samples, or modelopt failed.
         MissingDependencyError: modelopt is not installed.
     """
-    lowering = lower_for_tensorrt(smoothed(model, samples, strength), samples, method)
+    lowering = lower_for_tensorrt(smoothed(model, samples, strength), dict(samples), method)
     lowered = store_tables_int8(lowering.model, for_engine=True)
     tidied(lowered, model.graph.name)
     check_scales(lowered)
