@@ -12,6 +12,7 @@ from rich.text import Text
 from dmdkit.cli.backends import BackendChoice, backends_to_check
 from dmdkit.cli.console import finish, note, out, parity_table, print_json, print_table, say, steps, verdict_text
 from dmdkit.cli.feature_files import NanPolicy, dataset_for_bundle, split_for_bundle
+from dmdkit.cli.int8 import verdict_sentences
 from dmdkit.cli.requirements import require
 from dmdkit.errors import DataError, ExitCode, InputError
 
@@ -63,6 +64,8 @@ def check(
     Example: dmdkit check face.dmd --data mosi.pkl --split test --run runs/mosi
     """
     from dmdkit.runtime.bundle import Bundle
+    from dmdkit.runtime.int8_report import read_int8_report, write_int8_report
+    from dmdkit.runtime.int8_verdict import judged_again
     from dmdkit.runtime.ledger import measure, outcome, record
     from dmdkit.runtime.native import NativeRunner
 
@@ -86,12 +89,19 @@ def check(
             backends=backends_to_check(backend),
             native=native,
         )
+    report = read_int8_report(bundle)
     manifest = record(bundle, opened.manifest, ledger)
+    if report is not None:
+        report = judged_again(report, manifest, ledger)
+        write_int8_report(bundle, report)
     status = outcome(ledger, manifest)
     if json:
-        print_json({"status": status, **ledger.model_dump(mode="json")})
+        int8 = [target.model_dump(mode="json") for target in report.targets] if report is not None else []
+        print_json({"status": status, **ledger.model_dump(mode="json"), "int8": int8})
     else:
         parity_table(ledger, manifest)
+        if report is not None:
+            verdict_sentences(report)
         out.print(Text.assemble("verdict: ", verdict_text(status)))
     features = shlex.quote(str(data)) if data is not None else "FEATURES"
     finish(f"{bundle}/report/parity.json", f"dmdkit predict {shlex.quote(str(bundle))} --data {features}")
