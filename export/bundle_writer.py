@@ -25,6 +25,7 @@ from dmdkit.files import atomic_directory, sha256_of_bytes, write_json
 from dmdkit.model.dmd import GRAPH_ORDER
 from dmdkit.model.gd_unit import EDGES
 from dmdkit.model.system import DmdSystem
+from dmdkit.report import write_report
 from dmdkit.runtime.backends.onnxruntime import OnnxRuntimeRunner
 from dmdkit.runtime.bundle import Bundle, Golden
 from dmdkit.runtime.ledger import Ledger, measure, record
@@ -267,6 +268,7 @@ def export_bundle(
             advance("parity")
             ledger = _parity(directory, system, options.parity)
             manifest = record(directory, manifest, ledger)
+        write_report(directory)
     return manifest, ledger
 
 

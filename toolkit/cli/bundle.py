@@ -49,15 +49,23 @@ def check(
     backend: Annotated[
         BackendChoice, typer.Option(help="Measure the graphs in other backends too; auto: in those that are installed.")
     ] = BackendChoice.auto,
+    sample_values: Annotated[
+        bool | None,
+        typer.Option(
+            "--sample-values/--no-sample-values",
+            help="Keep scores and labels of single samples in the report; without it, where the golden samples are real.",
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the ledger as JSON.")] = False,
 ) -> None:
     """Measure parity: every hop from PyTorch to INT8, on held-out samples, with a verdict per graph.
 
-    Exit code 0 when everything passed, 2 when something failed or could not be verified. Writes report/parity.json and
-    the verdicts in the manifest.
+    Exit code 0 when everything passed, 2 when something failed or could not be verified. Writes report/parity.json,
+    report/report.html, and the verdicts in the manifest.
 
     Example: dmdkit check face.dmd --data mosi.pkl --split test --run runs/mosi
     """
+    from dmdkit.report import write_report
     from dmdkit.runtime.bundle import Bundle
     from dmdkit.runtime.ledger import measure, outcome, record
 
@@ -78,8 +86,10 @@ def check(
             data_sha256=dataset.sha256 if dataset is not None else None,
             reference=reference,
             backends=backends_to_check(backend),
+            sample_values=sample_values,
         )
     manifest = record(bundle, opened.manifest, ledger)
+    page = write_report(bundle)
     status = outcome(ledger, manifest)
     if json:
         print_json({"status": status, **ledger.model_dump(mode="json")})
@@ -87,7 +97,7 @@ def check(
         parity_table(ledger, manifest)
         out.print(Text.assemble("verdict: ", verdict_text(status)))
     features = shlex.quote(str(data)) if data is not None else "FEATURES"
-    finish(f"{bundle}/report/parity.json", f"dmdkit predict {shlex.quote(str(bundle))} --data {features}")
+    finish(str(page), f"dmdkit predict {shlex.quote(str(bundle))} --data {features}")
     if status != "passed":
         raise typer.Exit(int(ExitCode.NOT_PASSED))
 
