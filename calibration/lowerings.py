@@ -16,11 +16,12 @@ import numpy.typing as npt
 import onnx
 from onnx import ModelProto
 
+from dmdkit.calibration.qdq import LayerScales, scales_in, with_qdq
 from dmdkit.calibration.tidy import tidied
-from dmdkit.calibration.weight_storage import check_scales, fold_quantized_weights, store_weights_int8
+from dmdkit.calibration.weight_storage import check_scales, store_weights_int8
 from dmdkit.errors import CalibrationError, MissingDependencyError
 
-__all__ = ["SIMULATE_QDQ", "Lowering", "lower_for_cpu", "lower_for_tensorrt"]
+__all__ = ["SIMULATE_QDQ", "Lowering", "lower_for_cpu", "lower_for_tensorrt", "modelopt_scales", "static_int8"]
 
 Array = npt.NDArray[np.float32]
 
@@ -74,12 +75,30 @@ def lower_for_cpu(model: ModelProto) -> Lowering:
     return Lowering(lowered, dict(SIMULATE_QDQ), simulated_on_cpu=False, calibrated=False)
 
 
-def lower_for_tensorrt(model: ModelProto, samples: Mapping[str, Array], method: str = "max") -> Lowering:
-    """Static symmetric S8 Q/DQ by modelopt, with every weight matrix stored as INT8.
+def static_int8(model: ModelProto, scales: LayerScales) -> Lowering:
+    """Static symmetric S8 Q/DQ at these layers, with every weight matrix stored as INT8.
 
     Args:
         model: The fp32 graph; it is not changed.
-        samples: Input name -> float32 (N, T, D), N >= 1.
+        scales: The layers to compute in INT8, as :func:`modelopt_scales` or a plan has them; the others stay in float.
+    """
+    lowered = store_weights_int8(with_qdq(model, scales))
+    tidied(lowered, model.graph.name)
+    check_scales(lowered)
+    return Lowering(lowered, dict(SIMULATE_QDQ), simulated_on_cpu=True, calibrated=bool(scales))
+
+
+def lower_for_tensorrt(model: ModelProto, samples: Mapping[str, Array], method: str = "max") -> Lowering:
+    """Static INT8 at every layer that modelopt proposes, without a search; see :func:`modelopt_scales`."""
+    return static_int8(model, modelopt_scales(model, samples, method))
+
+
+def modelopt_scales(model: ModelProto, samples: Mapping[str, Array], method: str = "max") -> dict[str, dict[int, float]]:
+    """The layers whose activations modelopt would quantise for TensorRT, and its scales for them.
+
+    Args:
+        model: The fp32 graph; it is not changed.
+        samples: Input name -> (N, ...), N >= 1.
         method: modelopt's calibration method: max or entropy.
 
     Raises:
@@ -112,7 +131,4 @@ def lower_for_tensorrt(model: ModelProto, samples: Mapping[str, Array], method: 
             except Exception as cause:  # modelopt raises whatever its parts raise
                 tail = said.getvalue().strip().splitlines()[-1:] or [type(cause).__name__]
                 raise CalibrationError(f"modelopt could not quantise the graph: {cause} ({tail[0]:.200})") from cause
-    lowered = store_weights_int8(fold_quantized_weights(quantized))
-    tidied(lowered, model.graph.name)
-    check_scales(lowered)
-    return Lowering(lowered, dict(SIMULATE_QDQ), simulated_on_cpu=True, calibrated=True)
+    return scales_in(quantized)

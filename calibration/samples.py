@@ -13,13 +13,23 @@ from dmdkit.errors import CalibrationError
 from dmdkit.files import sha256_of_bytes
 from dmdkit.runtime.inputs import OUT_OF_RANGE_SHARE, RangeGuard
 from dmdkit.runtime.manifest import CalibrationRecord, InputRecord
+from dmdkit.runtime.parity import MIN_VERIFIED_SAMPLES
 
-__all__ = ["DEFAULT_CALIBRATION_SAMPLES", "MIN_CALIBRATION_SAMPLES", "CalibrationSet", "calibration_set"]
+__all__ = [
+    "DEFAULT_CALIBRATION_SAMPLES",
+    "MIN_CALIBRATION_SAMPLES",
+    "CalibrationSet",
+    "calibration_set",
+    "search_samples",
+]
 
 MIN_CALIBRATION_SAMPLES = 32
 """Below this a range is luck: the largest activation of few samples says little about the next one."""
 
 DEFAULT_CALIBRATION_SAMPLES = 128
+
+MAX_SEARCH_SAMPLES = 128
+"""Layers are ranked on at most so many samples: a few hundred evaluations of each are made."""
 
 
 @dataclass(frozen=True)
@@ -122,3 +132,21 @@ def calibration_set(
     own = {name: split for name, split in dataset.splits.items() if name != "train"}
     _check_overlap(chosen, {**own, **(held_out or {})}, dataset.source)
     return CalibrationSet(chosen, dataset.sha256)
+
+
+def search_samples(dataset: Dataset, calibration: CalibrationSet, count: int = MAX_SEARCH_SAMPLES) -> tuple[str, Split]:
+    """Name and samples to rank layers and choose methods on: neither calibrated on nor what parity is measured on.
+
+    The validation split where it is large enough to judge by; else training samples that were not calibrated on, and where
+    there are none of those either, the calibration samples themselves (the name says so).
+    """
+    valid = dataset.splits.get("valid")
+    if valid is not None and len(valid) >= MIN_VERIFIED_SAMPLES:
+        return "valid", valid.take(_spread_over_labels(valid, count))
+    used = set(calibration.split.ids)
+    train = dataset.splits["train"]
+    rest = np.array([index for index, sample in enumerate(train.ids) if sample not in used], np.int64)
+    if len(rest) >= MIN_VERIFIED_SAMPLES:
+        left = train.take(rest)
+        return "train, without the calibration samples", left.take(_spread_over_labels(left, count))
+    return "the calibration samples", calibration.split

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal
@@ -14,12 +14,13 @@ from safetensors.numpy import save as safetensors_bytes
 
 from dmdkit import __version__
 from dmdkit.calibration import CalibrationSet, calibration_set
-from dmdkit.calibration.samples import DEFAULT_CALIBRATION_SAMPLES
+from dmdkit.calibration.planning import Int8Plan, SearchOptions
+from dmdkit.calibration.samples import DEFAULT_CALIBRATION_SAMPLES, search_samples
 from dmdkit.data import MODALITIES, Dataset, Split
 from dmdkit.errors import BundleError, CalibrationError, ExportError
 from dmdkit.export.explain import explain_output_names
 from dmdkit.export.fp16_forms import FP16_REPORT, Fp16Report, fp16_graphs
-from dmdkit.export.graphs import ExportedGraph, fp32_graphs, int8_graphs
+from dmdkit.export.graphs import ExportedGraph, fp32_graphs, int8_graphs, plan_for
 from dmdkit.export.reference import reference_outputs, unit_inputs
 from dmdkit.files import atomic_directory, sha256_of_bytes, write_json
 from dmdkit.model.dmd import GRAPH_ORDER
@@ -28,6 +29,8 @@ from dmdkit.model.system import DmdSystem
 from dmdkit.report import write_report
 from dmdkit.runtime.backends.onnxruntime import OnnxRuntimeRunner
 from dmdkit.runtime.bundle import Bundle, Golden
+from dmdkit.runtime.int8_report import Int8Report, write_int8_report
+from dmdkit.runtime.int8_verdict import Tried, judge_targets
 from dmdkit.runtime.ledger import Ledger, measure, record
 from dmdkit.runtime.manifest import (
     FileRecord,
@@ -71,7 +74,7 @@ class ExportOptions:
         fp16: Whether to add the fp16 forms, and to put the layers that ``int8-trt`` leaves in float into fp16.
         calibration: The feature file whose training split calibrates.
         calibration_samples: How many of its samples to use at most.
-        method: modelopt's calibration method.
+        search: How layers and the calibration method are chosen.
         parity: Where to measure parity; None leaves every verdict ``unverified``.
         golden: real: held-out samples go into the bundle; synthetic: they do not; auto: real where there are any.
         force: Whether an existing bundle gives way.
@@ -81,7 +84,7 @@ class ExportOptions:
     fp16: bool = False
     calibration: Dataset | None = None
     calibration_samples: int = DEFAULT_CALIBRATION_SAMPLES
-    method: Literal["max", "entropy"] = "max"
+    search: SearchOptions = field(default_factory=SearchOptions)
     parity: ParityData | None = None
     golden: GoldenChoice = "auto"
     force: bool = False
@@ -210,8 +213,12 @@ def export_bundle(
     golden_split, golden_kind = _golden_split(options, records)
 
     graphs = fp32_graphs(system, advance)
+    plan: Int8Plan | None = None
     if calibration is not None:
-        graphs += int8_graphs(graphs, calibration, options.method, advance)
+        assert options.calibration is not None
+        held = search_samples(options.calibration, calibration)
+        plan = plan_for(graphs, calibration, held, options.search, advance)
+        graphs += int8_graphs(graphs, plan, advance)
     report: Fp16Report | None = None
     if options.fp16:
         ranges = calibration.split if calibration is not None else golden_split
@@ -252,7 +259,7 @@ def export_bundle(
         inputs=records,
         outputs=_output_records(run, gd_units=system.homo_gd is not None),
         graphs={graph.name: graph.record() for graph in graphs},
-        calibration=calibration.record(options.method, [g.name for g in graphs if g.calibrated]) if calibration else None,
+        calibration=calibration.record(plan.method, [g.name for g in graphs if g.calibrated]) if calibration and plan else None,
         golden=GoldenRecord(file=GOLDEN_FILE, kind=golden_kind, samples=len(golden_split), ids=list(golden_split.ids)),
         files={name: FileRecord(sha256=sha256_of_bytes(data), size_bytes=len(data)) for name, data in files.items()},
     )
@@ -268,8 +275,21 @@ def export_bundle(
             advance("parity")
             ledger = _parity(directory, system, options.parity)
             manifest = record(directory, manifest, ledger)
+        if plan is not None:
+            write_int8_report(directory, _int8_report(plan, manifest, ledger))
         write_report(directory)
     return manifest, ledger
+
+
+def _int8_report(plan: Int8Plan, manifest: Manifest, ledger: Ledger | None) -> Int8Report:
+    tried = {name: Tried(plan.method if g.precision == "int8-trt" else None) for name, g in manifest.graphs.items()}
+    return Int8Report(
+        created=manifest.created,
+        calibration=None,
+        search=plan.search,
+        layers=list(plan.layers),
+        targets=judge_targets(manifest, ledger, tried, {}),
+    )
 
 
 def _parity(directory: Path, system: DmdSystem, parity: ParityData) -> Ledger:

@@ -8,16 +8,19 @@ from dataclasses import dataclass
 import torch
 from onnx import ModelProto
 
-from dmdkit.calibration import CalibrationSet, lower_for_cpu, lower_for_tensorrt
+from dmdkit.calibration import CalibrationSet, lower_for_cpu
 from dmdkit.calibration.graph_facts import multiply_adds, share_computed_int8, share_stored_int8, weight_bytes
-from dmdkit.calibration.lowerings import Lowering
+from dmdkit.calibration.layers import layers_of
+from dmdkit.calibration.lowerings import Lowering, static_int8
+from dmdkit.calibration.planning import Int8Plan, SearchOptions, plan_int8
 from dmdkit.config import ModelShape
+from dmdkit.data import Split
 from dmdkit.export.explain import ExplainModule, explain_output_names
 from dmdkit.export.onnx_writer import graph_from_module, subgraph
 from dmdkit.model.system import DmdSystem
 from dmdkit.runtime.manifest import GraphKind, GraphRecord, Precision, VerdictRecord
 
-__all__ = ["ExportedGraph", "fp32_graphs", "int8_graphs"]
+__all__ = ["ExportedGraph", "fp32_graphs", "int8_graphs", "plan_for"]
 
 _EXAMPLE_BATCH = 2
 NOT_CHECKED = VerdictRecord(status="unverified", reason="parity has not been measured", samples=0)
@@ -102,14 +105,13 @@ def fp32_graphs(system: DmdSystem, advance: Callable[[str], None]) -> list[Expor
     return graphs
 
 
-def int8_graphs(
-    graphs: list[ExportedGraph], calibration: CalibrationSet, method: str, advance: Callable[[str], None]
-) -> list[ExportedGraph]:
-    """The INT8 forms of fusion and explain."""
+def int8_graphs(graphs: list[ExportedGraph], plan: Int8Plan, advance: Callable[[str], None]) -> list[ExportedGraph]:
+    """The INT8 forms of fusion and explain, as planned on explain, which holds the layers of both."""
     found: list[ExportedGraph] = []
     for graph in graphs:
         if graph.kind.startswith("gd_"):
             continue
+        held = layer_names(graph)
 
         def lowered(precision: Precision, lowering: Lowering, kind: GraphKind = graph.kind) -> ExportedGraph:
             return ExportedGraph(
@@ -124,5 +126,40 @@ def int8_graphs(
         advance(f"{graph.kind}.int8-cpu")
         found.append(lowered("int8-cpu", lower_for_cpu(graph.model)))
         advance(f"{graph.kind}.int8-trt")
-        found.append(lowered("int8-trt", lower_for_tensorrt(graph.model, calibration.split.features(), method)))
+        scales = {name: value for name, value in plan.scales.items() if name in held}
+        found.append(lowered("int8-trt", static_int8(graph.model, scales)))
     return found
+
+
+def layer_names(graph: ExportedGraph) -> set[str]:
+    """Names of its products."""
+    return {layer.name for layer in layers_of(graph.model)}
+
+
+def plan_for(
+    graphs: list[ExportedGraph],
+    calibration: CalibrationSet,
+    held: tuple[str, Split],
+    options: SearchOptions,
+    advance: Callable[[str], None],
+) -> Int8Plan:
+    """The plan for fusion and explain together.
+
+    Args:
+        graphs: The fp32 graphs.
+        calibration: The calibration samples.
+        held: Name and samples to rank and search on.
+        options: How to look.
+        advance: Hears each step before its work.
+    """
+    explain = next(graph for graph in graphs if graph.kind == "explain")
+    kinds: dict[str, set[str]] = {graph.kind: layer_names(graph) for graph in graphs if not graph.kind.startswith("gd_")}
+    return plan_int8(
+        explain.model,
+        calibration.split.features(),
+        held[1].features(),
+        held_name=held[0],
+        graphs=kinds,
+        options=options,
+        advance=advance,
+    )

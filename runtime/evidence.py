@@ -1,7 +1,7 @@
 """What a hop's figures are drawn from: how its errors are spread, which samples are worst, and pairs of scores.
 
-No feature ever enters these records. Scores and labels of samples stay out too where they are not to leave
-(``with_values=False``); counts, ids and errors remain.
+No feature ever enters these records. Where scores and labels are not to leave either, :meth:`Evidence.without_values` keeps
+counts, ids and errors.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ Float = npt.NDArray[np.float64]
 WORST_SAMPLES = 5
 MAX_POINTS = 400
 """Pairs kept of a larger set; a picture of more shows nothing new, and the ledger stays small."""
+
+MAX_VALUES = 16
+"""Entries of a score that are worth writing out; a text encoder's output has hundreds."""
 
 BINS_PER_DECADE = 4
 _MAX_DECADES = 12
@@ -60,7 +63,7 @@ class ErrorHistogram(_Record):
 
 
 class SampleError(_Record):
-    """One of the worst samples; values are None where they may not leave, ``label`` also where there is none."""
+    """One of the worst samples; values are None where they may not leave or are too many, ``label`` where there is none."""
 
     id: str
     error: Error
@@ -83,6 +86,11 @@ class Evidence(_Record):
     worst: list[SampleError]
     points: list[tuple[Number, Number]]
 
+    def without_values(self) -> Evidence:
+        """What may leave where samples are private: counts, ids and errors."""
+        worst = [SampleError(id=sample.id, error=sample.error) for sample in self.worst]
+        return Evidence(histogram=self.histogram, worst=worst, points=[])
+
 
 def _histogram(errors: Float) -> ErrorHistogram:
     found = np.maximum(errors[errors > 0], _SMALLEST)
@@ -102,6 +110,10 @@ def _short(value: float) -> float:
     return float(f"{float(value):.7g}")
 
 
+def _values(row: Float) -> list[float] | None:
+    return [_short(value) for value in row] if row.size <= MAX_VALUES else None
+
+
 def _label(labels: npt.NDArray[np.float32] | npt.NDArray[np.int64] | None, index: int) -> float | None:
     value = None if labels is None else _short(float(labels[index]))
     return value if value is not None and math.isfinite(value) else None
@@ -112,8 +124,6 @@ def evidence_of(
     after: Array,
     labels: npt.NDArray[np.float32] | npt.NDArray[np.int64] | None,
     ids: Sequence[str],
-    *,
-    with_values: bool,
 ) -> Evidence:
     """The evidence of one hop.
 
@@ -122,22 +132,21 @@ def evidence_of(
         after: The same samples' scores after it.
         labels: (N,), or None.
         ids: N names.
-        with_values: Whether scores and labels of single samples may be kept.
     """
     old, new = before.reshape(len(ids), -1).astype(np.float64), after.reshape(len(ids), -1).astype(np.float64)
     errors = np.abs(new - old).max(1)
-    worst = []
-    for index in np.argsort(-errors, kind="stable")[:WORST_SAMPLES]:
-        values = {
-            "before": [_short(value) for value in old[index]],
-            "after": [_short(value) for value in new[index]],
-            "label": _label(labels, int(index)),
-        }
-        worst.append(SampleError(id=ids[index], error=_short(errors[index]), **(values if with_values else {})))
-    points = []
-    if with_values:
-        rows = np.unique(np.linspace(0, len(ids) - 1, min(MAX_POINTS, len(ids))).round().astype(np.int64))
-        rows = np.union1d(rows, [int(errors.argmax())])  # the worst one is never left out
-        top = old.argmax(1)
-        points = [(_short(old[row, top[row]]), _short(new[row, top[row]])) for row in rows]
+    worst = [
+        SampleError(
+            id=ids[index],
+            error=_short(errors[index]),
+            before=_values(old[index]),
+            after=_values(new[index]),
+            label=_label(labels, int(index)),
+        )
+        for index in np.argsort(-errors, kind="stable")[:WORST_SAMPLES]
+    ]
+    rows = np.unique(np.linspace(0, len(ids) - 1, min(MAX_POINTS, len(ids))).round().astype(np.int64))
+    rows = np.union1d(rows, [int(errors.argmax())])  # the worst one is never left out
+    top = old.argmax(1)
+    points = [(_short(old[row, top[row]]), _short(new[row, top[row]])) for row in rows]
     return Evidence(histogram=_histogram(errors), worst=worst, points=points)

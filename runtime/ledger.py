@@ -25,6 +25,7 @@ from dmdkit.runtime.manifest import (
     stays_inside,
     write_manifest,
 )
+from dmdkit.runtime.native import NativeRunner, language_hop
 from dmdkit.runtime.parity import HopRecord, Status, compare
 from dmdkit.runtime.runtime import open_runner
 
@@ -118,6 +119,7 @@ def measure(
     reference: Callable[[Split], dict[str, Array]] | None = None,
     backends: Sequence[BackendName] = ("onnxruntime",),
     sample_values: bool | None = None,
+    native: NativeRunner | None = None,
     advance: Callable[[], None] = lambda: None,
 ) -> Ledger:
     """Measures every hop of a bundle.
@@ -134,11 +136,14 @@ def measure(
             each graph there, named ``fusion.fp32@openvino``. Lowerings a CPU only simulates are left out.
         sample_values: Whether scores and labels of single samples may stand in the ledger; None: where the golden samples are
             real, because a bundle whose golden samples are synthetic keeps its data to itself.
+        native: The C++ runtime; adds a hop from each graph that a CPU runs to the same graph there, named
+            ``fusion.fp32@cpp``.
         advance: Called after each graph.
 
     Raises:
         DataError: The samples do not fit the bundle.
         BundleError: A graph is damaged.
+        RunnerError: ``native`` gave no usable answer.
     """
     manifest = bundle.manifest
     golden = bundle.golden()
@@ -178,7 +183,6 @@ def measure(
                 labels=None if on_golden else labels,
                 ids=manifest.golden.ids if on_golden else ids,
                 kind=hop_kind,
-                sample_values=keep_values or on_golden or split is None,  # golden samples are in the bundle already
             )
 
         if reference is not None and split is not None:
@@ -199,6 +203,11 @@ def measure(
                 found = run_graph(bundle, name, features, advance, backend)
                 elsewhere = hop(base, name, outputs[base], found, "measured")
                 hops.append(elsewhere.model_copy(update={"target": f"{name}@{backend}"}))
+        for name, here in outputs.items():
+            if native is not None and not manifest.graphs[name].simulated_on_cpu:
+                there = native.run(bundle, name, features, batch=_BATCH)
+                hops.append(language_hop(name, here, there, manifest=manifest, labels=labels, ids=ids))
+                advance()
 
     hops += _unit_failures(bundle, golden, advance)
     shares = RangeGuard(manifest.inputs).shares(features)
@@ -210,7 +219,7 @@ def measure(
         samples=len(ids),
         out_of_range={name: share for name, share in shares.items() if share >= OUT_OF_RANGE_SHARE},
         sample_values=keep_values,
-        hops=hops,
+        hops=hops if keep_values else [hop.without_sample_values() for hop in hops],
     )
 
 

@@ -46,6 +46,9 @@ COMPRESSED_MIN_AGREEMENT = 0.98
 EDGE_MAX_CHANGE = 0.02
 """Every hop: largest change of a normalised edge."""
 
+LANGUAGE_MAX_ERROR = 1e-6
+"""Python to C++, every output: both call one ONNX Runtime, so what differs is the reading of files and copying of arrays."""
+
 MIN_VERIFIED_SAMPLES = 50
 """Fewer samples prove nothing: the verdict is then ``unverified``."""
 
@@ -74,9 +77,10 @@ class EdgeChange(_Record):
 class HopRecord(_Record):
     """One hop of the ledger.
 
-    Errors are absolute and of the score; an fp32 hop's ``max_error`` takes the unimodal logits in. Outputs that are missing,
-    misshapen or not finite fail the hop without numbers, and the reason says why. ``limits`` are those the hop was judged by:
-    ``max_error``, ``p99_error``, ``correlation``, ``top1_agreement``, ``mae_change``, ``edge_change``.
+    Errors are absolute and of the score; an fp32 hop's ``max_error`` takes the unimodal logits in, that of a hop between
+    two languages every output. Outputs that are missing, misshapen or not finite fail the hop without numbers, and the
+    reason says why. ``limits`` are those the hop was judged by: ``max_error``, ``p99_error``, ``correlation``,
+    ``top1_agreement``, ``mae_change``, ``edge_change``.
     """
 
     source: str
@@ -99,6 +103,10 @@ class HopRecord(_Record):
     edges: list[EdgeChange] = []
     limits: dict[str, float] = {}
     evidence: Evidence | None = None
+
+    def without_sample_values(self) -> HopRecord:
+        """The record without scores and labels of single samples."""
+        return self if self.evidence is None else self.model_copy(update={"evidence": self.evidence.without_values()})
 
 
 def _cosine(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float | None:
@@ -136,9 +144,16 @@ def _metric_changes(
     return {name: MetricChange(before=old[name], after=new[name], interval=intervals.get(name)) for name in old}
 
 
-def _limits(precision: str, task: Task, output_sd: float, range_width: float | None) -> dict[str, float]:
-    """What a hop to ``precision`` is judged by; correlation and agreement are least values, the others largest."""
-    if precision == "fp32":
+def _limits(
+    precision: str, task: Task, output_sd: float, range_width: float | None, max_error: float | None
+) -> dict[str, float]:
+    """What a hop is judged by; correlation and agreement are least values, the others largest.
+
+    ``max_error`` replaces the limits of the precision.
+    """
+    if max_error is not None:
+        limits = {"max_error": max_error}
+    elif precision == "fp32":
         limits = {"max_error": FP32_MAX_ERROR * max(1.0, output_sd)}
     elif task == "classification":
         limits = {"top1_agreement": COMPRESSED_MIN_AGREEMENT}
@@ -205,7 +220,7 @@ def compare(
     labels: npt.NDArray[np.float32] | npt.NDArray[np.int64] | None,
     ids: tuple[str, ...] | list[str],
     kind: Literal["measured", "recorded", "simulated"] = "measured",
-    sample_values: bool = True,
+    max_error: float | None = None,
 ) -> HopRecord:
     """Compares the outputs of two versions of the model on the same samples.
 
@@ -220,7 +235,8 @@ def compare(
         labels: (N,), or None where the samples have none; metrics are then left out.
         ids: N sample names.
         kind: How the outputs were had.
-        sample_values: Whether scores and labels of single samples may stand in the record.
+        max_error: Largest difference allowed on any output, edges too, in place of the precision's limits: for one graph
+            run by two programs.
     """
     assert before["score"].shape[0] == len(ids), "every sample has a name"
     worst = ids[_worst_sample(before["score"], after.get("score"))]
@@ -239,7 +255,11 @@ def compare(
     old, new = before["score"].astype(np.float64), after["score"].astype(np.float64)
     error = np.abs(new - old)
     changes = {name: float(np.abs(after[name].astype(np.float64) - then).max()) for name, then in before.items()}
-    judged = [name for name in changes if name == "score" or (precision == "fp32" and not name.startswith("edges_"))]
+    judged = [
+        name
+        for name in changes
+        if name == "score" or max_error is not None or (precision == "fp32" and not name.startswith("edges_"))
+    ]
     edges = [
         EdgeChange(
             space="homo" if name.endswith("homo") else "hetero",
@@ -262,7 +282,7 @@ def compare(
         "top1_agreement": float(np.mean(old.argmax(1) == new.argmax(1))) if task == "classification" else None,
     }
     width = None if label_range is None else label_range[1] - label_range[0]
-    limits = _limits(precision, task, values["output_sd"] or 0.0, width)
+    limits = _limits(precision, task, values["output_sd"] or 0.0, width, max_error)
     mae = metrics["mae"].interval if "mae" in metrics else None
     judged_values = {
         **values,
@@ -276,7 +296,7 @@ def compare(
         status, reason = "unverified", f"{len(ids)} samples, {MIN_VERIFIED_SAMPLES} are needed to prove anything"
     elif not missed and kind == "recorded":
         status, reason = "unverified", "recorded at export, not measured now"
-    elif not missed and precision != "fp32" and task == "regression" and "mae" not in metrics:
+    elif not missed and precision != "fp32" and max_error is None and task == "regression" and "mae" not in metrics:
         status, reason = "unverified", "without labels the change in MAE is not known"
     return HopRecord(
         source=source,
@@ -290,6 +310,6 @@ def compare(
         metrics=metrics,
         edges=edges,
         limits=limits,
-        evidence=evidence_of(before["score"], after["score"], labels, ids, with_values=sample_values),
+        evidence=evidence_of(before["score"], after["score"], labels, ids),
         **values,
     )

@@ -21,6 +21,7 @@ __all__ = [
     "MissingDependencyError",
     "ParityError",
     "RunError",
+    "RunnerError",
     "WeightsError",
 ]
 
@@ -76,6 +77,10 @@ class BundleError(DmdkitError):
 
 class InputError(DmdkitError):
     """An array handed to the runtime has the wrong name, shape, dtype or values."""
+
+
+class RunnerError(DmdkitError):
+    """A program that should run a bundle (``--runner``) cannot be started, crashed, or gave no usable answer."""
 
 
 class ParityError(DmdkitError):

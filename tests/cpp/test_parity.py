@@ -11,10 +11,10 @@ import onnxruntime as ort
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from dmdkit.cli import main
 from dmdkit.runtime import Runtime
-
-LANGUAGE_TOLERANCE = 1e-6
-"""Same library, same graph: what differs is the reading of files and the copying of arrays."""
+from dmdkit.runtime.parity import LANGUAGE_MAX_ERROR
+from tests.conftest import shared_path
 
 
 def run_tool(tool: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -58,8 +58,44 @@ def test_languages_agree_on_every_sample(
             for name in ("logit_homo", "logit_hetero", "edges_homo", "edges_hetero"):
                 expected[name] = getattr(why, name)
             for name, array in expected.items():
-                np.testing.assert_allclose(found[name][here], array, rtol=0, atol=LANGUAGE_TOLERANCE, err_msg=name)
+                np.testing.assert_allclose(found[name][here], array, rtol=0, atol=LANGUAGE_MAX_ERROR, err_msg=name)
         assert all(len(array) == count for array in found.values())
+
+
+def cpp_hops(printed: str) -> dict[str, dict[str, object]]:
+    return {hop["target"]: hop for hop in json.loads(printed)["hops"] if hop["target"].endswith("@cpp")}
+
+
+def test_check_adds_the_cpp_hop_of_every_graph_to_the_ledger(
+    dmdkit_run: Path, bundle_copy: Path, tiny_data: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    command = ["check", str(bundle_copy), "--data", str(tiny_data), "--backend", "onnxruntime", "--runner", str(dmdkit_run)]
+    assert main([*command, "--json"]) in (0, 2)  # the tiny model's INT8 need not pass
+    hops = cpp_hops(capfd.readouterr().out)
+    assert set(hops) == {f"{kind}.{precision}@cpp" for kind in ("fusion", "explain") for precision in ("fp32", "int8-cpu")}
+    for hop in hops.values():
+        assert (hop["status"], hop["samples"]) == ("passed", 60)
+        assert hop["reason"] == f"within every limit; onnxruntime {ort.__version__} in both"
+    written = json.loads((bundle_copy / "report/parity.json").read_text())
+    assert {hop["target"] for hop in written["hops"]} >= set(hops)
+
+
+@pytest.mark.slow
+def test_a_mosi_bundle_gives_the_same_in_both_languages(
+    dmdkit_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    data = shared_path("data/mosi_clean.pkl")
+    settings = ("training.epochs=1", "model.levels=1")
+    train = ["train", "--data", str(data), "--out", str(tmp_path / "run"), "--device", "cpu"]
+    assert main([*train, *(part for setting in settings for part in ("--set", setting))]) == 0
+    assert main(["export", str(tmp_path / "run"), "--int8", "--out", str(tmp_path / "mosi.dmd")]) in (0, 2)
+    capfd.readouterr()
+    command = ["check", str(tmp_path / "mosi.dmd"), "--data", str(data), "--backend", "onnxruntime", "--json"]
+    assert main([*command, "--runner", str(dmdkit_run)]) in (0, 2)
+    hops = cpp_hops(capfd.readouterr().out)
+    print(json.dumps({target: hop["max_error"] for target, hop in hops.items()}))
+    assert {hop["status"] for hop in hops.values()} == {"passed"}
+    assert {hop["samples"] for hop in hops.values()} == {209}
 
 
 def test_safetensors_and_npz_give_the_same(

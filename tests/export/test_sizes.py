@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from dmdkit.calibration import CalibrationSet
+from dmdkit.calibration.planning import SearchOptions
 from dmdkit.config import ModelShape
 from dmdkit.data import Split
-from dmdkit.export.graphs import fp32_graphs, int8_graphs
+from dmdkit.export.graphs import fp32_graphs, int8_graphs, plan_for
 from dmdkit.model import DmdSystem
 from tests.model.test_dmd import shape_of
 
@@ -31,8 +32,11 @@ def test_int8_files_and_weights_are_a_quarter_of_fp32(name: str) -> None:
     generator = np.random.default_rng(0)
     features = {m: generator.normal(size=(32, t, dims[m])).astype(np.float32) for m, t in shape.lengths.as_dict().items()}
     split = Split(tuple(map(str, range(32))), **features, labels=np.zeros(32, np.float32))
-    plain = [graph for graph in fp32_graphs(system, lambda _: None) if graph.kind == "fusion"]
-    lowered = int8_graphs(plain, CalibrationSet(split, "0" * 64), "max", lambda _: None)
+    graphs = fp32_graphs(system, lambda _: None)
+    plain = [graph for graph in graphs if graph.kind == "fusion"]
+    options = SearchOptions(mode="none", method="max")
+    plan = plan_for(graphs, CalibrationSet(split, "0" * 64), ("none", split), options, lambda _: None)
+    lowered = int8_graphs(plain, plan, lambda _: None)
     assert [graph.precision for graph in lowered] == ["int8-cpu", "int8-trt"]
     whole, weights = len(plain[0].model.SerializeToString()), plain[0].record().weight_bytes
     for graph in lowered:

@@ -12,6 +12,7 @@ from rich.text import Text
 from dmdkit.cli.backends import BackendChoice, backends_to_check
 from dmdkit.cli.console import finish, note, out, parity_table, print_json, print_table, say, steps, verdict_text
 from dmdkit.cli.feature_files import NanPolicy, dataset_for_bundle, split_for_bundle
+from dmdkit.cli.int8 import verdict_sentences
 from dmdkit.cli.requirements import require
 from dmdkit.errors import DataError, ExitCode, InputError
 
@@ -56,6 +57,10 @@ def check(
             help="Keep scores and labels of single samples in the report; without it, where the golden samples are real.",
         ),
     ] = None,
+    runner: Annotated[
+        Path | None, typer.Option(help="A dmdkit-run, to measure C++ against Python: build/native/bin/dmdkit-run.")
+    ] = None,
+    runner_timeout: Annotated[float, typer.Option(min=1.0, help="Seconds --runner may take for one graph.")] = 600.0,
     json: Annotated[bool, typer.Option("--json", help="Print the ledger as JSON.")] = False,
 ) -> None:
     """Measure parity: every hop from PyTorch to INT8, on held-out samples, with a verdict per graph.
@@ -67,8 +72,12 @@ def check(
     """
     from dmdkit.report import write_report
     from dmdkit.runtime.bundle import Bundle
+    from dmdkit.runtime.int8_report import read_int8_report, write_int8_report
+    from dmdkit.runtime.int8_verdict import judged_again
     from dmdkit.runtime.ledger import measure, outcome, record
+    from dmdkit.runtime.native import NativeRunner
 
+    native = NativeRunner(runner, timeout_s=runner_timeout) if runner is not None else None
     if run is not None and data is None:
         raise DataError("--run needs --data: the PyTorch hop is recomputed on held-out samples")
     opened = Bundle.open(bundle)
@@ -87,14 +96,22 @@ def check(
             reference=reference,
             backends=backends_to_check(backend),
             sample_values=sample_values,
+            native=native,
         )
+    report = read_int8_report(bundle)
     manifest = record(bundle, opened.manifest, ledger)
+    if report is not None:
+        report = judged_again(report, manifest, ledger)
+        write_int8_report(bundle, report)
     page = write_report(bundle)
     status = outcome(ledger, manifest)
     if json:
-        print_json({"status": status, **ledger.model_dump(mode="json")})
+        int8 = [target.model_dump(mode="json") for target in report.targets] if report is not None else []
+        print_json({"status": status, **ledger.model_dump(mode="json"), "int8": int8})
     else:
         parity_table(ledger, manifest)
+        if report is not None:
+            verdict_sentences(report)
         out.print(Text.assemble("verdict: ", verdict_text(status)))
     features = shlex.quote(str(data)) if data is not None else "FEATURES"
     finish(str(page), f"dmdkit predict {shlex.quote(str(bundle))} --data {features}")

@@ -12,6 +12,7 @@ import typer
 
 from dmdkit.cli.console import finish, graphs_table, note, parity_table, print_json, steps
 from dmdkit.cli.feature_files import dataset_for_run, own_dataset_of_run, split_of
+from dmdkit.cli.int8 import layers_table, verdict_sentences
 from dmdkit.cli.requirements import require
 from dmdkit.cli.run import RUNS_DIR
 from dmdkit.errors import BundleError, DataError, ExitCode
@@ -27,10 +28,20 @@ __all__ = ["export", "export_run"]
 
 
 class Method(str, Enum):
-    """How modelopt turns observed activations into ranges."""
+    """How observed activations become ranges."""
 
+    auto = "auto"
     max = "max"
     entropy = "entropy"
+    percentile = "percentile"
+    mse = "mse"
+
+
+class Int8Search(str, Enum):
+    """Whether layers are ranked and searched."""
+
+    auto = "auto"
+    none = "none"
 
 
 class GoldenChoice(str, Enum):
@@ -57,7 +68,9 @@ def export_run(
     parity_data: Path | None = None,
     parity_split: str = "test",
     calib_samples: int | None = None,
-    method: str = "max",
+    method: str = "auto",
+    int8_search: str = "auto",
+    int8_search_seconds: float | None = None,
     golden: str = "auto",
     force: bool = False,
 ) -> tuple[Manifest, Ledger | None]:
@@ -65,6 +78,7 @@ def export_run(
     require("export", "export", "torch", "onnx", "onnxscript")
     if int8:
         require("INT8 quantisation", "quantize", "modelopt", "onnx_graphsurgeon")
+    from dmdkit.calibration.planning import DEFAULT_SEARCH_SECONDS, SearchOptions
     from dmdkit.calibration.samples import DEFAULT_CALIBRATION_SAMPLES
     from dmdkit.export import ExportOptions, export_bundle
 
@@ -92,7 +106,11 @@ def export_run(
         fp16=fp16,
         calibration=calibration,
         calibration_samples=calib_samples or DEFAULT_CALIBRATION_SAMPLES,
-        method=method,  # type: ignore[arg-type]
+        search=SearchOptions(
+            mode=int8_search,  # type: ignore[arg-type]
+            seconds=int8_search_seconds or DEFAULT_SEARCH_SECONDS,
+            method=None if method == "auto" else method,  # type: ignore[arg-type]
+        ),
         parity=parity,
         golden=golden,  # type: ignore[arg-type]
         force=force,
@@ -124,7 +142,15 @@ def export(
         Path | None, typer.Option(help="Feature file whose training split calibrates; without it, the run's own data.")
     ] = None,
     calib_samples: Annotated[int | None, typer.Option(min=1, help="How many samples to calibrate on at most.")] = None,
-    method: Annotated[Method, typer.Option(help="How activation ranges are chosen.")] = Method.max,
+    method: Annotated[
+        Method, typer.Option(help="How activation ranges are chosen; auto: the one with the best parity, tried here.")
+    ] = Method.auto,
+    int8_search: Annotated[
+        Int8Search, typer.Option(help="auto: rank the layers, keep in float what INT8 harms or slows down; none: take all.")
+    ] = Int8Search.auto,
+    int8_search_seconds: Annotated[
+        float | None, typer.Option(min=1.0, help="No step of that search begins after so long; it can be resumed.")
+    ] = None,
     parity_data: Annotated[
         Path | None, typer.Option(help="Feature file to measure parity on; without it, the run's own data.")
     ] = None,
@@ -143,6 +169,7 @@ def export(
     dmdkit export runs/mosi --int8 --calib mosi.pkl --parity-data mosi.pkl --out face.dmd
     """
     require("export", "export", "torch", "onnx", "onnxscript")
+    from dmdkit.runtime.int8_report import read_int8_report
     from dmdkit.runtime.ledger import outcome
     from dmdkit.training.run import Run, newest_run
 
@@ -163,21 +190,28 @@ def export(
         parity_split=parity_split,
         calib_samples=calib_samples,
         method=method.value,
+        int8_search=int8_search.value,
+        int8_search_seconds=int8_search_seconds,
         golden=golden.value,
         force=force,
     )
+    report = read_int8_report(target)
     if json:
         print_json(
             {
                 "bundle": str(target),
                 "graphs": {name: graph.model_dump(mode="json") for name, graph in manifest.graphs.items()},
                 "parity": ledger.model_dump(mode="json") if ledger else None,
+                "int8": report.model_dump(mode="json") if report else None,
             }
         )
     else:
         graphs_table(manifest)
         if ledger is not None:
             parity_table(ledger, manifest)
+        if report is not None:
+            layers_table(report)
+            verdict_sentences(report)
     quoted = shlex.quote(str(target))
     if ledger is None:
         finish(f"{target}/, not yet proven", f"dmdkit check {quoted} --data FEATURES --run {shlex.quote(str(opened.path))}")

@@ -24,18 +24,20 @@ class Bar:
         name: What it stands for.
         value: Its length, at least 0.
         text: The value as it is written, with its unit.
-        kind: A class of the style sheet: ``bar``, ``bar int8``, ``bar simulated``, ``bar float``.
+        kind: A class of the style sheet: ``bar``, ``bar int8``, ``bar fp16``, ``bar float``.
+        mark: Something to compare it with, drawn as a line across.
     """
 
     name: str
     value: float
     text: str
     kind: str = "bar"
+    mark: float | None = None
 
 
-def bar_chart(caption: Child, alt: str, bars: Sequence[Bar], *, note: Child = None) -> Markup:
-    """Bars from zero to the largest, each with its name and value on the line above it."""
-    most = max((bar.value for bar in bars), default=0.0) or 1.0
+def bar_chart(caption: Child, alt: str, bars: Sequence[Bar], *, note: Child = None, most: float | None = None) -> Markup:
+    """Bars from zero to ``most``, or else to the largest, each with its name and value on the line above it."""
+    most = most or max([bar.value for bar in bars] + [bar.mark or 0.0 for bar in bars], default=0.0) or 1.0
     axis = Axis(0, most, 0, WIDTH - 2)
     parts: list[Child] = []
     for index, bar in enumerate(bars):
@@ -46,6 +48,7 @@ def bar_chart(caption: Child, alt: str, bars: Sequence[Bar], *, note: Child = No
             label(WIDTH, top + 12, bar.text, anchor="end", kind="value"),
             rect(0, top + 17, WIDTH - 2, 9, "track"),
             rect(0, top + 17, max(axis.at(bar.value), 1.0 if bar.value > 0 else 0.0), 9, bar.kind, f"{bar.name}: {bar.text}"),
+            None if bar.mark is None else rect(min(axis.at(bar.mark), WIDTH - 3), top + 14, 2, 15, "mark"),
         ]
     listed = "; ".join(f"{bar.name} {bar.text}" for bar in bars)
     return figure(caption, f"{alt}: {listed}", len(bars) * _ROW, *parts, note=note)

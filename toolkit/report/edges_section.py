@@ -54,7 +54,7 @@ def edges_section(facts: Facts) -> Section:
         columns = [c for c in _columns(hops, space) if len(c[1]) == len(facts.manifest.edge_order)]
         if columns:
             drawn = [edge_graph(graph, facts.manifest.edge_order, edges, samples) for graph, edges, samples in columns]
-            parts += [tag("h3", name), figures(drawn), _numbers(facts, columns, space)]
+            parts += [tag("h3", name), figures(drawn, "edges"), _numbers(facts, columns, space)]
     if parts:
         text = (
             "An arrow goes from the teacher to the student, in the teacher's colour; its thickness and number are the "
@@ -66,9 +66,7 @@ def edges_section(facts: Facts) -> Section:
         return Section(
             title,
             join([]),
-            [
-                "The bundle has no GD-Units (published checkpoints hold none), so nothing says which modality teaches which."
-            ],
+            ["The bundle has no GD-Units (published checkpoints hold none), so nothing says which modality teaches which."],
         )
     reason = "The last check recorded no edges, so the GD-Units are not drawn: run dmdkit check again."
     return Section(title, join([]), [reason])

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dmdkit.runtime.int8_report import Int8Report, read_int8_report
 from dmdkit.runtime.latency import machine_facts, read_latencies
 from dmdkit.runtime.ledger import Ledger, outcome, read_ledger
 from dmdkit.runtime.manifest import Manifest, read_manifest
@@ -32,6 +33,7 @@ class Facts:
     Attributes:
         manifest: The bundle's.
         ledger: The last check, or None before the first.
+        int8: What became INT8 and why, or None.
         latencies: What ``dmdkit bench`` measured on this machine, one sample a call.
         threads: The threads it was measured with.
         machine: The machine that wrote the report.
@@ -39,6 +41,7 @@ class Facts:
 
     manifest: Manifest
     ledger: Ledger | None
+    int8: Int8Report | None = None
     latencies: list[Latency] = field(default_factory=list)
     threads: int = 1
     machine: dict[str, str] = field(default_factory=dict)
@@ -100,7 +103,7 @@ def read_facts(bundle: Path) -> Facts:
     """Reads what there is.
 
     Raises:
-        BundleError: The manifest or the ledger is damaged.
+        BundleError: The manifest, the ledger or the INT8 report is damaged.
     """
     manifest = read_manifest(bundle)
     counts = dict.fromkeys((1, 2, 4, 8, os.cpu_count() or 1))
@@ -109,6 +112,7 @@ def read_facts(bundle: Path) -> Facts:
     return Facts(
         manifest=manifest,
         ledger=read_ledger(bundle),
+        int8=read_int8_report(bundle),
         latencies=[Latency(graph, backend, ms) for (graph, backend), ms in measured.get(threads, {}).items()],
         threads=threads,
         machine=machine_facts(),

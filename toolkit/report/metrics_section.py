@@ -6,7 +6,7 @@ from dmdkit.report.bars import Interval, interval_chart
 from dmdkit.report.facts import Facts, is_explaining, kind_of
 from dmdkit.report.markup import Child, join, tag
 from dmdkit.report.numbers import change, number
-from dmdkit.report.overview import METRIC_NAMES, interval_text
+from dmdkit.report.overview import METRIC_NAMES, metric_change
 from dmdkit.report.parts import Section, figures, table
 from dmdkit.runtime.parity import HopRecord
 
@@ -45,7 +45,7 @@ def metrics_section(facts: Facts) -> Section:
         row: list[Child] = [METRIC_NAMES.get(name, name), number(hops[0].metrics[name].before, 4)]
         for hop in hops:
             found = hop.metrics.get(name)
-            row += [number(None if found is None else found.after, 4), interval_text(hop, name)]
+            row += [number(None if found is None else found.after, 4), metric_change(hop, name)]
         rows.append(row)
     drawn: list[Child] = []
     unmoved: list[str] = []

@@ -9,7 +9,7 @@ from dmdkit.report.parts import Section, long_text, pill, table
 from dmdkit.runtime.manifest import GraphRecord
 from dmdkit.runtime.parity import MIN_VERIFIED_SAMPLES, HopRecord
 
-__all__ = ["METRIC_NAMES", "banner", "graphs_section", "tiles"]
+__all__ = ["METRIC_NAMES", "banner", "change_cell", "graphs_section", "metric_change", "tiles"]
 
 METRIC_NAMES = {
     "mae": "MAE",
@@ -87,13 +87,18 @@ def banner(facts: Facts) -> Markup:
     )
 
 
-def interval_text(hop: HopRecord | None, metric: str) -> str:
-    """``−0.0002 [−0.0008, +0.0006]``; a dash where there is no such change."""
+def change_cell(before: float, after: float, interval: tuple[float, float] | None) -> Child:
+    """``−0.0002`` over ``[−0.0008, +0.0006]``."""
+    shown = None if interval is None else tag("small", f" [{change(interval[0])}, {change(interval[1])}]")
+    return join([change(after - before), shown])
+
+
+def metric_change(hop: HopRecord | None, metric: str) -> Child:
+    """A hop's change of a metric; a dash where there is none."""
     found = None if hop is None else hop.metrics.get(metric)
     if found is None or found.before is None or found.after is None:
         return MISSING
-    text = change(found.after - found.before)
-    return text if found.interval is None else f"{text} [{change(found.interval[0])}, {change(found.interval[1])}]"
+    return change_cell(found.before, found.after, found.interval)
 
 
 def _tile(value: str, name: str, note: str) -> Markup:
@@ -163,7 +168,7 @@ def _row(facts: Facts, name: str) -> list[Child]:
         f"{percent(graph.weights_stored_int8)} / {percent(graph.multiply_adds_int8)}",
         error,
         MISSING if hop is None or hop.correlation is None else f"{hop.correlation:.5f}",
-        interval_text(hop, facts.metric),
+        metric_change(hop, facts.metric),
         MISSING if latency is None or graph.simulated_on_cpu else f"{number(latency)} ms",
     ]
 
@@ -177,7 +182,7 @@ def graphs_section(facts: Facts) -> Section:
             correlation = MISSING if hop is None or hop.correlation is None else f"{hop.correlation:.5f}"
             timed = MISSING if latency is None else f"{number(latency)} ms"
             where = join([name, tag("small", f" in {backend}")])
-            change_of = interval_text(hop, facts.metric)
+            change_of = metric_change(hop, facts.metric)
             rows.append([where, pill(verdict.status), "same file", MISSING, _error(hop), correlation, change_of, timed])
     metric = METRIC_NAMES[facts.metric]
     heads = ["Graph", "Verdict", "Size · of fp32", "INT8 stored / computed", "Error of the score", "Correlation"]

@@ -10,6 +10,7 @@ from dmdkit.files import write_text
 from dmdkit.report.bundle_section import bundle_section
 from dmdkit.report.edges_section import edges_section
 from dmdkit.report.facts import Facts, read_facts
+from dmdkit.report.int8_section import calibration_section, layers_section, targets_section
 from dmdkit.report.markup import Child, Markup, tag
 from dmdkit.report.metrics_section import metrics_section
 from dmdkit.report.overview import banner, graphs_section, tiles
@@ -48,9 +49,12 @@ def render(facts: Facts) -> str:
     """The report as one HTML document."""
     table = graphs_section(facts)
     sections = [
+        targets_section(facts),
         metrics_section(facts),
         resources_section(facts),
         edges_section(facts),
+        layers_section(facts),
+        calibration_section(facts),
         parity_section(facts),
         bundle_section(facts),
     ]

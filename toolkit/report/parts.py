@@ -38,9 +38,9 @@ def long_text(text: str) -> Markup:
     return tag("span", text, class_="long")
 
 
-def figures(parts: Iterable[Child]) -> Markup:
-    """Figures side by side where there is room."""
-    return tag("div", *parts, class_="figures")
+def figures(parts: Iterable[Child], kind: str | None = None) -> Markup:
+    """Figures side by side where there is room; ``kind`` is a further class of the style sheet."""
+    return tag("div", *parts, class_="figures" if kind is None else f"figures {kind}")
 
 
 def details(summary: Child, *body: Child) -> Markup:

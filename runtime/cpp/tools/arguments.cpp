@@ -21,7 +21,7 @@ const char kUsage[] =
     "  --input FILE       .safetensors or .npz (numpy.savez) with text, audio, vision, each (samples, steps, features);\n"
     "                     without it the bundle's golden samples\n"
     "  --split NAME       read NAME/text or NAME_text ... instead of text ...\n"
-    "  --output FILE      write the answers as safetensors; without it JSON on standard output\n"
+    "  --output FILE      write the answers as safetensors, and only what gave them as JSON on standard output\n"
     "  --explain          also unimodal logits and edges\n"
     "  --graph NAME       a precision (fp32, int8-cpu) or a full name; default: the preferred one that passed parity\n"
     "  --batch N          samples per call (1)\n"

@@ -193,11 +193,11 @@ int run(const Arguments& arguments) {
   Tensors answers;
   const dmdkit::Status status = answer_all(*runtime, samples, arguments, answers);
   if (!status.ok()) return complain(status.message());
+  Json values = {{"graph", runtime->graph()}, {"backend", runtime->backend()}, {"samples", samples.count}};
   if (!arguments.output.empty()) {
-    if (write_file(arguments.output, dmdkit::safetensors_bytes(answers))) return 0;
+    if (write_file(arguments.output, dmdkit::safetensors_bytes(answers))) return print(values);
     return complain(arguments.output + ": cannot be written; choose a writable place with free space");
   }
-  Json values = {{"graph", runtime->graph()}, {"backend", runtime->backend()}, {"samples", samples.count}};
   for (const auto& [name, tensor] : answers) values[name] = {{"shape", tensor.shape}, {"values", tensor.values}};
   return print(values);
 }
