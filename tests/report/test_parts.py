@@ -95,9 +95,9 @@ def numbers_of(drawing: str, attribute: str) -> list[float]:
 
 def test_the_histogram_draws_a_bar_a_bin_and_its_limit():
     histogram = ErrorHistogram(exact=3, bounds=[1e-4, 1e-3, 1e-2, 1e-1], counts=[5, 0, 2])
-    drawing = error_histogram(histogram, "g", ("99 %", 0.3))
+    drawing = error_histogram(histogram, "g", ("99 % must be below", 0.3))
     assert drawing.count('class="bar"') == 3  # exact, and the two bins that hold anything
-    assert "limit of 99 % 0.300" in drawing
+    assert "99 % must be below 0.300" in drawing
     assert "3 samples without any error" in drawing
     heights = numbers_of(drawing, "height")
     assert max(heights) == pytest.approx(100)

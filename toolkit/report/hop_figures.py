@@ -46,7 +46,7 @@ def error_histogram(histogram: ErrorHistogram, name: str, limit: tuple[str, floa
     Args:
         histogram: With at least one sample that errs.
         name: The graph whose errors these are.
-        limit: What is limited and the bound, in the errors' unit; None where errors are not limited.
+        limit: What the bound says, in words, and the bound, in the errors' unit; None where errors are not limited.
     """
     height, top, bottom = 178.0, 32.0, 132.0
     low, high = histogram.bounds[0], histogram.bounds[-1]
@@ -68,7 +68,7 @@ def error_histogram(histogram: ErrorHistogram, name: str, limit: tuple[str, floa
         bars.append(label(_LEFT + slot / 2, bottom + 16, "0", anchor="middle", kind="muted"))
     limit_marks = []
     if shown is not None:
-        x, said = across.at(shown[1]), f"limit of {shown[0]} {number(shown[1])}"
+        x, said = across.at(shown[1]), f"{shown[0]} {number(shown[1])}"
         half = text_width(said, FONT) / 2
         limit_marks = [line(x, top - 8, x, bottom, "limit")]
         limit_marks += [label(min(max(x, half), WIDTH - half), top - 13, said, anchor="middle", kind="limit-name")]
@@ -76,7 +76,7 @@ def error_histogram(histogram: ErrorHistogram, name: str, limit: tuple[str, floa
     return figure(
         "Errors of single samples",
         f"Histogram of the absolute errors of {name} on {samples} samples, from {number(histogram.bounds[0])} to "
-        f"{number(histogram.bounds[-1])}" + (f"; {shown[0]} may be {number(shown[1])}" if shown else ""),
+        f"{number(histogram.bounds[-1])}" + (f"; {shown[0]} {number(shown[1])}" if shown else ""),
         height,
         _counts(up, most, _RIGHT),
         join(bars),

@@ -21,7 +21,7 @@ _TITLES = {"fusion": "The score", "explain": "The explanation", "text": "The tex
 
 def _limited_error(hop: HopRecord) -> tuple[str, float] | None:
     """What is limited of the errors, and the bound."""
-    for name, word in (("max_error", "the largest"), ("p99_error", "99 %")):
+    for name, word in (("max_error", "largest allowed"), ("p99_error", "99 % must be below")):
         if name in hop.limits:
             return word, hop.limits[name]
     return None
