@@ -13,6 +13,7 @@ from dmdkit.report import render
 from dmdkit.report.facts import Facts, Latency
 from tests.report.browser import Browser
 from tests.report.conftest import HOSTILE
+from tests.report.test_int8_section import layer, report
 
 WIDTHS = (360, 768, 1280)
 
@@ -69,7 +70,8 @@ def long_names(facts: Facts) -> Facts:
         update={"hops": [*facts.hops, *backend], "data": "folder/" + "x" * 200, "out_of_range": {"audio": 0.4}}
     )
     latencies = [Latency(name, "onnxruntime", 1e-3 * (index + 1)) for index, name in enumerate(facts.manifest.graphs)]
-    return dataclasses.replace(facts, manifest=manifest, ledger=ledger, latencies=latencies)
+    int8 = report(layers=[layer(f"/student/{index}/" + "deep/" * 30 + "Conv", 0.1 / (index + 1)) for index in range(25)])
+    return dataclasses.replace(facts, manifest=manifest, ledger=ledger, latencies=latencies, int8=int8)
 
 
 @pytest.fixture(scope="module", params=["measured", "long names", "bare"])
