@@ -54,6 +54,10 @@ def text(page: str) -> str:
     return " ".join(" ".join(elements(page).text).split())
 
 
+def banner_of(page: str) -> str:
+    return text(page[page.index("<section") : page.index("</section>") + len("</section>")])
+
+
 def changed(facts: Facts, **change: Any) -> Facts:
     return dataclasses.replace(facts, **change)
 
@@ -140,7 +144,7 @@ def test_the_banner_says_the_verdict_and_why(facts: Facts, status: str):
     found = with_verdicts(changed(facts, ledger=None), status, "p99 error 9 > 0.3")
     page = render(found)
     assert f'<section class="banner {status}">' in page
-    banner = text(page[page.index("<section") : page.index("</section>")])
+    banner = banner_of(page)
     assert banner.startswith({"passed": "✓ Passed", "failed": "✗ Failed", "unverified": "? Unverified"}[status])
     assert ("p99 error 9 > 0.3" in banner) == (status != "passed")
     assert ("never chosen automatically" in banner) == (status == "failed")
@@ -148,7 +152,7 @@ def test_the_banner_says_the_verdict_and_why(facts: Facts, status: str):
 
 def test_one_failed_graph_is_named(facts: Facts):
     found = with_verdicts(with_verdicts(facts, "passed", ""), "failed", "edge change 0.1 > 0.02", "explain.int8-cpu")
-    banner = text(render(found).partition("</section>")[0])
+    banner = banner_of(render(found))
     assert "✗ Failed" in banner
     assert "explain.int8-cpu: edge change 0.1 > 0.02." in banner
 

@@ -28,6 +28,10 @@ def bundle_section(facts: Facts) -> Section:
         ["Model", f"width {shape.width}, {shape.heads} heads, {shape.levels} levels, {shape.num_outputs} output(s)"],
         ["Golden samples", f"{manifest.golden.samples}, {manifest.golden.kind}"],
     ]
+    if manifest.text is not None:
+        tuned = "fine-tuned with the model" if manifest.text.fine_tuned else "as it came"
+        said = f"{manifest.text.max_tokens} tokens of {manifest.text.vocabulary_size}, {tuned}"
+        general += [["Text encoder", said], ["Its weights, SHA-256", _hash(manifest.text.encoder_sha256)]]
     if ledger is not None:
         general += [
             ["Checked", ledger.created],

@@ -162,7 +162,8 @@ def layers_section(facts: Facts) -> Section:
         return Section(title, join([]))  # the section on targets says so
     ranked = _ranked(facts.int8)
     others = [layer for layer in facts.int8.layers if layer.score_error is None]
-    missing, parts = [], []
+    missing: list[str] = []
+    parts: list[Child] = []
     if not ranked:
         missing.append("The layers were not ranked by what INT8 costs each (--int8-search none), so there is no such chart.")
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dmdkit.report.facts import Facts, is_explaining
+from dmdkit.report.facts import Facts, is_explaining, kind_of
 from dmdkit.report.markup import Child, Markup, join, tag
 from dmdkit.report.numbers import MISSING, change, megabytes, number, percent
 from dmdkit.report.parts import Section, long_text, pill, table
@@ -25,6 +25,9 @@ METRIC_NAMES = {
     "f1": "F1, weighted",
     "cross_entropy": "Cross-entropy",
 }
+
+_SCORE = "fusion"
+"""The graphs whose output is the score, and whose metrics and latency are the model's."""
 
 _HEADLINES = {
     "passed": "Passed: the compressed model gives the same answers",
@@ -105,34 +108,47 @@ def _tile(value: str, name: str, note: str) -> Markup:
     return tag("li", tag("b", value), tag("span", name), tag("small", note))
 
 
+def _compressed(facts: Facts) -> tuple[str, list[str]] | None:
+    """The smallest precision that passed, or else the smallest, and its graphs that make a score (a text encoder counts)."""
+    graphs = facts.manifest.graphs
+    kinds = [kind for kind in facts.kinds if not is_explaining(kind)]
+    choices = {}
+    for precision in dict.fromkeys(graph.precision for graph in graphs.values() if graph.precision != "fp32"):
+        names = [f"{kind}.{precision}" for kind in kinds]
+        if all(name in graphs and facts.base(name) is not None for name in names):
+            doubtful = any(graphs[name].verdict.status != "passed" for name in names)
+            choices[doubtful, sum(map(facts.size, names)), precision] = names
+    best = min(choices, default=None)
+    return None if best is None else (best[2], choices[best])
+
+
+def _latency_tile(facts: Facts) -> Markup:
+    scoring = [entry for entry in facts.latencies if kind_of(entry.graph) == _SCORE]
+    usable = [entry for entry in scoring if _usable(facts.manifest.graphs[entry.graph], entry.backend)]
+    if not usable:
+        return _tile(MISSING, "latency", "not measured on this machine" if not scoring else "no graph has passed")
+    best = min(usable, key=lambda entry: entry.p50_ms)
+    note = f"{best.graph} in {best.backend}, {facts.threads} thread(s), {facts.machine.get('cpu', 'this machine')}"
+    return _tile(f"{number(best.p50_ms)} ms", "for one sample, fastest that passed", note)
+
+
 def tiles(facts: Facts) -> Markup:
-    """Four figures that say the most about the graphs that make scores."""
-    manifest = facts.manifest
-    scoring = [name for name, graph in manifest.graphs.items() if not is_explaining(graph.kind)]
-    smaller = [name for name in scoring if facts.base(name) is not None]
-    passed = [name for name in smaller if manifest.graphs[name].verdict.status == "passed"]
+    """Up to four figures: how much smaller, how much worse, how fast, and on how many samples."""
     parts: list[Child] = []
-    smallest = min(passed or smaller, key=lambda name: facts.size(name) / facts.size(facts.base(name) or name), default=None)
-    if smallest is not None:
-        base = facts.base(smallest) or smallest
-        ratio = facts.size(base) / facts.size(smallest)
-        note = f"{smallest}: {megabytes(facts.size(smallest))} instead of {megabytes(facts.size(base))}"
-        parts.append(_tile(f"{ratio:.1f}× smaller", "than fp32", note))
-        hop = facts.hop_to(smallest)
-        found = None if hop is None else hop.metrics.get(facts.metric)
-        if hop is not None and found is not None and found.before is not None and found.after is not None:
-            note = f"{smallest}: {number(found.before)} before, {number(found.after)} after"
-            if found.interval is not None:
-                note += f"; 95 % interval {change(found.interval[0])} to {change(found.interval[1])}"
-            parts.append(_tile(change(found.after - found.before), f"change in {METRIC_NAMES[facts.metric]}", note))
-    timed = [entry for entry in facts.latencies if entry.graph in scoring]
-    usable = [entry for entry in timed if _usable(manifest.graphs[entry.graph], entry.backend)]
-    if usable:
-        best = min(usable, key=lambda entry: entry.p50_ms)
-        note = f"{best.graph} in {best.backend}, {facts.threads} thread(s), {facts.machine.get('cpu', 'this machine')}"
-        parts.append(_tile(f"{number(best.p50_ms)} ms", "for one sample, fastest that passed", note))
-    else:
-        parts.append(_tile(MISSING, "latency", "not measured on this machine"))
+    found = _compressed(facts)
+    if found is not None:
+        names, bases = found[1], [facts.base(name) or name for name in found[1]]
+        before, after = sum(map(facts.size, bases)), sum(map(facts.size, names))
+        note = f"{' and '.join(names)}: {megabytes(after)} instead of {megabytes(before)}"
+        parts.append(_tile(f"{before / after:.1f}× smaller", "than fp32", note))
+        hop = facts.hop_to(f"{_SCORE}.{found[0]}")
+        metric = None if hop is None else hop.metrics.get(facts.metric)
+        if hop is not None and metric is not None and metric.before is not None and metric.after is not None:
+            note = f"{hop.target}: {number(metric.before)} before, {number(metric.after)} after"
+            if metric.interval is not None:
+                note += f"; 95 % interval {change(metric.interval[0])} to {change(metric.interval[1])}"
+            parts.append(_tile(change(metric.after - metric.before), f"change in {METRIC_NAMES[facts.metric]}", note))
+    parts.append(_latency_tile(facts))
     samples = "0" if facts.ledger is None else str(facts.ledger.samples)
     parts.append(_tile(samples, "samples checked", "parity not measured" if facts.ledger is None else _where(facts)))
     return tag("ul", *parts, class_="tiles")
