@@ -1,5 +1,6 @@
 """Target files: every one follows the schema, and a wrong one is refused with the key to correct."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import yaml
 
 from dmdkit.errors import ConfigError
 from dmdkit.export.targets import load_target, target_for, target_names
+from tests.conftest import ROOT
 
 CAPABILITIES = {
     "jetson-orin-nano": ["8.7"],
@@ -59,6 +61,15 @@ def test_an_unknown_target_is_answered_with_the_list(name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("jetson-orin-nan", "jetson-orin-nano"), ("RTX-Ada", "rtx-ada"), ("jetson_thor", "jetson-thor"), ("h10", "h100")],
+)
+def test_a_slip_in_a_targets_name_is_answered_with_what_was_meant(typed: str, meant: str) -> None:
+    with pytest.raises(ConfigError, match=rf"no such target; did you mean {meant}\? choose one of a100"):
+        load_target(typed)
+
+
+@pytest.mark.parametrize(
     ("key", "value", "message"),
     [
         ("colour", "green", "colour: Extra inputs"),
@@ -94,3 +105,25 @@ def test_a_gpu_finds_its_target_by_capability_and_flavour() -> None:
 def test_targets_load_without_torch_or_onnx() -> None:
     code = "import sys, dmdkit.export.targets as t; t.load_target('a100'); assert not {'torch', 'onnx'} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_guide_lists_every_target_with_its_capabilities_precisions_and_place() -> None:
+    rows = re.findall(
+        r"^\| `([a-z0-9-]+)` \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", (ROOT / "docs/engines.md").read_text(encoding="utf-8"), re.M
+    )
+    assert {name for name, *_ in rows} == set(target_names())
+    for name, capabilities, where, precisions in rows:
+        target = load_target(name)
+        assert re.findall(r"\d+\.\d", capabilities) == target.compute_capabilities
+        assert where.startswith("anywhere" if target.build == "anywhere" else "on the device")
+        assert precisions.split(", ") == list(target.precisions)
+        if target.flavour != "auto":
+            assert f" {target.tensorrt_from}" in where
+
+
+def test_the_gpu_guide_names_every_section_and_says_not_yet_run() -> None:
+    guide = (ROOT / "docs/gpu.md").read_text(encoding="utf-8")
+    assert "not yet run" in guide
+    script = (ROOT / "scripts/gpu_check.sh").read_text(encoding="utf-8")
+    for name in re.findall(r'^section "([^"]+)"', script, re.M):
+        assert f"| {name} |" in guide

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from dmdkit.export.targets import EnginePrecision, Target
     from dmdkit.runtime.bundle import Bundle
     from dmdkit.runtime.engine_build import BuildResult, BuildSpec
-    from dmdkit.runtime.tensorrt_api import Flavour, Progress
+    from dmdkit.runtime.tensorrt_api import Flavour
+    from dmdkit.runtime.tensorrt_build import Progress
 
 __all__ = ["build"]
 
@@ -119,6 +121,28 @@ def _progress(title: str) -> Iterator[Progress | None]:
         yield heard
 
 
+def _proven(result: BuildResult, bundle: Bundle) -> BuildResult:
+    """The result with its proof, where the GPU it is for is here; without one the sidecar says that there is none yet."""
+    from dmdkit.errors import EngineError
+    from dmdkit.runtime.engine_choice import open_checked, prove
+    from dmdkit.runtime.engines import preflight
+    from dmdkit.runtime.gpu import NoGpuError
+
+    record = result.engine.record
+    if record.check is not None and record.precision is not None:
+        return result
+    try:
+        gpu = preflight(result.engine, bundle)
+        runner = open_checked(result.engine, gpu)
+        with closing(runner):
+            return replace(result, engine=prove(result.engine, runner, bundle))
+    except NoGpuError:
+        return result
+    except (EngineError, MissingDependencyError) as cause:
+        note(f"{result.engine.name} is not proven here: {cause}")
+        return result
+
+
 def _print_results(results: list[BuildResult]) -> None:
     rows = []
     for result in results:
@@ -179,7 +203,9 @@ def build(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check all that can be checked without the device, and list the rest.")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing kit.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace an existing kit; build also where an engine is there already.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the sidecars, or the checks, as JSON.")] = False,
 ) -> None:
     """Build TensorRT engines into the bundle's engines/ folder.
@@ -213,7 +239,7 @@ def build(
     results = []
     for name in _graphs(opened, kinds, wanted, chosen):
         with _progress(f"{target} {name}") as progress:
-            results.append(build_engine(opened, name, spec, progress))
+            results.append(_proven(build_engine(opened, name, spec, progress, force=force), opened))
     if json:
         print_json({"engines": [r.engine.record.model_dump(mode="json") | {"cached": r.cached} for r in results]})
     else:
@@ -223,4 +249,5 @@ def build(
     failed = [r for r in results if r.engine.record.precision and r.engine.record.precision.status == "failed"]
     failed += [r for r in results if r.engine.record.check is not None and not r.engine.record.check.passed]
     if failed:
+        note("no runtime opens an engine that failed; --force builds it again")
         raise typer.Exit(int(ExitCode.NOT_PASSED))

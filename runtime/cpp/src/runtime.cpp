@@ -170,7 +170,8 @@ class Runtime::Impl {
     if (every_graph) {
       names.clear();
       for (const auto& entry : manifest().graphs) {
-        if (can_open(entry.first)) names.push_back(entry.first);
+        // A text encoder takes tokens, which this runtime does not.
+        if (entry.second.kind != "text" && can_open(entry.first)) names.push_back(entry.first);
       }
     } else if (can_open(explain_name())) {
       names.push_back(explainer().name());
