@@ -49,6 +49,21 @@ def seed_manifest() -> bytes:
     ).encode()
 
 
+def seed_engine() -> bytes:
+    """A sidecar with every kind of entry."""
+    tensor = {"name": "text", "shape": [-1, 3, 4], "dtype": "FLOAT"}
+    hashes = dict.fromkeys(("graph_sha256", "model_sha256", "plan_sha256", "cache_key"), ZERO_HASH)
+    built = {"target": "t", "graph": "fusion.fp32", "flavour": "tensorrt", "version": "10.3.0", "platform": "linux-x86_64"}
+    built |= {"compute_capabilities": ["8.7"], "gpu": None, "driver": "13.0", "plan": "t.plan", "plan_bytes": 1}
+    built |= {"batch": [1, 1, 4], "flags": {"a": 1}, "inputs": [tensor], "outputs": [tensor], "built": "", "build_seconds": 1.5}
+    precision = {"layout": "tensorrt-10", "layers": {"a": "INT8"}, "expected_int8": 0.5, "found_int8": 0.5}
+    precision |= {"status": "passed", "reason": ""}
+    check = {"passed": True, "samples": 2, "max_error": None, "tolerance": 1e-4, "worst_output": "score"}
+    product = {"name": "a", "multiply_adds": 5, "int8": True}
+    run = {"precision": precision, "check": check, "products": [product], "latency_ms": {"p50": 1.0}, "notes": ["x"]}
+    return json.dumps({"schema_version": 1, **hashes, **built, **run}).encode()
+
+
 def seed_safetensors() -> bytes:
     """Two tensors."""
     header = {
@@ -89,6 +104,7 @@ def main() -> int:
     options = parser.parse_args()
     seeds = {
         "manifest": [seed_manifest()],
+        "engine": [seed_engine()],
         "safetensors": [seed_safetensors()],
         "npz": [seed_npz(np.savez), seed_npz(np.savez_compressed)],
     }

@@ -11,6 +11,7 @@ namespace {
 
 using Json = nlohmann::json;
 
+constexpr std::uint64_t kMaxBatch = 1024;
 constexpr double kAnyNumber = std::numeric_limits<double>::max();
 
 const Json& list_of(JsonFields& fields, const std::string& key) {
@@ -88,8 +89,12 @@ EngineRecord read_values(const Json& value) {
   record.plan_bytes = fields.count("plan_bytes", 1);
   const Json& batch = list_of(fields, "batch");
   if (batch.size() != 3) throw Malformed("batch", "expected three sizes");
+  std::uint64_t smaller = 1;
   for (const Json& size : batch) {
-    if (!size.is_number_unsigned()) throw Malformed("batch", "expected three sizes");
+    if (!size.is_number_unsigned() || size < smaller || size > kMaxBatch) {
+      throw Malformed("batch", "expected smallest, tuned and largest, from 1 to " + std::to_string(kMaxBatch));
+    }
+    smaller = size.get<std::uint64_t>();
   }
   if (!fields.child("flags").is_object()) throw Malformed("flags", "expected an object");
   check_tensors(fields, "inputs");

@@ -32,7 +32,15 @@ std::vector<std::string> sidecar_names(const std::string& folder) {
   return names;
 }
 
-EngineRecord read_record(const std::string& path) {
+// Neither a sidecar nor a plan may be a link that leaves the folder of engines.
+void refuse_link(const std::string& path, const std::string& folder) {
+  if (!regular_file_size(path) || stays_inside(path, folder)) return;
+  throw Failure(StatusCode::kBundleDamaged,
+                path + ": not a file of this folder itself, or a link that leaves it; build the engine again");
+}
+
+EngineRecord read_record(const std::string& path, const std::string& folder) {
+  refuse_link(path, folder);
   const ReadOutcome outcome = read_file(path, kMaxSidecarBytes);
   if (outcome.too_large) {
     throw Failure(StatusCode::kBundleDamaged,
@@ -81,7 +89,7 @@ std::vector<Engine> engines_of(const Bundle& bundle, const std::string& graph, s
   const std::string folder = bundle.path() + "/" + kEngines;
   for (const std::string& name : sidecar_names(folder)) {
     try {
-      Engine engine{printable(name), read_record(folder + "/" + name + ".json")};
+      Engine engine{printable(name), read_record(folder + "/" + name + ".json", folder)};
       if (engine.record.graph != graph) continue;
       std::string why_not = objection(engine, bundle.manifest());
       if (why_not.empty()) {
@@ -97,14 +105,16 @@ std::vector<Engine> engines_of(const Bundle& bundle, const std::string& graph, s
 }
 
 Bytes read_plan(const Bundle& bundle, const Engine& engine) {
-  const std::string path = bundle.path() + "/" + kEngines + "/" + engine.record.plan;
+  const std::string folder = bundle.path() + "/" + kEngines;
+  const std::string path = folder + "/" + engine.record.plan;
+  refuse_link(path, folder);
   ReadOutcome outcome = read_file(path, std::min(engine.record.plan_bytes, kMaxPlanBytes));
   if (outcome.error != 0) {
     throw Failure(StatusCode::kFileUnreadable, path + ": cannot be read: " + error_text(outcome.error) + "; build it again");
   }
   Sha256 hash;
   hash.update(outcome.bytes.data(), outcome.bytes.size());
-  if (outcome.too_large || hash.hex_digest() != engine.record.plan_sha256) {
+  if (outcome.too_large || outcome.bytes.size() != engine.record.plan_bytes || hash.hex_digest() != engine.record.plan_sha256) {
     throw Failure(StatusCode::kBundleDamaged, path + ": damaged (its SHA-256 is not the sidecar's); build it again");
   }
   return std::move(outcome.bytes);

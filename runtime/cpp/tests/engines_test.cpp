@@ -161,6 +161,18 @@ TEST_F(EnginesTest, PlansAreReadOnlyWhenTheirHashMatches) {
   EXPECT_EQ(open_status(options()).code(), StatusCode::kFileUnreadable);
 }
 
+TEST_F(EnginesTest, LinksThatLeaveTheFolderAreRefused) {
+  add_fusion();
+  for (const char* file : {"/engines/test.fusion.fp32.plan", "/engines/test.fusion.fp32.json"}) {
+    std::filesystem::rename(folder + file, folder + "/outside");
+    std::filesystem::create_symlink(folder + "/outside", folder + file);
+    EXPECT_NE(message().find("a link that leaves it; build the engine again"), std::string::npos) << message();
+    std::filesystem::remove(folder + file);
+    std::filesystem::rename(folder + "/outside", folder + file);
+  }
+  EXPECT_TRUE(open_status(options()).ok());
+}
+
 TEST_F(EnginesTest, AnEngineOfOtherSizesThanTheManifestIsRefused) {
   const std::string plan = "plan score=1 | text=3x5 audio=3x2 vision=3x3";
   add(sidecar("fusion.fp32", plan), plan);
@@ -193,6 +205,11 @@ TEST_F(EnginesTest, HostileSidecarsAreRefused) {
     Json escape = good;
     escape["plan"] = plan;
     EXPECT_EQ(code(escape.dump()), StatusCode::kBundleDamaged) << plan;
+  }
+  for (const Json& batch : {Json{0, 1, 1}, Json{2, 1, 4}, Json{1, 1, 1025}, Json{1, 1}, Json{1, 1, -1}, Json{1, 1.5, 2}}) {
+    Json wrong = good;
+    wrong["batch"] = batch;
+    EXPECT_EQ(code(wrong.dump()), StatusCode::kBundleDamaged) << batch;
   }
   Json extra = good;
   extra["run"] = "rm";
