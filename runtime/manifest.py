@@ -28,6 +28,7 @@ __all__ = [
     "Manifest",
     "OutputRecord",
     "SourceRecord",
+    "TextRecord",
     "VerdictRecord",
     "read_manifest",
     "stays_inside",
@@ -48,7 +49,7 @@ Size = Annotated[int, Field(ge=1, lt=2**31)]
 Limit = Annotated[float, Field(ge=-_FLOAT32_MAX, le=_FLOAT32_MAX)]
 Modality = Literal["text", "audio", "vision"]
 Precision = Literal["fp32", "fp16", "int8-cpu", "int8-trt"]
-GraphKind = Literal["fusion", "explain", "gd_homo", "gd_hetero"]
+GraphKind = Literal["fusion", "explain", "gd_homo", "gd_hetero", "text"]
 OptionalBackend = Literal["openvino"]
 OPTIONAL_BACKENDS: tuple[OptionalBackend, ...] = get_args(OptionalBackend)
 
@@ -148,6 +149,30 @@ class GoldenRecord(_Record):
     ids: list[str]
 
 
+class TextRecord(_Record):
+    """The text encoder in front of the graphs: tokens in, the steps of the input ``text`` out.
+
+    The graphs ``text.*`` take ``input_ids`` and ``attention_mask``, int64 (batch, max_tokens).
+    """
+
+    tokenizer: str = Field(description="file of the tokenizer, in the layout of Hugging Face's tokenizers library")
+    max_tokens: Size = Field(description="tokens of a sentence, the two special ones included; a longer one is cut")
+    vocabulary_size: Size
+    pad_id: Count = Field(description="token that stands where the mask is 0")
+    padding_side: Literal["left", "right"] = Field(description="where a shorter sentence is filled up with pad_id")
+    padded_steps: Literal["zero", "encoded"] = Field(
+        description="zero: steps without a token come out as zeros; encoded: as the encoder gives them (published code)"
+    )
+    fine_tuned: bool = Field(description="whether the encoder was trained with the model")
+    encoder_sha256: Sha256 = Field(description="of the encoder's weights in the run")
+
+    @model_validator(mode="after")
+    def _pad_is_a_token(self) -> TextRecord:
+        if self.pad_id >= self.vocabulary_size:
+            raise ValueError(f"pad_id {self.pad_id} is not one of {self.vocabulary_size} tokens")
+        return self
+
+
 class SourceRecord(_Record):
     """Where the weights came from."""
 
@@ -173,6 +198,7 @@ class Manifest(_Record):
     modality_order: list[Modality] = Field(description="order of the modality axis of explain's outputs")
     edge_order: list[tuple[Modality, Modality]] = Field(description="(student, teacher) per edge")
     inputs: dict[str, InputRecord]
+    text: TextRecord | None = Field(None, description="None: the model's text features are made elsewhere")
     outputs: dict[str, OutputRecord]
     graphs: dict[str, GraphRecord] = Field(description="keyed KIND.PRECISION")
     calibration: CalibrationRecord | None
@@ -206,11 +232,24 @@ class Manifest(_Record):
                 raise ValueError(f"graphs.{name} describes {graph.kind}.{graph.precision}")
             if graph.file not in self.files:
                 raise ValueError(f"graphs.{name}: {graph.file} is not listed under files")
+        self._text_fits(lengths["text"])
         if self.golden.file not in self.files:
             raise ValueError(f"golden: {self.golden.file} is not listed under files")
         if len(self.golden.ids) != self.golden.samples:
             raise ValueError(f"golden: {len(self.golden.ids)} ids for {self.golden.samples} samples")
         return self
+
+    def _text_fits(self, steps: int) -> None:
+        if (self.text is not None) != ("text.fp32" in self.graphs):
+            raise ValueError("text: a text encoder's record and its graph text.fp32 go together")
+        if self.text is None:
+            if any(graph.kind == "text" for graph in self.graphs.values()):
+                raise ValueError("text: there are text graphs without text.fp32")
+            return
+        if self.text.max_tokens != steps:
+            raise ValueError(f"text: {self.text.max_tokens} tokens for the model's {steps} steps")
+        if self.text.tokenizer not in self.files:
+            raise ValueError(f"text: {self.text.tokenizer} is not listed under files")
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
