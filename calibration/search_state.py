@@ -46,7 +46,7 @@ class _File(BaseModel):
     key: str
     seconds: Ratio
     errors: dict[str, _Error]
-    latencies: dict[str, dict[Literal["dynamic", "static"], Ratio]]
+    latencies: dict[str, dict[str, Ratio]]
 
 
 def _digest(model: ModelProto, samples: Mapping[str, Mapping[str, Array]], method: str) -> str:
@@ -115,7 +115,7 @@ class SearchState:
             key=self.key,
             seconds=self.seconds,
             errors={name: _Error(score=error.score, edges=error.edges) for name, error in self.errors.items()},
-            latencies=self.latencies,  # type: ignore[arg-type] # checked by pydantic
+            latencies=self.latencies,
         )
         try:
             write_json(self.path, value.model_dump(mode="json"))

@@ -211,7 +211,15 @@ def export_bundle(
         if options.calibration is None:
             raise CalibrationError("--int8 needs calibration data: pass --calib FILE (its training split is used)")
         held_out = {options.parity.split_name: options.parity.split} if options.parity else {}
-        calibration = calibration_set(options.calibration, records, held_out=held_out, count=options.calibration_samples)
+        calibration = calibration_set(
+            options.calibration,
+            records,
+            held_out=held_out,
+            count=options.calibration_samples,
+            own_sha256=run.config.data.sha256,
+            label_range=run.facts.label_range,
+            classes=run.facts.shape.num_outputs if run.facts.task == "classification" else None,
+        )
     system = load_system(run)
     golden_split, golden_kind = _golden_split(options, records)
 

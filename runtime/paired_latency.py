@@ -61,7 +61,7 @@ def latency_record(bundle: Bundle, graph: str, *, rounds: int = ROUNDS, seconds:
     feed = {name: np.ascontiguousarray(array[:1]) for name, array in bundle.golden().inputs_of(kind).items()}
     with ExitStack() as stack:
         runners = {name: stack.enter_context(open_runner(bundle, name)) for name in (graph, f"{kind}.fp32")}
-        calls = {name: lambda runner=runner: runner.infer(feed) for name, runner in runners.items()}  # type: ignore[misc]
+        calls = {name: lambda runner=runner: runner.infer(feed) for name, runner in runners.items()}
         times = timed_rounds(calls, rounds, seconds=seconds)
     found = paired_ratio(times[graph], times[f"{kind}.fp32"])
     return LatencyRecord(
