@@ -25,6 +25,9 @@ from dmdkit.errors import CalibrationError, MissingDependencyError
 
 __all__ = ["SIMULATE_QDQ", "Lowering", "lower_for_cpu", "lower_for_tensorrt", "modelopt_scales", "static_int8"]
 
+Inputs = Mapping[str, npt.NDArray[np.generic]]
+"""Input name -> (N, ...), in the dtypes the graph takes."""
+
 SIMULATE_QDQ = {"session.disable_quant_qdq": "1"}
 """Session option under which ONNX Runtime's CPU folds stored weights to float once, at opening, instead of at every
 call (measured latency 1.01 of fp32 instead of 1.26), and runs activation Q/DQ as written."""
@@ -95,14 +98,12 @@ def static_int8(model: ModelProto, scales: LayerScales) -> Lowering:
     return Lowering(lowered, dict(SIMULATE_QDQ), simulated_on_cpu=True, calibrated=bool(scales))
 
 
-def lower_for_tensorrt(model: ModelProto, samples: Mapping[str, npt.NDArray[np.generic]], method: str = "max") -> Lowering:
+def lower_for_tensorrt(model: ModelProto, samples: Inputs, method: str = "max") -> Lowering:
     """Static INT8 at every layer that modelopt proposes, without a search; see :func:`modelopt_scales`."""
     return static_int8(model, modelopt_scales(model, samples, method))
 
 
-def modelopt_scales(
-    model: ModelProto, samples: Mapping[str, npt.NDArray[np.generic]], method: str = "max"
-) -> dict[str, dict[int, float]]:
+def modelopt_scales(model: ModelProto, samples: Inputs, method: str = "max") -> dict[str, dict[int, float]]:
     """The layers whose activations modelopt would quantise for TensorRT, and its scales for them.
 
     Args:
