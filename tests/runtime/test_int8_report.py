@@ -111,3 +111,9 @@ def test_the_sentence_never_promises_what_was_not_measured(
         assert target.worth_it is worth_it
         assert said in target.sentence
     assert {t.latency.status for t in judged if t.precision == "int8-trt"} == {"simulated"}
+
+
+def test_integers_on_the_cpu_are_left_to_onnx_runtime(searched_bundle: Path):
+    record = Bundle.open(searched_bundle).manifest.graphs["fusion.int8-cpu"]
+    assert not record.model_copy(update={"multiply_adds_int8": 0.0}).onnxruntime_only
+    assert record.model_copy(update={"multiply_adds_int8": 0.4}).onnxruntime_only
