@@ -21,12 +21,13 @@ from dmdkit.errors import BundleError, CalibrationError, ExportError
 from dmdkit.export.explain import explain_output_names
 from dmdkit.export.fp16_forms import FP16_REPORT, Fp16Report, fp16_graphs
 from dmdkit.export.graphs import ExportedGraph, fp32_graphs, int8_graphs
-from dmdkit.export.int8_stage import int8_plan, write_report
+from dmdkit.export.int8_stage import int8_plan, write_int8
 from dmdkit.export.reference import reference_outputs, unit_inputs
 from dmdkit.files import atomic_directory, sha256_of_bytes, write_json
 from dmdkit.model.dmd import GRAPH_ORDER
 from dmdkit.model.gd_unit import EDGES
 from dmdkit.model.system import DmdSystem
+from dmdkit.report import write_report
 from dmdkit.runtime.backends.onnxruntime import OnnxRuntimeRunner
 from dmdkit.runtime.bundle import Bundle, Golden
 from dmdkit.runtime.ledger import Ledger, measure, record
@@ -286,7 +287,8 @@ def export_bundle(
             ledger = _parity(directory, system, options.parity)
             manifest = record(directory, manifest, ledger)
         if plan is not None and calibration is not None:
-            write_report(directory, plan, calibration, manifest, ledger, options.search, advance)
+            write_int8(directory, plan, calibration, manifest, ledger, options.search, advance)
+        write_report(directory)
     return manifest, ledger
 
 

@@ -20,7 +20,7 @@ from dmdkit.runtime.paired_latency import latency_record
 from dmdkit.runtime.parity import compare
 from dmdkit.training.run import Run
 
-__all__ = ["int8_plan", "write_report"]
+__all__ = ["int8_plan", "write_int8"]
 
 
 def _judge(run: Run, held: Split) -> Judge:
@@ -72,7 +72,7 @@ def _latencies(directory: Path) -> dict[str, LatencyRecord]:
     return {name: latency_record(bundle, name) for name in wanted}
 
 
-def write_report(
+def write_int8(
     directory: Path,
     plan: Int8Plan,
     calibration: CalibrationSet,
