@@ -67,7 +67,7 @@ def _latencies(directory: Path) -> dict[str, LatencyRecord]:
     wanted = [
         name
         for name, graph in bundle.manifest.graphs.items()
-        if graph.precision.startswith("int8") and not graph.simulated_on_cpu and graph.kind in ("fusion", "explain")
+        if graph.precision.startswith("int8") and not graph.simulated_on_cpu and f"{graph.kind}.fp32" in bundle.manifest.graphs
     ]
     return {name: latency_record(bundle, name) for name in wanted}
 
