@@ -83,8 +83,8 @@ def _forms(model: ModelProto, samples: dict[str, np.ndarray], folder: Path) -> d
     names = [weight.node.name for weight in weight_products(model)]
     for_cpu, for_engine = (best_strengths(model, activations, dynamic=dynamic) for dynamic in (True, False))
 
-    def dynamic(strengths: dict[str, float | None], levels: int = 127) -> ModelProto:
-        return store_tables_int8(dynamic_products(smoothed(model, activations, strengths), levels=levels), for_engine=False)
+    def dynamic(strengths: dict[str, float | None]) -> ModelProto:
+        return store_tables_int8(dynamic_products(smoothed(model, activations, strengths)), for_engine=False)
 
     def static(strengths: dict[str, float | None], method: str = "max") -> ModelProto:
         smooth = smoothed(model, activations, strengths)
@@ -94,11 +94,9 @@ def _forms(model: ModelProto, samples: dict[str, np.ndarray], folder: Path) -> d
         "tables only": lambda: store_tables_int8(model, for_engine=False),
         "dynamic, onnxruntime's own tool": lambda: _onnxruntimes_own(model, folder),
         "dynamic": lambda: dynamic({}),
-        "dynamic, 7-bit weights": lambda: dynamic({}, 63),
         "dynamic, smoothed 0.5": lambda: dynamic(dict.fromkeys(names, 0.5)),
         "dynamic, smoothed 0.8": lambda: dynamic(dict.fromkeys(names, 0.8)),
         "dynamic, smoothing searched (int8-cpu)": lambda: dynamic(for_cpu),
-        "dynamic, smoothing searched, 7-bit weights": lambda: dynamic(for_cpu, 63),
         "static, max": lambda: static({}),
         "static, entropy": lambda: static({}, "entropy"),
         "static, smoothed 0.5": lambda: static(dict.fromkeys(names, 0.5)),

@@ -8,11 +8,10 @@ into the weight that meets it (:mod:`dmdkit.calibration.smoothing`).
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from dmdkit.calibration.graph_facts import copy_of, tables
+from dmdkit.calibration.integer_cpu import with_integer_arithmetic
 from dmdkit.calibration.lowerings import Lowering, lower_for_tensorrt
 from dmdkit.calibration.smoothing import Tokens, activations_of, best_strengths, smoothed, weight_products
 from dmdkit.calibration.tidy import drop_unused, tidied
@@ -26,41 +25,9 @@ def _replace_nodes(model: ModelProto, nodes: list[NodeProto]) -> None:
     model.graph.node.extend(nodes)
 
 
-def dynamic_products(model: ModelProto, *, levels: int = 127, keep: Collection[str] = ()) -> ModelProto:
-    """A copy whose weight products run in integers: U8 activations ranged anew for each call, S8 weights per output channel.
-
-    Args:
-        model: The fp32 graph.
-        levels: The largest weight: 127, or 63 where a CPU without VNNI must not saturate its 16-bit sums.
-        keep: Names of products that stay in float.
-    """
-    model = copy_of(model)
-    replaced: dict[str, list[NodeProto]] = {}
-    quantized: dict[str, tuple[list[str], NodeProto]] = {}
-    for weight in weight_products(model):
-        node = weight.node
-        if node.name in keep:
-            continue
-        source = node.input[0]
-        if source not in quantized:
-            names = [f"{source}.{part}" for part in ("u8", "scale", "zero")]
-            quantized[source] = (names, helper.make_node("DynamicQuantizeLinear", [source], names, name=f"{source}/Quantize"))
-        names, quantize = quantized[source]
-        stored, scale = quantize_per_channel(numpy_helper.to_array(weight.initializer), 1, levels)
-        own = {part: f"{node.name}.{part}" for part in ("int8", "weight_scale", "sum", "float", "scale")}
-        model.graph.initializer.append(numpy_helper.from_array(stored, own["int8"]))
-        model.graph.initializer.append(numpy_helper.from_array(scale, own["weight_scale"]))
-        nodes = [quantize] if not any(quantize in group for group in replaced.values()) else []
-        nodes += [
-            helper.make_node("MatMulInteger", [names[0], own["int8"], names[2]], [own["sum"]], name=f"{node.name}/Integer"),
-            helper.make_node("Cast", [own["sum"]], [own["float"]], name=f"{node.name}/Cast", to=TensorProto.FLOAT),
-            helper.make_node("Mul", [names[1], own["weight_scale"]], [own["scale"]], name=f"{node.name}/Scale"),
-            helper.make_node("Mul", [own["float"], own["scale"]], [node.output[0]], name=f"{node.name}/Dequantize"),
-        ]
-        replaced[node.name] = nodes
-    _replace_nodes(model, [new for node in model.graph.node for new in replaced.get(node.name, [node])])
-    drop_unused(model)
-    return model
+def dynamic_products(model: ModelProto) -> ModelProto:
+    """A copy whose weight products run in integers: U8 activations ranged anew at each call, S8 weights per output channel."""
+    return with_integer_arithmetic(model, {weight.node.name: "dynamic" for weight in weight_products(model)}, {})
 
 
 def store_tables_int8(model: ModelProto, *, for_engine: bool) -> ModelProto:

@@ -115,22 +115,6 @@ def test_every_product_runs_in_integers_and_every_table_is_stored_in_them(graph:
     assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.999
 
 
-def test_seven_bit_weights_stay_within_sixty_three(graph: ModelProto):
-    from onnx import numpy_helper
-
-    for levels in (63, 127):
-        model = dynamic_products(graph, levels=levels)
-        stored = [numpy_helper.to_array(t) for t in model.graph.initializer if t.data_type == TensorProto.INT8]
-        assert max(int(np.abs(array).max()) for array in stored) == levels
-
-
-def test_products_may_stay_in_float(graph: ModelProto):
-    first = weight_products(graph)[0].node.name
-    model = dynamic_products(graph, keep=[first])
-    assert [node.name for node in model.graph.node if node.op_type == "MatMul" and node.name == first] == [first]
-    assert sum(node.op_type == "MatMulInteger" for node in model.graph.node) == 7
-
-
 @pytest.mark.parametrize("for_engine", [True, False])
 def test_tables_gather_what_they_hold(graph: ModelProto, for_engine: bool):
     stored = store_tables_int8(graph, for_engine=for_engine)
