@@ -262,7 +262,7 @@ def test_a_text_graph_that_fails_together_with_fusion_is_not_passed(text_bundle_
     """The pair a robot runs counts, not the text graph alone."""
     file = "graphs/fusion.int8-cpu.onnx"
     model = onnx.load_from_string((text_bundle_copy / file).read_bytes())
-    grow_a_scale(model, 4)
+    grow_a_scale(model, 100)
     put_file(text_bundle_copy, file, model.SerializeToString())
     assert main(["check", str(text_bundle_copy), "--data", str(text_data), "--backend", "onnxruntime"]) == 2
     graphs = Bundle.open(text_bundle_copy).manifest.graphs
