@@ -52,7 +52,7 @@ class Cuda:
         size_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
         address = int(self._call("cudaHostAlloc", size_bytes, _MAPPED if mapped else 0))
         memory = (ctypes.c_uint8 * size_bytes).from_address(address)
-        return address, np.frombuffer(memory, dtype).reshape(shape)
+        return address, np.ctypeslib.as_array(memory).view(dtype).reshape(shape)
 
     def free_pinned(self, address: int) -> None:
         """Gives page-locked memory back."""
