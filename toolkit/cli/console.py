@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from rich.console import Console, ConsoleDimensions
 from rich.text import Text
 
+from dmdkit.text import visible
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from dmdkit.runtime.parity import HopRecord
 
 __all__ = [
+    "counted_steps",
     "err",
     "finish",
     "graphs_table",
@@ -65,11 +68,6 @@ err = _Console(stderr=True)
 _STYLE = {"passed": "green", "failed": "bold red", "unverified": "yellow"}
 
 
-def visible(text: str) -> str:
-    """``text`` with every character that could steer a terminal written out as Python would escape it."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
-
-
 def print_json(value: Any) -> None:
     """Writes ``value`` to standard output as one JSON document, uncoloured, for machines."""
     sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
@@ -105,6 +103,23 @@ def steps(title: str) -> Iterator[Callable[[str], None]]:
         return
     with err.status(title) as status:
         yield lambda name: status.update(Text(visible(f"{title}: {name}")))
+
+
+@contextmanager
+def counted_steps(title: str) -> Iterator[tuple[Callable[[str], None], Callable[[int, int], None]]]:
+    """Like :func:`steps`, with a second function that hears how much of how much a long step has done: a bar on a terminal."""
+    if not err.is_terminal:
+        yield lambda name: note(f"{title}: {name}"), lambda done, total: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=err, transient=True) as progress:
+        task = progress.add_task(visible(title), total=None)
+        yield (
+            lambda name: progress.reset(task, description=visible(f"{title}: {name}"), total=None),
+            lambda done, total: progress.update(task, completed=done, total=total),
+        )
 
 
 def verdict_text(status: str) -> Text:
