@@ -4,9 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 READY := $(VENV)/.ready
-# Environments a few tests run in: base dependencies alone, and the oldest ONNX Runtime that must read our graphs.
+# Environments a few tests run in: base dependencies alone, the oldest ONNX Runtime that must read our graphs, and Triton's
+# protobuf classes, whose package needs an older protobuf and ml_dtypes than the rest.
 BASE_ENV := build/envs/base
 OLD_ORT := build/envs/onnxruntime-1.22.1
+TRITON_ENV := build/envs/triton
 # Headers and library of ONNX Runtime for the C++ runtime; -aarch64 is the one that qemu-user can run.
 ORT_SDK := build/onnxruntime-sdk
 
@@ -16,7 +18,7 @@ demo: $(READY)
 	$(BIN)/dmdkit demo --force
 
 # Everything; under 25 minutes on two cores.
-test: $(READY) $(BASE_ENV)/.ready $(OLD_ORT)/.ready lint types native
+test: $(READY) $(BASE_ENV)/.ready $(OLD_ORT)/.ready $(TRITON_ENV)/.ready lint types native
 	$(BIN)/python -m pytest
 
 # What to run while writing: a minute.
@@ -113,6 +115,13 @@ $(BASE_ENV)/.ready: pyproject.toml constraints.txt
 $(OLD_ORT)/.ready: $(READY)
 	rm -rf $(OLD_ORT)
 	$(PIP) install -q --no-deps --target $(OLD_ORT) onnxruntime==1.22.1
+	touch $@
+
+$(TRITON_ENV)/.ready:
+	rm -rf $(TRITON_ENV)
+	$(PYTHON) -m venv $(TRITON_ENV)
+	$(TRITON_ENV)/bin/python -m pip --disable-pip-version-check install -q \
+	  "tritonclient[grpc]==2.73.0" grpcio==1.85.1 protobuf==6.33.6 ml_dtypes==0.5.4 numpy==2.4.6 python-rapidjson==1.25
 	touch $@
 
 $(ORT_SDK)/.ready: scripts/onnxruntime_sdk.py

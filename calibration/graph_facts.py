@@ -16,6 +16,7 @@ __all__ = [
     "products",
     "share_computed_int8",
     "share_stored_int8",
+    "tables",
     "weight_bytes",
     "weights",
 ]
@@ -93,8 +94,25 @@ def weights(model: ModelProto) -> Iterator[Weight]:
                 yield Weight(node, operand, tensor, axes, dequantize)
 
 
+def tables(model: ModelProto) -> Iterator[tuple[NodeProto, TensorProto]]:
+    """The embedding tables: constant matrices whose rows a Gather takes, directly or through a DequantizeLinear.
+
+    A column is no table: so a table's own scales are none.
+    """
+    initializers = {tensor.name: tensor for tensor in model.graph.initializer}
+    producers = {name: node for node in model.graph.node for name in node.output}
+    for node in model.graph.node:
+        if node.op_type != "Gather" or _attribute(node, "axis") != 0:
+            continue
+        producer = producers.get(node.input[0])
+        behind = producer is not None and producer.op_type == "DequantizeLinear"
+        tensor = initializers.get(producer.input[0] if behind and producer is not None else node.input[0])
+        if tensor is not None and len(tensor.dims) == 2 and tensor.dims[1] > 1:
+            yield node, tensor
+
+
 def weight_bytes(model: ModelProto) -> int:
-    """Bytes of the weight matrices together with their scales and zero points."""
+    """Bytes of the weight matrices and embedding tables together with their scales and zero points."""
     initializers = {tensor.name: tensor for tensor in model.graph.initializer}
     seen: dict[str, int] = {}
     for weight in weights(model):
@@ -102,12 +120,15 @@ def weight_bytes(model: ModelProto) -> int:
         for name in names:
             if name in initializers:
                 seen[name] = numpy_helper.to_array(initializers[name]).nbytes
+    for _, table in tables(model):
+        seen[table.name] = numpy_helper.to_array(table).nbytes
     return sum(seen.values())
 
 
 def share_stored_int8(model: ModelProto) -> float:
-    """Share of the weight matrices' elements that are stored as 8-bit integers."""
+    """Share of the elements of weight matrices and embedding tables that are stored as 8-bit integers."""
     sizes = {weight.initializer.name: (weight.elements, weight.initializer.data_type in _INT8) for weight in weights(model)}
+    sizes |= {table.name: (int(np.prod(table.dims)), table.data_type in _INT8) for _, table in tables(model)}
     total = sum(size for size, _ in sizes.values())
     return sum(size for size, stored in sizes.values() if stored) / total if total else 0.0
 

@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from dmdkit.runtime.backends.base import Feed
 from dmdkit.runtime.backends.registry import BackendName, installed_backends
 from dmdkit.runtime.bundle import Bundle
 from dmdkit.runtime.runtime import open_runner
@@ -80,7 +82,7 @@ def targets(bundle: Bundle) -> list[Target]:
     found = []
     for name, record in bundle.manifest.graphs.items():
         found += [Target(name, "onnxruntime", device) for device in available_devices()]
-        if not record.simulated_on_cpu and not record.kind.startswith("gd_"):
+        if not record.simulated_on_cpu and record.kind in ("fusion", "explain"):
             found += [Target(name, backend) for backend in installed_backends() if backend != "onnxruntime"]
     return found
 
@@ -141,7 +143,7 @@ def timed_rounds(
     return times
 
 
-def _batch_of(arrays: Mapping[str, Array], batch: int) -> dict[str, Array]:
+def _batch_of(arrays: Feed, batch: int) -> dict[str, npt.NDArray[Any]]:
     count = len(next(iter(arrays.values())))
     rows = np.arange(batch) % count
     return {name: np.ascontiguousarray(array[rows]) for name, array in arrays.items()}

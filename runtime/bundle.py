@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ from dmdkit.runtime.manifest import GraphRecord, Manifest, read_manifest, stays_
 __all__ = ["Bundle", "Golden"]
 
 Array = npt.NDArray[np.float32]
+Feed = dict[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -23,30 +25,31 @@ class Golden:
 
     Attributes:
         inputs: Modality -> float32 (N, T, D).
-        unit_inputs: GD graph kind -> its inputs, logits (N, 3, C) and representations (N, 3, r).
+        unit_inputs: Kind of a graph that takes something else -> its inputs: for a GD-Unit alone ``logits`` (N, 3, C) and
+            ``representations`` (N, 3, r), for ``text`` int64 ``input_ids`` and ``attention_mask`` (N, T).
         reference: Output name -> the PyTorch model's output.
         recorded: Graph name -> output name -> that graph's own output at export time.
     """
 
     inputs: dict[str, Array]
-    unit_inputs: dict[str, dict[str, Array]]
+    unit_inputs: dict[str, Feed]
     reference: dict[str, Array]
     recorded: dict[str, dict[str, Array]]
 
-    def inputs_of(self, kind: str) -> dict[str, Array]:
-        """What a graph of this kind is fed: features, or for a GD-Unit alone its logits and representations."""
-        return self.unit_inputs[kind] if kind.startswith("gd_") else self.inputs
+    def inputs_of(self, kind: str) -> Feed:
+        """What a graph of this kind is fed: features, a GD-Unit's logits and representations, or tokens."""
+        return self.inputs if kind in ("fusion", "explain") else self.unit_inputs[kind]
 
-    def tensors(self) -> dict[str, Array]:
+    def tensors(self) -> Feed:
         """All arrays under the flat names of ``golden/golden.safetensors``."""
-        flat = {f"input/{name}": array for name, array in self.inputs.items()}
+        flat: Feed = {f"input/{name}": array for name, array in self.inputs.items()}
         flat |= {f"input/{kind}/{name}": a for kind, arrays in self.unit_inputs.items() for name, a in arrays.items()}
         flat |= {f"reference/{name}": array for name, array in self.reference.items()}
         flat |= {f"recorded/{graph}/{name}": a for graph, arrays in self.recorded.items() for name, a in arrays.items()}
         return flat
 
     @classmethod
-    def from_tensors(cls, flat: dict[str, Array]) -> Golden:
+    def from_tensors(cls, flat: Feed) -> Golden:
         """The inverse of :meth:`tensors`.
 
         Raises:
@@ -167,8 +170,9 @@ def _check_golden(golden: Golden, manifest: Manifest) -> None:
     """Raises ValueError unless every array that a self-check or a parity check will use is there and fits."""
     count = manifest.golden.samples
     for name, array in golden.tensors().items():
-        if array.dtype != np.float32 or array.ndim < 2 or array.shape[0] != count or not np.isfinite(array).all():
-            raise ValueError(f"{name} is {array.dtype} {array.shape}; expected finite float32 of {count} samples")
+        dtype = np.int64 if name.startswith("input/text/") else np.float32
+        if array.dtype != dtype or array.ndim < 2 or array.shape[0] != count or not np.isfinite(array).all():
+            raise ValueError(f"{name} is {array.dtype} {array.shape}; expected finite {np.dtype(dtype)} of {count} samples")
     for name, record in manifest.inputs.items():
         array = golden.inputs.get(name, np.zeros(0, np.float32))
         if array.shape != (count, record.steps, record.features):
@@ -178,5 +182,11 @@ def _check_golden(golden: Golden, manifest: Manifest) -> None:
     for name, graph in manifest.graphs.items():
         if name not in golden.recorded:
             raise ValueError(f"nothing is recorded of {name}")
-        if graph.kind.startswith("gd_") and graph.kind not in golden.unit_inputs:
+        if graph.kind not in ("fusion", "explain") and graph.kind not in golden.unit_inputs:
             raise ValueError(f"the inputs of {name} are missing")
+    if manifest.text is not None:
+        expected = (count, manifest.text.max_tokens)
+        tokens = golden.unit_inputs["text"]
+        for name in ("input_ids", "attention_mask"):
+            if name not in tokens or tokens[name].shape != expected:
+                raise ValueError(f"input/text/{name} is missing or does not have shape {expected}")

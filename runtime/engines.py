@@ -73,7 +73,7 @@ class EngineRecord(_Record):
     """The sidecar, ``engines/NAME.json``."""
 
     schema_version: Literal[1] = 1
-    target: str
+    target: PlainName
     graph: str = Field(description="key in the manifest's graphs")
     graph_sha256: Sha256
     model_sha256: Sha256

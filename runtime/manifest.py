@@ -28,6 +28,7 @@ __all__ = [
     "Manifest",
     "OutputRecord",
     "SourceRecord",
+    "TextRecord",
     "VerdictRecord",
     "read_manifest",
     "stays_inside",
@@ -37,7 +38,6 @@ __all__ = [
 SCHEMA_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 MAX_MANIFEST_BYTES = 16 << 20
-_EDGES = 6
 _SAFE_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 _FLOAT32_MAX = 3.4e38
 
@@ -48,9 +48,13 @@ Size = Annotated[int, Field(ge=1, lt=2**31)]
 Limit = Annotated[float, Field(ge=-_FLOAT32_MAX, le=_FLOAT32_MAX)]
 Modality = Literal["text", "audio", "vision"]
 Precision = Literal["fp32", "fp16", "int8-cpu", "int8-trt"]
-GraphKind = Literal["fusion", "explain", "gd_homo", "gd_hetero"]
+GraphKind = Literal["fusion", "explain", "gd_homo", "gd_hetero", "text"]
 OptionalBackend = Literal["openvino"]
+SessionOption = Literal["session.disable_quant_qdq", "session.enable_quant_qdq_cleanup", "session.set_denormal_as_zero"]
+"""The entries a bundle may set. Others name files to read or libraries to load, which is not for a bundle to decide."""
 OPTIONAL_BACKENDS: tuple[OptionalBackend, ...] = get_args(OptionalBackend)
+
+_EDGES = {(student, teacher) for student in get_args(Modality) for teacher in get_args(Modality) if student != teacher}
 
 
 class _Record(BaseModel):
@@ -117,7 +121,9 @@ class GraphRecord(_Record):
     file: str
     opset: Count
     ir_version: Count
-    session_options: dict[str, str] = Field(default_factory=dict, description="ONNX Runtime session config entries")
+    session_options: dict[SessionOption, str] = Field(
+        default_factory=dict, description="ONNX Runtime session config entries; only such as change how a graph is computed"
+    )
     simulated_on_cpu: bool = Field(False, description="ONNX Runtime's CPU simulates this lowering; an engine runs it")
     weight_bytes: Count = Field(description="weight matrices with their scales")
     weights_stored_int8: Share = Field(description="share of weight-matrix elements stored as INT8")
@@ -148,6 +154,30 @@ class GoldenRecord(_Record):
     ids: list[str]
 
 
+class TextRecord(_Record):
+    """The text encoder in front of the graphs: tokens in, the steps of the input ``text`` out.
+
+    The graphs ``text.*`` take ``input_ids`` and ``attention_mask``, int64 (batch, max_tokens).
+    """
+
+    tokenizer: str = Field(description="file of the tokenizer, in the layout of Hugging Face's tokenizers library")
+    max_tokens: Size = Field(description="tokens of a sentence, the two special ones included; a longer one is cut")
+    vocabulary_size: Size
+    pad_id: Count = Field(description="token that stands where the mask is 0")
+    padding_side: Literal["left", "right"] = Field(description="where a shorter sentence is filled up with pad_id")
+    padded_steps: Literal["zero", "encoded"] = Field(
+        description="zero: steps without a token come out as zeros; encoded: as the encoder gives them (published code)"
+    )
+    fine_tuned: bool = Field(description="whether the encoder was trained with the model")
+    encoder_sha256: Sha256 = Field(description="of the encoder's weights in the run")
+
+    @model_validator(mode="after")
+    def _pad_is_a_token(self) -> TextRecord:
+        if self.pad_id >= self.vocabulary_size:
+            raise ValueError(f"pad_id {self.pad_id} is not one of {self.vocabulary_size} tokens")
+        return self
+
+
 class SourceRecord(_Record):
     """Where the weights came from."""
 
@@ -173,6 +203,7 @@ class Manifest(_Record):
     modality_order: list[Modality] = Field(description="order of the modality axis of explain's outputs")
     edge_order: list[tuple[Modality, Modality]] = Field(description="(student, teacher) per edge")
     inputs: dict[str, InputRecord]
+    text: TextRecord | None = Field(None, description="None: the model's text features are made elsewhere")
     outputs: dict[str, OutputRecord]
     graphs: dict[str, GraphRecord] = Field(description="keyed KIND.PRECISION")
     calibration: CalibrationRecord | None
@@ -191,7 +222,7 @@ class Manifest(_Record):
     def _is_consistent(self) -> Manifest:
         if set(self.inputs) != {"text", "audio", "vision"}:
             raise ValueError(f"inputs: expected text, audio, vision, found {', '.join(self.inputs)}")
-        if sorted(self.modality_order) != ["audio", "text", "vision"] or len(set(self.edge_order)) != _EDGES:
+        if sorted(self.modality_order) != ["audio", "text", "vision"] or set(self.edge_order) != _EDGES:
             raise ValueError("modality_order or edge_order does not name three modalities and their six edges")
         if (self.label_range is None) == (self.task == "regression"):
             raise ValueError(f"label_range: {self.label_range} does not go with {self.task}")
@@ -206,11 +237,24 @@ class Manifest(_Record):
                 raise ValueError(f"graphs.{name} describes {graph.kind}.{graph.precision}")
             if graph.file not in self.files:
                 raise ValueError(f"graphs.{name}: {graph.file} is not listed under files")
+        self._text_fits(lengths["text"])
         if self.golden.file not in self.files:
             raise ValueError(f"golden: {self.golden.file} is not listed under files")
         if len(self.golden.ids) != self.golden.samples:
             raise ValueError(f"golden: {len(self.golden.ids)} ids for {self.golden.samples} samples")
         return self
+
+    def _text_fits(self, steps: int) -> None:
+        if (self.text is not None) != ("text.fp32" in self.graphs):
+            raise ValueError("text: a text encoder's record and its graph text.fp32 go together")
+        if self.text is None:
+            if any(graph.kind == "text" for graph in self.graphs.values()):
+                raise ValueError("text: there are text graphs without text.fp32")
+            return
+        if self.text.max_tokens != steps:
+            raise ValueError(f"text: {self.text.max_tokens} tokens for the model's {steps} steps")
+        if self.text.tokenizer not in self.files:
+            raise ValueError(f"text: {self.text.tokenizer} is not listed under files")
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dmdkit.errors import BundleError, InputError
+from dmdkit.runtime.backends.base import TensorSpec
 from dmdkit.runtime.backends.registry import BackendName
 from dmdkit.runtime.bundle import Bundle
 from dmdkit.runtime.choice import choose, has_passed
@@ -102,14 +103,23 @@ def open_runner(
 
         runner = OnnxRuntimeRunner(graph, model, record.session_options, threads=threads, device=device)
     if not record.kind.startswith("gd_"):
-        expected = {name: (-1, i.steps, i.features) for name, i in bundle.manifest.inputs.items()}
-        outputs = {"score"} if record.kind == "fusion" else set(bundle.manifest.outputs)
-        if {spec.name: spec.shape for spec in runner.inputs} != expected or not outputs <= set(runner.outputs):
+        expected, outputs = _signature(bundle.manifest, record.kind)
+        if set(runner.inputs) != expected or not outputs <= set(runner.outputs):
             raise BundleError(
                 f"{bundle.path}: {record.file} takes {runner.signature} and gives {', '.join(runner.outputs)}, "
                 "not what the manifest says; export the bundle again"
             )
     return runner
+
+
+def _signature(manifest: Manifest, kind: str) -> tuple[set[TensorSpec], set[str]]:
+    """What a graph of this kind takes and must give."""
+    if kind == "text":
+        assert manifest.text is not None  # the manifest was checked
+        shape = (-1, manifest.text.max_tokens)
+        return {TensorSpec(name, shape, "int64") for name in ("input_ids", "attention_mask")}, {"text"}
+    inputs = {TensorSpec(name, (-1, i.steps, i.features)) for name, i in manifest.inputs.items()}
+    return inputs, {"score"} if kind == "fusion" else set(manifest.outputs)
 
 
 def open_engine_or_say(bundle: Bundle, kind: str, graph: str | None, *, allow_build: bool) -> tuple[Runner | None, str]:

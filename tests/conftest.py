@@ -12,6 +12,7 @@ import pytest
 
 from dmdkit.cli import main
 from dmdkit.data import Dataset, Split, write_dataset
+from dmdkit.runtime.gpu import NoGpuError, find_gpu
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("DMDKIT_SHARED", ROOT.parent / "shared"))
@@ -22,6 +23,15 @@ def shared_path(relative: str) -> Path:
     if not path.exists():
         pytest.skip(f"{relative} is not here (set DMDKIT_SHARED to the folder that holds it)")
     return path
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests marked ``gpu`` skip with the reason, where there is none."""
+    if item.get_closest_marker("gpu") is not None:
+        try:
+            find_gpu()
+        except NoGpuError as cause:
+            pytest.skip(str(cause))
 
 
 @pytest.fixture(scope="session", autouse=True)

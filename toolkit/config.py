@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from dmdkit.errors import ConfigError
 
@@ -22,8 +22,11 @@ __all__ = [
     "DropoutConfig",
     "ModelConfig",
     "ModelShape",
+    "PaddedSteps",
     "PerModality",
     "RunConfig",
+    "TextEncoderConfig",
+    "TokensFrom",
     "TrainingConfig",
     "load_run_config",
     "recipe_names",
@@ -36,6 +39,8 @@ _MAX_CONFIG_BYTES = 1 << 20
 
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 PositiveInt = Annotated[int, Field(ge=1)]
+TokensFrom = Literal["auto", "raw_text", "text_bert"]
+PaddedSteps = Literal["zero", "encoded"]
 T = TypeVar("T")
 
 
@@ -174,12 +179,38 @@ class TrainingConfig(_Record):
     precision: Literal["32-true", "bf16-mixed"] = Field("32-true", description="Lightning Fabric precision")
 
 
+class TextEncoderConfig(_Record):
+    """A BERT in front of the text input; without one, text features come ready-made from the file."""
+
+    path: str = Field(description="local directory in Hugging Face layout: config.json, model.safetensors, tokenizer.json")
+    sha256: str | None = Field(None, description="hash of its weights as training began; written by the run")
+    fine_tune: bool = Field(True, description="whether the encoder is trained with the model, or kept as it is")
+    learning_rate: Annotated[float, Field(gt=0.0)] | None = Field(
+        None, description="of the encoder while it is fine-tuned; else training.learning_rate"
+    )
+    max_tokens: Annotated[int, Field(ge=3, le=4096)] = Field(
+        50, description="T of the input text; two of them are special tokens, a longer sentence is cut"
+    )
+    tokens_from: TokensFrom = Field("auto", description="auto: the file's raw_text, tokenised here; without it, its text_bert")
+    padded_steps: PaddedSteps = Field(
+        "zero",
+        description="zero: padding comes first and is zero steps, as with other features; encoded: it comes last and is what "
+        "the encoder makes of it, as in the published code",
+    )
+
+
 class RunConfig(_Record):
-    """A whole recipe: data, model and training."""
+    """A whole recipe: data, text encoder, model and training."""
 
     data: DataConfig = Field(default_factory=DataConfig)
+    text_encoder: TextEncoderConfig | None = Field(None, description="a section, or just its path")
     model: ModelConfig
     training: TrainingConfig = Field(default_factory=TrainingConfig)
+
+    @field_validator("text_encoder", mode="before")
+    @classmethod
+    def _path_alone(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
 
 
 def validated(record: type[T], values: Any, where: str) -> T:

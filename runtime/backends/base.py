@@ -6,15 +6,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from dmdkit.errors import InputError
 
-__all__ = ["Runner", "TensorSpec"]
+__all__ = ["Feed", "Runner", "TensorSpec"]
 
 Array = npt.NDArray[np.float32]
+Feed = Mapping[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class TensorSpec:
 
     name: str
     shape: tuple[int, ...]
+    dtype: Literal["float32", "int64"] = "float32"
 
 
 class Runner(ABC):
@@ -52,14 +55,14 @@ class Runner(ABC):
         """The names of the outputs, in the graph's order."""
 
     @abstractmethod
-    def _infer(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+    def _infer(self, feed: Feed) -> dict[str, Array]:
         """Runs the graph on checked arrays."""
 
     def _close(self) -> None:  # noqa: B027 - a backend without resources has nothing to do
         """Releases what the backend holds."""
 
-    def infer(self, feed: Mapping[str, Array]) -> dict[str, Array]:
-        """Output name -> array, for float32, C-contiguous inputs of the described shapes.
+    def infer(self, feed: Feed) -> dict[str, Array]:
+        """Output name -> float32 array, for C-contiguous inputs of the described shapes and types.
 
         Raises:
             InputError: A wrong name, dtype or shape, or the runner is closed.
@@ -70,9 +73,9 @@ class Runner(ABC):
             array = feed.get(spec.name)
             if array is None:
                 raise InputError(f"{self.name}: input {spec.name!r} is missing; it takes {self.signature}")
-            if array.dtype != np.float32 or array.ndim != len(spec.shape) or array.shape[1:] != spec.shape[1:]:
+            if array.dtype != spec.dtype or array.ndim != len(spec.shape) or array.shape[1:] != spec.shape[1:]:
                 raise InputError(
-                    f"{self.name}: input {spec.name!r} is {array.dtype} {array.shape}, expected float32 {_text(spec)}"
+                    f"{self.name}: input {spec.name!r} is {array.dtype} {array.shape}, expected {spec.dtype} {_text(spec)}"
                 )
         return self._infer(feed)
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import onnxruntime as ort
 
 from dmdkit.errors import BundleError, InputError
-from dmdkit.runtime.backends.base import Array, Runner, TensorSpec
+from dmdkit.runtime.backends.base import Array, Feed, Runner, TensorSpec
 
 __all__ = ["PROVIDERS", "OnnxRuntimeRunner", "available_devices"]
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _LOG_ERRORS_ONLY = 3
+_DTYPES: dict[str, Literal["float32", "int64"]] = {"tensor(float)": "float32", "tensor(int64)": "int64"}
 
 
 def available_devices() -> list[str]:
@@ -72,7 +74,7 @@ class OnnxRuntimeRunner(Runner):
         """The names of the outputs, in the graph's order."""
         return self._outputs
 
-    def _infer(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+    def _infer(self, feed: Feed) -> dict[str, Array]:
         session = self._session  # a close from another thread waits, through this reference, for the run to end
         if session is None:
             raise InputError(f"{self.name} is closed")
@@ -88,9 +90,9 @@ class OnnxRuntimeRunner(Runner):
 
 def _spec(name: str, dtype: str, shape: Sequence[int | str | None]) -> TensorSpec:
     sizes = [size for size in shape[1:] if isinstance(size, int)]
-    if dtype != "tensor(float)" or len(sizes) != len(shape) - 1:
-        raise ValueError(f"input {name!r} is {dtype} {shape}; expected float32 with only the batch dynamic")
-    return TensorSpec(name, (-1, *sizes))
+    if dtype not in _DTYPES or len(sizes) != len(shape) - 1:
+        raise ValueError(f"input {name!r} is {dtype} {shape}; expected float32 or int64 with only the batch dynamic")
+    return TensorSpec(name, (-1, *sizes), _DTYPES[dtype])
 
 
 def _first_line(cause: Exception) -> str:

@@ -14,7 +14,7 @@ def test_regression_labels_are_the_default_and_classes_come_on_request(tmp_path)
     classes = load_dataset(path, task="classification")
     assert classes.num_classes == 3
     assert classes.label_range is None
-    assert any("raw_text" in note for note in classes.notes)
+    assert any("regression_labels" in note for note in classes.notes)
 
 
 def test_classes_are_the_default_where_there_is_no_regression_label(tmp_path):

@@ -1,5 +1,6 @@
 """Target files: every one follows the schema, and a wrong one is refused with the key to correct."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import yaml
 
 from dmdkit.errors import ConfigError
 from dmdkit.export.targets import load_target, target_for, target_names
+from tests.conftest import ROOT
 
 CAPABILITIES = {
     "jetson-orin-nano": ["8.7"],
@@ -94,3 +96,25 @@ def test_a_gpu_finds_its_target_by_capability_and_flavour() -> None:
 def test_targets_load_without_torch_or_onnx() -> None:
     code = "import sys, dmdkit.export.targets as t; t.load_target('a100'); assert not {'torch', 'onnx'} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_guide_lists_every_target_with_its_capabilities_precisions_and_place() -> None:
+    rows = re.findall(
+        r"^\| `([a-z0-9-]+)` \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", (ROOT / "docs/engines.md").read_text(encoding="utf-8"), re.M
+    )
+    assert {name for name, *_ in rows} == set(target_names())
+    for name, capabilities, where, precisions in rows:
+        target = load_target(name)
+        assert re.findall(r"\d+\.\d", capabilities) == target.compute_capabilities
+        assert where.startswith("anywhere" if target.build == "anywhere" else "on the device")
+        assert precisions.split(", ") == list(target.precisions)
+        if target.flavour != "auto":
+            assert f" {target.tensorrt_from}" in where
+
+
+def test_the_gpu_guide_names_every_section_and_says_not_yet_run() -> None:
+    guide = (ROOT / "docs/gpu.md").read_text(encoding="utf-8")
+    assert "not yet run" in guide
+    script = (ROOT / "scripts/gpu_check.sh").read_text(encoding="utf-8")
+    for name in re.findall(r'^section "([^"]+)"', script, re.M):
+        assert f"| {name} |" in guide

@@ -386,3 +386,25 @@ def test_an_engine_folder_does_not_disturb_the_bundle(fp32_bundle: Path, tmp_pat
     add_engine(fp32_bundle)
     moved = Path(shutil.copytree(fp32_bundle, tmp_path / "moved.dmd"))
     Bundle.open(moved).verify()
+
+
+@pytest.mark.parametrize(("asks_for_int8", "status", "code"), [(False, "passed", 0), (True, "failed", 2)])
+def test_a_build_beside_the_gpu_is_proven_at_once_and_a_shortfall_is_exit_code_2(
+    asks_for_int8: bool, status: str, code: int, fp32_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dmdkit.cli import main
+    from dmdkit.runtime import engine_build
+    from dmdkit.runtime.engine_build import BuildResult
+
+    cuda, bundle = FakeCudaRuntime(), Bundle.open(fp32_bundle)
+    engine = add_engine(fp32_bundle, products=[{"name": "/a/MatMul", "multiply_adds": 10, "int8": asks_for_int8}])
+    monkeypatch.setattr(engine_choice, "open_checked", lambda e, _: TensorRtRunner(e.record.graph, e, cuda=Cuda(cuda)))
+    monkeypatch.setattr(backend, "open_engine", lambda *_: fake_open(bundle, engine.record, cuda, NOTHING_INT8))
+    monkeypatch.setattr(engines, "preflight", lambda *_: ADA)
+    monkeypatch.setattr(engine_build, "build_engine", lambda *_: BuildResult(engine, cached=False, seconds=1.0))
+    arguments = ["build", str(fp32_bundle), "--target", "rtx-ada", "--precision", "fp32", "--graph", "fusion"]
+    assert main(arguments) == code
+    record = json.loads(engine.path.read_text())
+    assert record["precision"]["status"] == status
+    assert record["check"]["passed"]
+    assert not cuda.memory

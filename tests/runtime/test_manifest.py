@@ -147,6 +147,53 @@ def first_graph(values: dict[str, Any]) -> dict[str, Any]:
     return values["graphs"]["fusion.fp32"]
 
 
+def add_text(values: dict[str, Any]) -> None:
+    """A text encoder's record and graph, on files that are there for other things."""
+    graph = {**first_graph(values), "kind": "text"}
+    values["graphs"]["text.fp32"] = graph
+    values["text"] = {
+        "tokenizer": graph["file"],
+        "max_tokens": 6,
+        "vocabulary_size": 100,
+        "pad_id": 0,
+        "padding_side": "left",
+        "padded_steps": "zero",
+        "fine_tuned": True,
+        "encoder_sha256": "0" * 64,
+    }
+
+
+def test_a_manifest_may_have_a_text_encoder_or_not_say_so(bundle_copy: Path):
+    edit_manifest(bundle_copy, add_text)
+    found = read_manifest(bundle_copy)
+    assert found.text is not None
+    assert found.text.max_tokens == 6
+    edit_manifest(bundle_copy, lambda v: (v.pop("text"), v["graphs"].pop("text.fp32")))
+    assert read_manifest(bundle_copy).text is None
+
+
+TEXT_EDITS = {
+    "a text record without its graph": lambda v: v["graphs"].pop("text.fp32"),
+    "a text graph without its record": lambda v: v.update(text=None),
+    "a text graph without the fp32 one": lambda v: (
+        v["graphs"].update({"text.int8-cpu": {**v["graphs"].pop("text.fp32"), "precision": "int8-cpu"}}),
+        v.update(text=None),
+    ),
+    "other tokens than steps": lambda v: v["text"].update(max_tokens=7),
+    "a tokenizer that is not listed": lambda v: v["text"].update(tokenizer="tokenizer.json"),
+    "a pad that is no token": lambda v: v["text"].update(pad_id=100),
+    "a third side": lambda v: v["text"].update(padding_side="middle"),
+    "an unknown key in the text record": lambda v: v["text"].update(surprise=1),
+}
+
+
+@pytest.mark.parametrize("what", TEXT_EDITS)
+def test_a_text_record_that_does_not_fit_is_damaged(bundle_copy: Path, what: str):
+    edit_manifest(bundle_copy, add_text)
+    edit_manifest(bundle_copy, TEXT_EDITS[what])
+    assert "damaged" in refusal(bundle_copy)
+
+
 EDITS = {
     "an unknown key": lambda v: v.update(surprise=1),
     "an unknown nested key": lambda v: v["inputs"]["text"].update(surprise=1),
@@ -179,7 +226,11 @@ EDITS = {
     "a modality twice": lambda v: v.update(modality_order=["text", "text", "audio"]),
     "an edge twice": lambda v: v["edge_order"].__setitem__(0, v["edge_order"][1]),
     "an edge of something else": lambda v: v["edge_order"].__setitem__(0, ["text", "smell"]),
-    "session options that are no text": lambda v: first_graph(v).update(session_options={"a": 1}),
+    "an edge from a modality to itself": lambda v: v["edge_order"].__setitem__(0, ["text", "text"]),
+    "a session option that loads something": lambda v: first_graph(v).update(
+        session_options={"session.model_external_initializers_file_folder_path": "/etc"}
+    ),
+    "session options that are no text": lambda v: first_graph(v).update(session_options={"session.disable_quant_qdq": 1}),
     "an unknown verdict": lambda v: first_graph(v)["verdict"].update(status="excellent"),
     "a share above one": lambda v: first_graph(v).update(weights_stored_int8=1.5),
     "heads that do not divide the width": lambda v: v["model"].update(heads=3),

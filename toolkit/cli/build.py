@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -119,6 +120,28 @@ def _progress(title: str) -> Iterator[Progress | None]:
         yield heard
 
 
+def _proven(result: BuildResult, bundle: Bundle) -> BuildResult:
+    """The result with its proof, where the GPU it is for is here; without one the sidecar says that there is none yet."""
+    from dmdkit.errors import EngineError
+    from dmdkit.runtime.engine_choice import open_checked, prove
+    from dmdkit.runtime.engines import preflight
+    from dmdkit.runtime.gpu import NoGpuError
+
+    record = result.engine.record
+    if record.check is not None and record.precision is not None:
+        return result
+    try:
+        gpu = preflight(result.engine, bundle)
+        runner = open_checked(result.engine, gpu)
+        with closing(runner):
+            return replace(result, engine=prove(result.engine, runner, bundle))
+    except NoGpuError:
+        return result
+    except (EngineError, MissingDependencyError) as cause:
+        note(f"{result.engine.name} is not proven here: {cause}")
+        return result
+
+
 def _print_results(results: list[BuildResult]) -> None:
     rows = []
     for result in results:
@@ -213,7 +236,7 @@ def build(
     results = []
     for name in _graphs(opened, kinds, wanted, chosen):
         with _progress(f"{target} {name}") as progress:
-            results.append(build_engine(opened, name, spec, progress))
+            results.append(_proven(build_engine(opened, name, spec, progress), opened))
     if json:
         print_json({"engines": [r.engine.record.model_dump(mode="json") | {"cached": r.cached} for r in results]})
     else:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dmdkit.cli.requirements import require
 from dmdkit.errors import DataError
 
 if TYPE_CHECKING:
+    import torch
+
     from dmdkit.config import ModelShape, RunConfig
     from dmdkit.data import Dataset, Split
     from dmdkit.runtime.manifest import Manifest
@@ -59,8 +64,16 @@ def load_data(path: str, config: RunConfig) -> Dataset:
     return load_dataset(path, task=data.task, label_range=data.label_range, nan_policy=data.nan_policy)
 
 
-def dataset_for_run(path: Path, run: Run) -> Dataset:
-    """The feature file ``path`` for the model of ``run``.
+def dataset_for_run(
+    path: Path, run: Run, *, only: Collection[str] | None = None, device: torch.device | str = "cpu"
+) -> Dataset:
+    """The feature file ``path`` for the model of ``run``; with a text encoder, its text is what that makes of it.
+
+    Args:
+        path: The file.
+        run: The run.
+        only: Splits that are needed; the encoder passes over the others, which are then left out.
+        device: Where the encoder runs.
 
     Raises:
         DataError: It cannot be read, or does not fit.
@@ -69,11 +82,26 @@ def dataset_for_run(path: Path, run: Run) -> Dataset:
 
     data = run.config.data
     dataset = load_dataset(path, task=run.facts.task, label_range=data.label_range, nan_policy=data.nan_policy)
+    dataset = _with_text(dataset, run, only, device)
     check_fits(dataset, run.facts.shape, run.facts.task, str(run.path))
     return dataset
 
 
-def own_dataset_of_run(run: Run, *, needed_for: str) -> Dataset:
+def _with_text(dataset: Dataset, run: Run, only: Collection[str] | None, device: torch.device | str) -> Dataset:
+    if run.facts.text is None:
+        return dataset
+    require("a run with a text encoder", "text", "transformers", "tokenizers")
+    from dmdkit.training.text import run_dataset
+
+    splits = {name: split for name, split in dataset.splits.items() if only is None or name in only}
+    if not splits:
+        split_of(dataset, next(iter(only or ("train",))))  # which says that there is no such split
+    return run_dataset(run, replace(dataset, splits=splits), device)
+
+
+def own_dataset_of_run(
+    run: Run, *, needed_for: str, only: Collection[str] | None = None, device: torch.device | str = "cpu"
+) -> Dataset:
     """The data a run was trained on, from the path in its config, if it is still the same file.
 
     Raises:
@@ -89,7 +117,7 @@ def own_dataset_of_run(run: Run, *, needed_for: str) -> Dataset:
         raise DataError(
             f"{data.path} is not the file {run.path} was trained on (its SHA-256 differs); name one with {needed_for}"
         )
-    return dataset
+    return _with_text(dataset, run, only, device)
 
 
 def dataset_for_bundle(path: Path, manifest: Manifest, *, nan_policy: NanPolicy, check_range: bool = True) -> Dataset:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from json import dumps as json_dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -128,6 +129,8 @@ def train_run(
         raise RunError(f"{path} is not the file {began} (its SHA-256 differs); name the right one with --data")
     recorded = config.data.model_copy(update={"path": str(Path(path).resolve()), "sha256": dataset.sha256})
     config = config.model_copy(update={"data": recorded})
+    if config.text_encoder is not None:
+        require("training with a text encoder", "text", "transformers", "tokenizers")
     target = out or _free_name(f"{Path(path).stem}-{Path(config_name or DEFAULT_RECIPE).stem}")
     go_on = f"go on with: dmdkit train --resume --out {shlex.quote(str(target))}"
     try:
@@ -151,6 +154,10 @@ def train(
     epochs: Annotated[int | None, typer.Option(min=1, help="At most this many epochs.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of weights, batches and dropout.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    text_encoder: Annotated[
+        Path | None,
+        typer.Option(help="Directory of a BERT in Hugging Face layout, trained with the model on the file's transcripts."),
+    ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting: training.batch_size=32.")
     ] = None,
@@ -176,6 +183,7 @@ def train(
     assignments = list(set_ or [])
     assignments += [f"training.epochs={epochs}"] if epochs is not None else []
     assignments += [f"training.seed={seed}"] if seed is not None else []
+    assignments += [f"text_encoder.path={json_dumps(str(text_encoder))}"] if text_encoder is not None else []
     assignments += [f"data.nan_policy={nan_policy.value}"] if nan_policy is not None else []
     assignments += [f"data.task={task.value}"] if task is not None else []
     assignments += [f"data.label_range=[{label_range[0]}, {label_range[1]}]"] if label_range is not None else []
@@ -216,6 +224,9 @@ def import_weights(
         -3.0,
         3.0,
     ),
+    text_encoder: Annotated[
+        Path | None, typer.Option(help="Directory of the BERT the checkpoint's was made from, for its config and tokenizer.")
+    ] = None,
     drop_text_encoder: Annotated[
         bool, typer.Option("--drop-text-encoder", help="Leave a BERT out; the bundle then takes its features as input.")
     ] = False,
@@ -228,7 +239,15 @@ def import_weights(
     require("import", "train", "torch")
     from dmdkit.training.importing import import_checkpoint
 
-    run = import_checkpoint(weights, heads, out, label_range=label_range, drop_text_encoder=drop_text_encoder, force=force)
+    run = import_checkpoint(
+        weights,
+        heads,
+        out,
+        label_range=label_range,
+        drop_text_encoder=drop_text_encoder,
+        text_encoder=text_encoder,
+        force=force,
+    )
     shape = run.facts.shape
     note(
         f"width {shape.width}, {shape.heads} heads, {shape.levels} levels, {shape.num_outputs} outputs; "
@@ -263,7 +282,11 @@ def evaluate(
 
     place = checked_device(device)
     opened = Run.open(run)
-    dataset = dataset_for_run(data, opened) if data is not None else own_dataset_of_run(opened, needed_for="--data")
+    only = (split,)
+    if data is not None:
+        dataset = dataset_for_run(data, opened, only=only, device=place)
+    else:
+        dataset = own_dataset_of_run(opened, needed_for="--data", only=only, device=place)
     part = split_of(dataset, split)
     predicted = predict(load_system(opened, place), part, place)
     metrics = {

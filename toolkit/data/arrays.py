@@ -21,11 +21,12 @@ from dmdkit.errors import DataError
 __all__ = ["METADATA_KEY", "read_npz", "read_safetensors"]
 
 METADATA_KEY = "dmdkit"
-"""The one safetensors metadata key: JSON ``{"format": 1, "ids": [...], "split": [...]}``, one entry per sample."""
+"""The one safetensors metadata key: JSON ``{"format": 1, "ids": [...], "split": [...]}``, one entry per sample; ``raw_text``
+may be there too."""
 
 _LENGTHS = tuple(f"{modality}_lengths" for modality in MODALITIES)
 _REQUIRED = (*MODALITIES, "labels", "split", "ids")
-_OPTIONAL = (*_LENGTHS, "label_range")
+_OPTIONAL = (*_LENGTHS, "label_range", "raw_text", "text_bert")
 _DEFLATE_MAX_RATIO = 1100  # deflate cannot pack tighter than 1032:1
 _LAYOUT = f"the keys are {', '.join(_REQUIRED)} and optionally {', '.join(_OPTIONAL)}"
 _DAMAGED = "fetch or save it again"
@@ -103,7 +104,7 @@ def read_safetensors(path: Path, source: str, sha256: str) -> RawFile:
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = dict(file.metadata() or {})
             keys = set(file.keys())
-            wanted = [key for key in (*MODALITIES, "labels", *_OPTIONAL) if key in keys]
+            wanted = [key for key in (*MODALITIES, "labels", *_OPTIONAL) if key in keys and key != "raw_text"]
             values: dict[str, object] = {key: file.get_tensor(key) for key in wanted}
     except OSError as cause:
         raise DataError(f"cannot read {source}: {cause.strerror or cause}") from cause
@@ -128,7 +129,7 @@ def _names_from_metadata(source: str, text: str | None) -> dict[str, object]:
     if not isinstance(content, dict) or content.get("format") != 1:
         raise data_error(source, None, None, expected, "another format", advice)
     names: dict[str, object] = {}
-    for key in ("ids", "split"):
+    for key in ("ids", "split", *(("raw_text",) if "raw_text" in content else ())):
         entry = content.get(key)
         if not isinstance(entry, list) or not all(isinstance(item, str) for item in entry):
             raise data_error(source, None, key, expected, described(entry), advice)
@@ -153,9 +154,12 @@ def _raw_file(source: str, sha256: str, values: Mapping[str, object], unused: li
             raise data_error(source, None, key, "this key", f"only {found}", _LAYOUT)
     split_names = _text_rows(source, "split", values["split"])
     ids = _text_rows(source, "ids", values["ids"])
-    arrays = {key: array_from(source, "all", key, values[key]) for key in (*MODALITIES, "labels", *_LENGTHS) if key in values}
+    keys = (*MODALITIES, "labels", *_LENGTHS, "text_bert")
+    arrays = {key: array_from(source, "all", key, values[key]) for key in keys if key in values}
+    transcripts = _text_rows(source, "raw_text", values["raw_text"]) if "raw_text" in values else None
     count = len(split_names)
     shapes = {key: array.shape for key, array in arrays.items()} | {"ids": (len(ids),)}
+    shapes |= {"raw_text": (len(transcripts),)} if transcripts is not None else {}
     for key, shape in shapes.items():
         if not shape or shape[0] != count:
             expected = f"{count} samples as in 'split'"
@@ -171,7 +175,7 @@ def _raw_file(source: str, sha256: str, values: Mapping[str, object], unused: li
     return RawFile(
         source=source,
         sha256=sha256,
-        splits=_by_split(split_names, ids, arrays),
+        splits=_by_split(split_names, ids, arrays, transcripts),
         labels_key="labels",
         ids_key="ids",
         labels_are_classes=None if labels.dtype.kind == "f" else True,
@@ -180,7 +184,9 @@ def _raw_file(source: str, sha256: str, values: Mapping[str, object], unused: li
     )
 
 
-def _by_split(split_names: list[str], ids: list[str], arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, RawSplit]:
+def _by_split(
+    split_names: list[str], ids: list[str], arrays: Mapping[str, npt.NDArray[Any]], transcripts: list[str] | None
+) -> dict[str, RawSplit]:
     splits = {}
     for name in SPLITS:
         rows = [index for index, split in enumerate(split_names) if split == name]
@@ -190,5 +196,7 @@ def _by_split(split_names: list[str], ids: list[str], arrays: Mapping[str, npt.N
                 features={modality: arrays[modality][rows] for modality in MODALITIES},
                 labels=arrays["labels"][rows],
                 lengths={m: arrays[f"{m}_lengths"][rows] for m in MODALITIES if f"{m}_lengths" in arrays},
+                raw_text=None if transcripts is None else [transcripts[row] for row in rows],
+                text_bert=arrays["text_bert"][rows] if "text_bert" in arrays else None,
             )
     return splits

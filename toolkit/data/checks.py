@@ -11,6 +11,7 @@ from dmdkit.data.hashing import sample_hashes
 from dmdkit.data.labels import checked_labels
 from dmdkit.data.padding import apply_lengths, padding_side_of
 from dmdkit.data.raw import RawFile, RawSplit, array_from, data_error, described, shortened
+from dmdkit.data.transcripts import checked_raw_text, checked_text_bert
 from dmdkit.data.values import NanPolicy, apply_nan_policy
 
 __all__ = ["dataset_from_raw"]
@@ -48,7 +49,18 @@ def dataset_from_raw(raw: RawFile, *, task: str, label_range: tuple[float, float
             sides[modality] = padding_side_of([features[name][modality] for name in features])
 
     labels = checked_labels(raw, ids, task=task, label_range=label_range, notes=notes)
-    splits = {name: Split(ids=ids[name], **features[name], labels=labels.by_split[name]) for name in raw.splits}
+    splits = {
+        name: Split(
+            ids=ids[name],
+            text=features[name]["text"],
+            audio=features[name]["audio"],
+            vision=features[name]["vision"],
+            labels=labels.by_split[name],
+            raw_text=checked_raw_text(split.raw_text, len(ids[name]), name, notes),
+            text_bert=checked_text_bert(split.text_bert, len(ids[name]), name, notes),
+        )
+        for name, split in raw.splits.items()
+    }
     _check_overlap(raw, splits, notes)
     if "train" not in splits:
         notes.append("no train split: the file can be evaluated and calibrated with, not trained on")

@@ -9,12 +9,13 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["MODALITIES", "SPLITS", "Dataset", "FloatArray", "LabelArray", "Split", "Task"]
+__all__ = ["MODALITIES", "SPLITS", "Dataset", "FloatArray", "LabelArray", "Split", "Task", "TokenArray"]
 
 MODALITIES = ("text", "audio", "vision")
 SPLITS = ("train", "valid", "test")
 
 FloatArray = npt.NDArray[np.float32]
+TokenArray = npt.NDArray[np.int64]
 LabelArray = npt.NDArray[np.float32] | npt.NDArray[np.int64]
 Task = Literal["regression", "classification"]
 
@@ -29,6 +30,9 @@ class Split:
         audio: float32 (N, T_audio, D_audio), padding steps all zero.
         vision: float32 (N, T_vision, D_vision), padding steps all zero.
         labels: float32 (N,) for regression, int64 (N,) class numbers from 0 for classification.
+        raw_text: N transcripts, where the file has them.
+        text_bert: int64 (N, 3, T): token ids, mask and segments as a file of MMSA's has them.
+        tokens: int64 (N, 2, T): ids and mask as a text encoder takes them; ``text`` is then what it made of them.
     """
 
     ids: tuple[str, ...]
@@ -36,6 +40,9 @@ class Split:
     audio: FloatArray
     vision: FloatArray
     labels: LabelArray
+    raw_text: tuple[str, ...] | None = None
+    text_bert: TokenArray | None = None
+    tokens: TokenArray | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -52,6 +59,9 @@ class Split:
             audio=self.audio[indices],
             vision=self.vision[indices],
             labels=self.labels[indices],
+            raw_text=None if self.raw_text is None else tuple(self.raw_text[int(index)] for index in indices),
+            text_bert=None if self.text_bert is None else self.text_bert[indices],
+            tokens=None if self.tokens is None else self.tokens[indices],
         )
 
 

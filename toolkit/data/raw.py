@@ -26,12 +26,16 @@ class RawSplit:
         features: By modality.
         labels: Labels.
         lengths: By modality, where the file has them.
+        raw_text: Transcripts, where the file has them.
+        text_bert: Tokens, where the file has them.
     """
 
     ids: object
     features: Mapping[str, object]
     labels: object
     lengths: Mapping[str, object]
+    raw_text: object = None
+    text_bert: object = None
 
 
 @dataclass

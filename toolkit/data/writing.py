@@ -64,15 +64,22 @@ def _arrays(dataset: Dataset) -> dict[str, npt.NDArray[Any]]:
     arrays["labels"] = np.concatenate([split.labels for split in splits]).astype(dtype)
     if dataset.label_range is not None:
         arrays["label_range"] = np.array(dataset.label_range, dtype="<f8")
+    tokens = [split.text_bert for split in splits if split.text_bert is not None]
+    if len(tokens) == len(splits) and len({part.shape[2] for part in tokens}) == 1:
+        arrays["text_bert"] = np.concatenate(tokens).astype("<i8")
     return arrays
 
 
 def _names(dataset: Dataset) -> dict[str, list[str]]:
     present = [name for name in SPLITS if name in dataset.splits]
-    return {
+    names = {
         "split": [name for name in present for _ in dataset.splits[name].ids],
         "ids": [text for name in present for text in dataset.splits[name].ids],
     }
+    transcripts = [dataset.splits[name].raw_text for name in present]
+    if None not in transcripts:
+        names["raw_text"] = [text for rows in transcripts for text in rows or ()]
+    return names
 
 
 def _write_npz(dataset: Dataset, stream: IO[bytes]) -> None:

@@ -58,12 +58,14 @@ class PublishedWeights:
         state: A complete state dictionary for ``DmdSystem(shape, gd_units=has_gd_units)``.
         has_gd_units: Whether the checkpoint held both units.
         ignored: Keys that were left out on purpose.
+        text_encoder: The checkpoint's BERT, under the published names; empty where it has none or it was left out.
     """
 
     shape: ModelShape
     state: dict[str, Tensor]
     has_gd_units: bool
     ignored: tuple[str, ...]
+    text_encoder: dict[str, Tensor]
 
 
 def published_key(key: str) -> str | None:
@@ -151,13 +153,16 @@ def _infer_shape(tensors: Mapping[str, Tensor], heads: int, path: Path) -> Model
         raise WeightsError(f"{path}: {cause}{hint}") from cause
 
 
-def read_published(path: Path, heads: int, *, drop_text_encoder: bool = False) -> PublishedWeights:
+def read_published(
+    path: Path, heads: int, *, drop_text_encoder: bool = False, keep_text_encoder: bool = False
+) -> PublishedWeights:
     """Reads a published checkpoint and infers everything but the number of heads, which no tensor shows.
 
     Args:
         path: ``.pth`` or ``.safetensors``; keys bare or under ``dmd.``, ``homo_gd.``, ``hetero_gd.``.
         heads: H.
         drop_text_encoder: Whether ``text_model.*`` may be left out (the bundle then takes its features as input).
+        keep_text_encoder: Whether ``text_model.*`` is wanted; what it computes is not in the checkpoint.
 
     Raises:
         WeightsError: One message listing every missing, unexpected and misshapen key.
@@ -177,11 +182,14 @@ def read_published(path: Path, heads: int, *, drop_text_encoder: bool = False) -
             unexpected.append(f"{key} (twice, with and without its prefix)")
         else:
             tensors[ours] = tensor.to(torch.float32)
-    if encoder and not drop_text_encoder:
+    if encoder and not (drop_text_encoder or keep_text_encoder):
         raise WeightsError(
-            f"{path}: holds a text encoder ({len(encoder)} tensors under text_model.), which this version does not "
-            "carry; pass --drop-text-encoder to import the rest, and feed it that encoder's last hidden states"
+            f"{path}: holds a text encoder ({len(encoder)} tensors under text_model.); pass --text-encoder DIR, the directory "
+            "of the BERT it was made from, for its config.json and tokenizer, or --drop-text-encoder to import the rest and "
+            "feed it that encoder's last hidden states"
         )
+    if keep_text_encoder and not encoder:
+        raise WeightsError(f"{path}: --text-encoder: the checkpoint holds no text encoder (nothing under text_model.)")
     shape = _infer_shape(tensors, heads, path)
     has_gd_units = any(key.startswith(("homo_gd.", "hetero_gd.")) for key in tensors)
     with torch.device("meta"):
@@ -204,4 +212,5 @@ def read_published(path: Path, heads: int, *, drop_text_encoder: bool = False) -
         raise WeightsError(
             f"{path}: {len(problems)} keys do not fit a DMD model of {shape.width} channels: " + "; ".join(problems)
         )
-    return PublishedWeights(shape, tensors, has_gd_units, tuple(ignored + encoder))
+    kept = {key.removeprefix("dmd."): raw[key] for key in encoder} if keep_text_encoder else {}
+    return PublishedWeights(shape, tensors, has_gd_units, tuple(ignored if kept else ignored + encoder), kept)

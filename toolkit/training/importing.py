@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dmdkit.config import DataConfig, ModelConfig, RunConfig
+from dmdkit.config import DataConfig, ModelConfig, ModelShape, RunConfig, TextEncoderConfig
 from dmdkit.data.dataset import Task
-from dmdkit.errors import RunError
+from dmdkit.errors import ConfigError, RunError, WeightsError
 from dmdkit.files import atomic_directory, write_bytes, write_json
 from dmdkit.model.published import read_published
+from dmdkit.model.text_encoder import TextEncoder
 from dmdkit.training.checkpoint import model_bytes
-from dmdkit.training.run import METRICS_FILE, MODEL_FILE, Run, RunFacts, check_target, write_beginning
+from dmdkit.training.run import METRICS_FILE, MODEL_FILE, TEXT_DIR, Run, RunFacts, check_target, write_beginning
+from dmdkit.training.text import (
+    EncoderDirectory,
+    encoder_sha256,
+    read_encoder_directory,
+    text_facts,
+    write_encoder_directory,
+)
 
 __all__ = ["import_checkpoint"]
 
@@ -22,6 +30,7 @@ def import_checkpoint(
     *,
     label_range: tuple[float, float] = (-3.0, 3.0),
     drop_text_encoder: bool = False,
+    text_encoder: Path | None = None,
     force: bool = False,
 ) -> Run:
     """Writes the run ``out`` from a published ``.pth`` or safetensors checkpoint.
@@ -32,6 +41,7 @@ def import_checkpoint(
         out: The run directory.
         label_range: Range of the regression label (ignored for a model with several outputs).
         drop_text_encoder: Whether ``text_model.*`` may be left out.
+        text_encoder: Directory of the BERT that ``text_model.*`` was made from, for its config.json and tokenizer.
         force: Whether an existing run gives way.
 
     Raises:
@@ -39,8 +49,15 @@ def import_checkpoint(
         RunError: ``out`` exists or cannot be written; nothing is left behind.
     """
     check_target(out, force=force)
-    published = read_published(weights, heads, drop_text_encoder=drop_text_encoder)
+    if text_encoder is not None and drop_text_encoder:
+        raise ConfigError("--text-encoder and --drop-text-encoder contradict each other; choose one")
+    directory = read_encoder_directory(text_encoder) if text_encoder is not None else None
+    published = read_published(weights, heads, drop_text_encoder=drop_text_encoder, keep_text_encoder=text_encoder is not None)
     shape = published.shape
+    encoder, settings = None, None
+    if directory is not None:
+        encoder = directory.encoder("encoded", weights=published.text_encoder)
+        settings = _settings(directory, encoder, shape, weights)
     regression = shape.num_outputs == 1
     model = ModelConfig(
         width=shape.width,
@@ -51,7 +68,9 @@ def import_checkpoint(
         gd_hetero_width=shape.gd_hetero_width,
     )
     task: Task = "regression" if regression else "classification"
-    config = RunConfig(data=DataConfig(task=task, label_range=label_range if regression else None), model=model)
+    config = RunConfig(
+        data=DataConfig(task=task, label_range=label_range if regression else None), model=model, text_encoder=settings
+    )
     notes = [f"imported from {weights.name} with {heads} heads"]
     if published.ignored:
         notes.append(f"ignored {len(published.ignored)} tensors that serve no output ({published.ignored[0]}, ...)")
@@ -65,9 +84,25 @@ def import_checkpoint(
         standardised=False,
         gd_units=published.has_gd_units,
         notes=notes,
+        text=text_facts(settings) if settings is not None else None,
     )
-    with atomic_directory(out, RunError, replace=True) as directory:
-        write_beginning(directory, config, facts)
-        write_json(directory / METRICS_FILE, {"imported": True, "splits": {}}, RunError)
-        write_bytes(directory / MODEL_FILE, model_bytes(published.state), RunError)
+    with atomic_directory(out, RunError, replace=True) as target:
+        write_beginning(target, config, facts)
+        write_json(target / METRICS_FILE, {"imported": True, "splits": {}}, RunError)
+        if encoder is not None and directory is not None:
+            write_encoder_directory(target / TEXT_DIR, encoder, directory.tokenizer)
+        write_bytes(target / MODEL_FILE, model_bytes(published.state), RunError)
     return Run.open(out)
+
+
+def _settings(directory: EncoderDirectory, encoder: TextEncoder, shape: ModelShape, weights: Path) -> TextEncoderConfig:
+    """How the published code ran its encoder: padding last, and every step as the encoder gives it."""
+    steps, width = shape.lengths.text, shape.feature_dims.text
+    if encoder.shape.hidden_size != width:
+        raise WeightsError(
+            f"{weights}: its encoder gives {encoder.shape.hidden_size} features a step, the rest of the model takes {width}"
+        )
+    directory.sentence_tokenizer(steps, "encoded")
+    return TextEncoderConfig(
+        path=str(directory.path.resolve()), sha256=encoder_sha256(encoder), max_tokens=steps, padded_steps="encoded"
+    )

@@ -8,8 +8,11 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from fnmatch import fnmatchcase
@@ -20,20 +23,28 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from dmdkit.config import ModelShape, RunConfig, validated
+from dmdkit.config import ModelShape, PaddedSteps, RunConfig, TokensFrom, validated
 from dmdkit.errors import ConfigError, RunError
 from dmdkit.files import sha256_of_file, write_json, write_text
 
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
+
 __all__ = [
+    "TEXT_DIR",
     "InputFacts",
     "Run",
     "RunFacts",
+    "TextFacts",
     "check_target",
     "installed_versions",
     "metrics_of",
     "newest_run",
     "read_config",
     "read_facts",
+    "sole_writer",
     "start_directory",
 ]
 
@@ -44,6 +55,11 @@ METRICS_FILE = "metrics.json"
 HISTORY_FILE = "history.csv"
 ENVIRONMENT_FILE = "environment.json"
 CHECKPOINT_FILE = "last.ckpt"
+TEXT_DIR = "text_encoder"
+"""The text encoder in Hugging Face layout, where the run has one."""
+
+_TEXT_FILES = ("config.json", "tokenizer.json", "model.safetensors")
+_RECORDED_PACKAGES = ("dmdkit", "torch", "lightning-fabric", "numpy", "safetensors", "transformers", "tokenizers")
 RUN_FILES = (MODEL_FILE, CONFIG_FILE, FACTS_FILE, METRICS_FILE, HISTORY_FILE, ENVIRONMENT_FILE, CHECKPOINT_FILE)
 
 
@@ -57,6 +73,18 @@ class InputFacts(BaseModel):
     minimum: list[float] = Field(description="per column, over steps that are not padding")
     maximum: list[float] = Field(description="per column, over steps that are not padding")
     trained_absent: bool = Field(description="whether the model saw enough samples without this modality")
+
+
+class TextFacts(BaseModel):
+    """What later stages must know of a run's text encoder."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_tokens: int = Field(ge=1)
+    padded_steps: PaddedSteps
+    fine_tuned: bool
+    tokens_from: TokensFrom
+    source: str = Field(description="name of the directory it came from")
 
 
 class RunFacts(BaseModel):
@@ -73,6 +101,7 @@ class RunFacts(BaseModel):
     train_samples: int | None = Field(None, description="None for an imported checkpoint, whose data is not known")
     inputs: dict[str, InputFacts] | None = None
     notes: list[str] = Field(default_factory=list)
+    text: TextFacts | None = Field(None, description="None: text features come ready-made")
 
 
 @dataclass(frozen=True)
@@ -128,14 +157,23 @@ def read_facts(path: Path) -> RunFacts:
 
 def is_leftover(name: str) -> bool:
     """Whether ``name`` is that of a temporary file which a killed training left behind."""
-    return any(fnmatchcase(name, f".{Path(file).stem}-????????.tmp{Path(file).suffix}") for file in RUN_FILES)
+    files = (*RUN_FILES, *_TEXT_FILES)
+    return any(fnmatchcase(name, f".{Path(file).stem}-????????.tmp{Path(file).suffix}") for file in files)
 
 
 def remove_leftovers(path: Path) -> None:
     """Deletes temporary files which a killed training left in the run directory ``path``."""
-    for entry in path.iterdir():
-        if is_leftover(entry.name) and entry.is_file():
-            entry.unlink(missing_ok=True)
+    for folder in (path, path / TEXT_DIR):
+        for entry in folder.iterdir() if folder.is_dir() else ():
+            if is_leftover(entry.name) and entry.is_file():
+                entry.unlink(missing_ok=True)
+
+
+def _is_own(entry: Path) -> bool:
+    """Whether an entry of a run directory is the run's: one of its files, what is left of one, or its text encoder."""
+    if entry.name == TEXT_DIR and entry.is_dir() and not entry.is_symlink():
+        return all(item.is_file() and (item.name in _TEXT_FILES or is_leftover(item.name)) for item in entry.iterdir())
+    return not entry.is_dir() and (entry.name in RUN_FILES or is_leftover(entry.name))
 
 
 def check_target(path: Path, *, force: bool) -> None:
@@ -152,14 +190,40 @@ def check_target(path: Path, *, force: bool) -> None:
         raise RunError(f"{path} is a file; choose another --out")
     try:
         entries = list(path.iterdir())
+        foreign = [entry.name for entry in entries if not _is_own(entry)]
     except OSError as cause:
         raise RunError(f"cannot read {path}: {cause.strerror or cause}; choose another --out") from cause
-    foreign = [e.name for e in entries if e.is_dir() or not (e.name in RUN_FILES or is_leftover(e.name))]
     if foreign:
         shown = ", ".join(sorted(foreign)[:5])
         raise RunError(f"{path} holds what is not a run's ({shown}), so it is left alone; choose another --out")
     if any(entry.name in RUN_FILES for entry in entries) and not force:
         raise RunError(f"{path} holds a run; choose another --out, continue it with --resume, or replace it with --force")
+
+
+@contextmanager
+def sole_writer(path: Path) -> Iterator[None]:
+    """Keeps a second training out of an existing run directory for as long as this one writes there.
+
+    The lock lies on the directory itself: no file is left, and the system lets go of it however the process ends. Where
+    the file system or the platform has no such locks, there is none.
+
+    Raises:
+        RunError: Another process holds it.
+    """
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as cause:
+            raise RunError(f"{path}: another training is writing there; wait for it, or choose another --out") from cause
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def start_directory(path: Path, config: RunConfig, facts: RunFacts, *, force: bool) -> None:
@@ -190,6 +254,10 @@ def start_directory(path: Path, config: RunConfig, facts: RunFacts, *, force: bo
 def _remove_run_files(path: Path) -> None:
     for name in RUN_FILES:
         (path / name).unlink(missing_ok=True)
+    if (path / TEXT_DIR).is_dir():
+        for name in _TEXT_FILES:
+            (path / TEXT_DIR / name).unlink(missing_ok=True)
+        (path / TEXT_DIR).rmdir()
 
 
 def write_beginning(path: Path, config: RunConfig, facts: RunFacts) -> None:
@@ -222,7 +290,9 @@ def write_environment(path: Path) -> None:
         "python": platform.python_version(),
         "system": platform.system(),
         "machine": platform.machine(),
-        "packages": installed_versions(("dmdkit", "torch", "lightning-fabric", "numpy", "safetensors")),
+        "packages": installed_versions(
+            ("dmdkit", "torch", "lightning-fabric", "numpy", "safetensors", "transformers", "tokenizers")
+        ),
     }
     torch = sys.modules.get("torch")
     if torch is not None:

@@ -1,5 +1,6 @@
 """Training as published (MODEL.md section 7), on any device, resumable to the byte.
 
+A text encoder is trained with the model, by the same rule, or was applied to the data before.
 Gradients of ``accumulate_batches`` batches are summed, clipped by value after every backward, and an incomplete group
 at an epoch's end is dropped; the learning rate halves and training stops on the validation loss; the best epoch is
 kept. Test data chooses nothing.
@@ -11,82 +12,67 @@ import csv
 import io
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 
 from dmdkit.config import ModelShape, RunConfig
 from dmdkit.data.dataset import MODALITIES, Dataset, Split
 from dmdkit.errors import ConfigError, DataError, RunError
 from dmdkit.files import sha256_of_bytes, sha256_of_file, write_bytes, write_json, write_text
 from dmdkit.model import DmdSystem, LossTerms, LossWeights, loss_terms, total_loss
+from dmdkit.model.text_encoder import TextEncoder
 from dmdkit.training.checkpoint import TrainingState, load_state, model_bytes, save_state
 from dmdkit.training.devices import checked_device, readable_memory_errors
 from dmdkit.training.evaluation import predict, task_metrics
+from dmdkit.training.progress import Progress, SilentProgress
 from dmdkit.training.run import (
     CHECKPOINT_FILE,
+    FACTS_FILE,
     HISTORY_FILE,
     METRICS_FILE,
     MODEL_FILE,
+    TEXT_DIR,
     Run,
     RunFacts,
     read_facts,
     remove_leftovers,
+    sole_writer,
     start_directory,
     write_config,
 )
 from dmdkit.training.statistics import input_facts, standardisation
+from dmdkit.training.text import (
+    TrainingEncoder,
+    encoded_split,
+    text_facts,
+    write_encoder_directory,
+)
 
 __all__ = ["Progress", "SilentProgress", "train"]
 
 
-class Progress(Protocol):
-    """What a caller may show while training runs."""
-
-    def start(self, epochs: int, batches: int, first_epoch: int) -> None:
-        """Training is about to run epochs ``first_epoch`` .. ``epochs`` - 1 of ``batches`` batches each."""
-
-    def batch(self, epoch: int, batch: int, loss: float) -> None:
-        """A batch was done."""
-
-    def epoch(self, row: dict[str, float | int | None], *, best: bool) -> None:
-        """An epoch was done; ``row`` is its line in history.csv."""
-
-    def stop(self) -> None:
-        """No more epochs come, however training ended."""
-
-
-class SilentProgress:
-    """Shows nothing."""
-
-    def start(self, epochs: int, batches: int, first_epoch: int) -> None:
-        """Shows nothing."""
-
-    def batch(self, epoch: int, batch: int, loss: float) -> None:
-        """Shows nothing."""
-
-    def epoch(self, row: dict[str, float | int | None], *, best: bool) -> None:
-        """Shows nothing."""
-
-    def stop(self) -> None:
-        """Shows nothing."""
+_ENCODER_PREFIX = "text_encoder."
 
 
 @dataclass(frozen=True)
 class _Tensors:
     features: dict[str, Tensor]
     labels: Tensor
+    tokens: Tensor | None
 
     @classmethod
     def of(cls, split: Split, device: torch.device) -> _Tensors:
         features = {name: torch.from_numpy(array).to(device) for name, array in split.features().items()}
-        return cls(features, torch.from_numpy(np.ascontiguousarray(split.labels)).to(device))
+        tokens = None if split.tokens is None else torch.from_numpy(split.tokens).to(device)
+        return cls(features, torch.from_numpy(np.ascontiguousarray(split.labels)).to(device), tokens)
 
 
 def _fabric(device: str, precision: Literal["32-true", "bf16-mixed"]) -> Fabric:
@@ -134,7 +120,11 @@ def _groups(terms: LossTerms) -> Iterator[tuple[str, float]]:
 
 
 class _Trainer:
-    def __init__(self, config: RunConfig, facts: RunFacts, dataset: Dataset, device: str) -> None:
+    """The live training; ``encoder`` is the text encoder where it is fine-tuned."""
+
+    def __init__(
+        self, config: RunConfig, facts: RunFacts, dataset: Dataset, device: str, encoder: TextEncoder | None = None
+    ) -> None:
         settings = config.training
         self.config, self.settings, self.facts, self.dataset = config, settings, facts, dataset
         self.fabric = _fabric(device, settings.precision)
@@ -146,7 +136,16 @@ class _Trainer:
             self.system.dmd.set_statistics(
                 {name: (torch.from_numpy(mean), torch.from_numpy(scale)) for name, (mean, scale) in statistics.items()}
             )
-        optimizer = torch.optim.Adam(self.system.parameters(), lr=settings.learning_rate)
+        self.parts: dict[str, nn.Module] = {"": self.system}
+        groups: list[dict[str, Any]] = [{"params": list(self.system.parameters())}]
+        self.encode: nn.Module | None = None
+        if encoder is not None:
+            assert config.text_encoder is not None
+            rate = config.text_encoder.learning_rate or settings.learning_rate
+            groups.append({"params": list(encoder.parameters()), "lr": rate})
+            self.parts[_ENCODER_PREFIX] = encoder
+            self.encode = self.fabric.setup_module(encoder)
+        optimizer = torch.optim.Adam(groups, lr=settings.learning_rate)
         self.model, self.optimizer = self.fabric.setup(self.system, optimizer)
         self.scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=settings.plateau_patience)
         self.train_data = _Tensors.of(train_split, self.fabric.device)
@@ -159,6 +158,10 @@ class _Trainer:
     def _step(self, indices: Tensor) -> LossTerms:
         indices = indices.to(self.fabric.device)
         features = {name: tensor[indices] for name, tensor in self.train_data.features.items()}
+        if self.encode is not None:
+            assert self.train_data.tokens is not None
+            tokens = self.train_data.tokens[indices]
+            features["text"] = self.encode(tokens[:, 0], tokens[:, 1])
         out = self.model(**_drop_modalities(features, self.settings.modality_dropout))
         terms = loss_terms(out, self.train_data.labels[indices], self.settings.losses, classes=self.classes)
         total = total_loss(terms, self.settings.losses, self.weights)
@@ -168,7 +171,8 @@ class _Trainer:
                 "--set data.normalisation=standardise"
             )
         self.fabric.backward(total)
-        torch.nn.utils.clip_grad_value_(self.system.parameters(), self.settings.clip_value)
+        for part in self.parts.values():
+            torch.nn.utils.clip_grad_value_(part.parameters(), self.settings.clip_value)
         self._last_loss = float(total.detach())
         return terms
 
@@ -177,6 +181,8 @@ class _Trainer:
         seed = _epoch_seed(self.settings.seed, epoch)
         torch.manual_seed(seed)
         self.model.train()
+        if self.encode is not None:
+            self.encode.train()
         self.optimizer.zero_grad()
         sums: dict[str, float] = {}
         batches = _batches(len(self.dataset.splits["train"]), self.settings.batch_size, seed)
@@ -195,6 +201,8 @@ class _Trainer:
     def validate(self, split: str) -> tuple[float, dict[str, float | None]]:
         """The validation loss (mean absolute error, or cross-entropy) and every metric of ``split``."""
         part = self.dataset.splits[split]
+        if self.encode is not None:
+            part = encoded_split(part, self.encode, self.fabric.device)
         predicted = predict(self.model, part, self.fabric.device)
         metrics = task_metrics(predicted, part.labels, self.facts.task, self.facts.label_range)
         if self.classes:
@@ -205,18 +213,29 @@ class _Trainer:
 
     def capture(self, state: TrainingState) -> None:
         """Copies the live state into ``state``."""
-        state.model = {name: value.detach().cpu().clone() for name, value in self.system.state_dict().items()}
+        state.model = {
+            prefix + name: value.detach().cpu().clone()
+            for prefix, part in self.parts.items()
+            for name, value in part.state_dict().items()
+        }
         state.optimizer = self.optimizer.state_dict()
         state.scheduler = self.scheduler.state_dict()
 
     def restore(self, state: TrainingState) -> None:
         """Makes ``state`` the live one."""
         try:
-            self.system.load_state_dict(state.model)
+            self.load(state.model)
             self.optimizer.load_state_dict(state.optimizer)
             self.scheduler.load_state_dict(state.scheduler)
         except (RuntimeError, ValueError, KeyError) as cause:
             raise RunError("last.ckpt does not belong to this run's config; start it anew with --force") from cause
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Makes ``state`` the weights of the model and of a fine-tuned encoder."""
+        encoder = {k.removeprefix(_ENCODER_PREFIX): v for k, v in state.items() if k.startswith(_ENCODER_PREFIX)}
+        self.system.load_state_dict({k: v for k, v in state.items() if not k.startswith(_ENCODER_PREFIX)})
+        if _ENCODER_PREFIX in self.parts:
+            self.parts[_ENCODER_PREFIX].load_state_dict(encoder)
 
     def fit(self, out: Path, state: TrainingState, progress: Progress) -> None:
         """Trains from ``state`` on, saving after every epoch."""
@@ -277,7 +296,8 @@ def train(
 
     Args:
         config: The recipe; its data section must already name ``dataset``'s file and hash.
-        dataset: Splits train and valid, and test where the run shall be measured on it.
+        dataset: Splits train and valid, and test where the run shall be measured on it; with transcripts or tokens where the
+            recipe has a text encoder.
         out: The run directory.
         device: auto, cpu, cuda, cuda:N or mps.
         force: Whether an existing run gives way.
@@ -289,6 +309,9 @@ def train(
             and then it can be resumed.
     """
     _require_splits(dataset)
+    text = TrainingEncoder.of(config)
+    if text is not None:
+        config, dataset = text.prepare(config, dataset, resume=resume)
     settings = config.training
     standardised = config.data.normalisation == "standardise"
     facts = RunFacts(
@@ -301,18 +324,24 @@ def train(
         train_samples=len(dataset.splits["train"]),
         inputs=input_facts(dataset, settings.modality_dropout),
         notes=list(dataset.notes),
+        text=text_facts(config.text_encoder) if config.text_encoder is not None else None,
     )
     progress = progress or SilentProgress()
-    with readable_memory_errors("lower training.batch_size or model.width"):
-        trainer = _Trainer(config, facts, dataset, device)
+    with ExitStack() as held, readable_memory_errors("lower training.batch_size or model.width"):
+        if is_there := out.is_dir():
+            held.enter_context(sole_writer(out))
+        fine_tuned = text.encoder if text is not None and text.settings.fine_tune else None
+        trainer = _Trainer(config, facts, dataset, device, fine_tuned)
         state = _resumed(trainer, config, facts, out) if resume else TrainingState()
         if not resume:
             start_directory(out, config, facts, force=force)
+        if not is_there:
+            held.enter_context(sole_writer(out))
         try:
             trainer.fit(out, state, progress)
         finally:
             progress.stop()
-        return _finish(trainer, state, out)
+        return _finish(trainer, state, out, text)
 
 
 def _resumed(trainer: _Trainer, config: RunConfig, facts: RunFacts, out: Path) -> TrainingState:
@@ -320,7 +349,7 @@ def _resumed(trainer: _Trainer, config: RunConfig, facts: RunFacts, out: Path) -
     if not (out / CHECKPOINT_FILE).exists():  # killed before the end of the first epoch
         start_directory(out, config, facts, force=True)
         return TrainingState()
-    if read_facts(out).model_copy(update={"notes": facts.notes}) != facts:
+    if _beginning(read_facts(out)) != _beginning(facts):
         raise RunError(f"{out}: the data or the sizes are not those the run began with; start it anew with --force")
     state = load_state(out / CHECKPOINT_FILE)
     trainer.restore(state)
@@ -330,9 +359,17 @@ def _resumed(trainer: _Trainer, config: RunConfig, facts: RunFacts, out: Path) -
     return state
 
 
-def _finish(trainer: _Trainer, state: TrainingState, out: Path) -> Run:
+def _beginning(facts: RunFacts) -> RunFacts:
+    """What must be the same when a run goes on: not its notes, nor the ranges of features that are learnt with it."""
+    inputs = dict(facts.inputs or {})
+    if facts.text is not None and facts.text.fine_tuned:
+        inputs.pop("text", None)
+    return facts.model_copy(update={"notes": [], "inputs": inputs})
+
+
+def _finish(trainer: _Trainer, state: TrainingState, out: Path, text: TrainingEncoder | None) -> Run:
     """Measures the best epoch and writes the weights last, because they say that the run is finished."""
-    trainer.system.load_state_dict(state.best_model)
+    trainer.load(state.best_model)
     metrics: dict[str, Any] = {
         "best_epoch": state.best_epoch + 1,
         "epochs": state.next_epoch,
@@ -343,7 +380,15 @@ def _finish(trainer: _Trainer, state: TrainingState, out: Path) -> Run:
         if split in trainer.dataset.splits:
             _, values = trainer.validate(split)
             metrics["splits"][split] = {"samples": len(trainer.dataset.splits[split]), **values}
-    weights = model_bytes(state.best_model)
+    if text is not None:
+        facts = trainer.facts
+        if trainer.encode is not None:
+            learnt = encoded_split(trainer.dataset.splits["train"], trainer.encode, trainer.fabric.device)
+            changed = replace(trainer.dataset, splits={"train": learnt})
+            facts = facts.model_copy(update={"inputs": input_facts(changed, trainer.settings.modality_dropout)})
+        write_json(out / FACTS_FILE, facts.model_dump(mode="json"), RunError)
+        write_encoder_directory(out / TEXT_DIR, text.encoder, text.directory.tokenizer)
+    weights = model_bytes({name: value for name, value in state.best_model.items() if not name.startswith(_ENCODER_PREFIX)})
     model = out / MODEL_FILE
     if model.is_file() and sha256_of_file(model) != sha256_of_bytes(weights):
         model.unlink()  # an earlier end of this run: its weights must not stand beside the new metrics

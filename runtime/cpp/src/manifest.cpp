@@ -19,6 +19,9 @@ using Json = nlohmann::json;
 constexpr double kAnyNumber = std::numeric_limits<double>::max();
 // More values per sample than any recording has; keeps sizes far from overflow whatever a manifest says.
 constexpr std::uint64_t kMaxInputValues = std::uint64_t{1} << 28;
+// What a bundle may set; other entries name files to read or libraries to load, which is not for a bundle to decide.
+const std::set<std::string> kSessionOptions = {"session.disable_quant_qdq", "session.enable_quant_qdq_cleanup",
+                                               "session.set_denormal_as_zero"};
 
 std::uint64_t per_modality(JsonFields& model, const std::string& key, std::size_t modality) {
   JsonFields fields(model.child(key), model.place(key));
@@ -119,12 +122,15 @@ std::string read_verdict(const Json& value, const std::string& place) {
 GraphRecord read_graph(const Json& value, const std::string& name) {
   JsonFields fields(value, "graphs." + name);
   GraphRecord record;
-  record.kind = fields.one_of("kind", {"fusion", "explain", "gd_homo", "gd_hetero"});
+  record.kind = fields.one_of("kind", {"fusion", "explain", "gd_homo", "gd_hetero", "text"});
   record.precision = fields.one_of("precision", {"fp32", "fp16", "int8-cpu", "int8-trt"});
   record.file = fields.text("file");
   for (const char* key : {"opset", "ir_version", "weight_bytes", "multiply_adds"}) fields.count(key);
   for (const char* key : {"weights_stored_int8", "multiply_adds_int8"}) fields.number(key, 0.0, 1.0);
   if (!fields.is_null("session_options")) record.session_options = fields.text_map("session_options");
+  for (const auto& [option, value] : record.session_options) {
+    if (kSessionOptions.count(option) == 0) throw Malformed(fields.place("session_options"), "unknown option " + in_quotes(option));
+  }
   if (!fields.is_null("simulated_on_cpu")) fields.boolean("simulated_on_cpu");
   record.verdict = read_verdict(fields.child("verdict"), fields.place("verdict"));
   if (!fields.is_null("backends")) {
@@ -139,6 +145,21 @@ GraphRecord read_graph(const Json& value, const std::string& name) {
   if (name != record.kind + "." + record.precision) {
     throw Malformed("", "graphs." + in_quotes(name) + " describes " + record.kind + "." + record.precision);
   }
+  return record;
+}
+
+TextRecord read_text(const Json& value) {
+  JsonFields fields(value, "text");
+  TextRecord record;
+  record.tokenizer = fields.text("tokenizer");
+  record.max_tokens = fields.count("max_tokens", 1);
+  const std::uint64_t vocabulary = fields.count("vocabulary_size", 1);
+  if (fields.count("pad_id") >= vocabulary) throw Malformed("text", "pad_id is not a token");
+  fields.one_of("padding_side", {"left", "right"});
+  fields.one_of("padded_steps", {"zero", "encoded"});
+  fields.boolean("fine_tuned");
+  fields.sha256("encoder_sha256");
+  fields.finish();
   return record;
 }
 
@@ -197,6 +218,22 @@ void read_orders(JsonFields& fields, Manifest& manifest) {
   if (distinct.size() != kEdges) throw Malformed("", problem);
 }
 
+void check_text(const Manifest& manifest) {
+  const bool has_graph = std::any_of(manifest.graphs.begin(), manifest.graphs.end(),
+                                     [](const auto& entry) { return entry.second.kind == "text"; });
+  if (manifest.text.has_value() != has_graph || manifest.text.has_value() != (manifest.find_graph("text.fp32") != nullptr)) {
+    throw Malformed("text", "a text encoder's record and its graph text.fp32 go together");
+  }
+  if (!manifest.text) return;
+  if (manifest.text->max_tokens != manifest.inputs[0].info.steps) {
+    throw Malformed("text", std::to_string(manifest.text->max_tokens) + " tokens for the model's " +
+                                std::to_string(manifest.inputs[0].info.steps) + " steps");
+  }
+  if (manifest.files.count(manifest.text->tokenizer) == 0) {
+    throw Malformed("text", in_quotes(manifest.text->tokenizer) + " is not listed under files");
+  }
+}
+
 Manifest read_values(const Json& value) {
   JsonFields fields(value, "");
   Manifest manifest;
@@ -216,6 +253,7 @@ Manifest read_values(const Json& value) {
     manifest.inputs[i] = read_input(inputs.child(kModalityNames[i]), kModalityNames[i]);
   }
   inputs.finish();
+  if (!fields.is_null("text")) manifest.text = read_text(fields.child("text"));
   const Json& outputs = fields.child("outputs");
   if (!outputs.is_object()) throw Malformed("outputs", "expected an object");
   for (const auto& [name, output] : outputs.items()) read_output(output, name);
@@ -233,6 +271,7 @@ Manifest read_values(const Json& value) {
       throw Malformed("", "graphs." + name + ": " + in_quotes(graph.file) + " is not listed under files");
     }
   }
+  check_text(manifest);
   if (manifest.files.count(manifest.golden_file) == 0) {
     throw Malformed("", "golden: " + in_quotes(manifest.golden_file) + " is not listed under files");
   }

@@ -36,6 +36,12 @@ struct GraphRecord {
   std::string verdict;  // passed, failed, unverified
 };
 
+// A text encoder in front of the graphs. This runtime takes its output, the text features; it does not run it.
+struct TextRecord {
+  std::string tokenizer;
+  std::uint64_t max_tokens = 0;
+};
+
 // What the runtime uses of the manifest; the rest is checked and left behind.
 struct Manifest {
   std::string name;
@@ -44,6 +50,7 @@ struct Manifest {
   std::array<std::string, kModalities> modality_order;
   std::array<std::string, kEdges> edge_order;   // "student<-teacher"
   std::array<InputRecord, kModalities> inputs;  // in the order of kModalityNames
+  std::optional<TextRecord> text;
   std::vector<std::pair<std::string, GraphRecord>> graphs;
   std::string golden_file;
   std::size_t golden_samples = 0;

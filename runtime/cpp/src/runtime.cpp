@@ -168,7 +168,9 @@ class Runtime::Impl {
     std::vector<std::string> names = {session_.name()};
     if (every_graph) {
       names.clear();
-      for (const auto& entry : manifest().graphs) names.push_back(entry.first);
+      for (const auto& entry : manifest().graphs) {
+        if (entry.second.kind != "text") names.push_back(entry.first);  // takes tokens, which this runtime does not
+      }
     } else {
       names.push_back(explainer().name());
     }

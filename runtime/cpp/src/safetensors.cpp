@@ -22,6 +22,11 @@ struct Span {
   std::uint64_t end;
 };
 
+struct Entry {
+  Tensor tensor;
+  bool is_float = true;
+};
+
 std::vector<std::size_t> read_shape(const Json& value, const std::string& name, std::uint64_t& elements) {
   if (!value.is_array() || value.size() > kMaxRank) throw Malformed(in_quotes(name), "expected a shape of at most 8 sizes");
   std::vector<std::size_t> shape;
@@ -45,20 +50,26 @@ Span read_offsets(const Json& value, const std::string& name, std::uint64_t avai
   return span;
 }
 
-Tensor read_tensor(const Json& value, const std::string& name, const unsigned char* data, std::uint64_t available,
-                   std::vector<Span>& spans) {
+Entry read_entry(const Json& value, const std::string& name, const unsigned char* data, std::uint64_t available,
+                 std::vector<Span>& spans) {
   JsonFields fields(value, in_quotes(name));
-  fields.one_of("dtype", {"F32"});
+  Entry entry;
+  entry.is_float = fields.one_of("dtype", {"F32", "I64"}) == "F32";
   std::uint64_t elements = 0;
-  Tensor tensor;
+  Tensor& tensor = entry.tensor;
   tensor.shape = read_shape(fields.child("shape"), name, elements);
   const Span span = read_offsets(fields.child("data_offsets"), name, available);
   fields.finish();
-  if (span.end - span.begin != elements * sizeof(float)) throw Malformed(in_quotes(name), "its data does not fit its shape");
+  const std::uint64_t width = entry.is_float ? sizeof(float) : sizeof(std::int64_t);
+  // read_shape bounds the elements to a quarter of what fits, so that only the wider type can still overflow.
+  if (elements > UINT64_MAX / width || span.end - span.begin != elements * width) {
+    throw Malformed(in_quotes(name), "its data does not fit its shape");
+  }
+  spans.push_back(span);
+  if (!entry.is_float) return entry;
   tensor.values.resize(elements);
   if (elements > 0) std::memcpy(tensor.values.data(), data + span.begin, elements * sizeof(float));
-  spans.push_back(span);
-  return tensor;
+  return entry;
 }
 
 }  // namespace
@@ -80,11 +91,11 @@ Tensors parse_safetensors(const unsigned char* data, std::size_t size) {
   std::uint64_t total = 0;
   for (const auto& [name, entry] : value.items()) {
     if (name == "__metadata__") continue;
-    Tensor tensor = read_tensor(entry, name, content, available, spans);
+    Entry found = read_entry(entry, name, content, available, spans);
     // Tensors that share bytes would multiply the memory a small file takes.
     total += spans.back().end - spans.back().begin;
     if (total > available) throw Malformed(in_quotes(name), "tensors overlap");
-    tensors.emplace(name, std::move(tensor));
+    if (found.is_float) tensors.emplace(name, std::move(found.tensor));
   }
   std::sort(spans.begin(), spans.end(),
             [](const Span& a, const Span& b) { return a.begin < b.begin || (a.begin == b.begin && a.end < b.end); });

@@ -43,6 +43,13 @@ TEST_F(ManifestTest, RefusesUnknownKeysWithTheirPlace) {
   EXPECT_NE(message().find("inputs.text: unknown key 'hop'"), std::string::npos) << message();
 }
 
+TEST_F(ManifestTest, RefusesASessionOptionThatLoadsSomething) {
+  manifest["graphs"]["fusion.fp32"]["session_options"] = {{"session.model_external_initializers_file_folder_path", "/etc"}};
+  rewrite();
+  EXPECT_NE(message().find("unknown option 'session.model_external_initializers_file_folder_path'"), std::string::npos)
+      << message();
+}
+
 TEST_F(ManifestTest, RefusesAnotherVersionAsPythonDoes) {
   manifest["schema_version"] = 2;
   rewrite();
@@ -69,6 +76,48 @@ TEST_F(ManifestTest, RefusesAFileThatIsNotListed) {
   manifest["graphs"]["fusion.fp32"]["file"] = "graphs/other.onnx";
   rewrite();
   EXPECT_NE(message().find("is not listed under files"), std::string::npos);
+}
+
+TEST_F(ManifestTest, TakesABundleWithATextEncoder) {
+  const auto damaged = [&] {
+    rewrite();
+    return message().find("damaged") != std::string::npos;
+  };
+  const nlohmann::json without = manifest;
+  manifest["text"] = {{"tokenizer", "graphs/fusion.fp32.onnx"},
+                      {"max_tokens", 3},
+                      {"vocabulary_size", 100},
+                      {"pad_id", 0},
+                      {"padding_side", "left"},
+                      {"padded_steps", "zero"},
+                      {"fine_tuned", true},
+                      {"encoder_sha256", std::string(64, '0')}};
+  manifest["graphs"]["text.fp32"] = manifest["graphs"]["fusion.fp32"];
+  manifest["graphs"]["text.fp32"]["kind"] = "text";
+  const nlohmann::json with = manifest;
+  rewrite();
+  EXPECT_EQ(read_manifest(folder).text->max_tokens, 3U);
+  ASSERT_TRUE(open_status().ok());
+  auto runtime = Runtime::open(folder, options());  // its features are the input, its text graph is left alone
+  EXPECT_TRUE(runtime->predict(inputs(1)));
+  const auto checked = runtime->self_check(true);
+  ASSERT_TRUE(checked);
+  for (const GraphCheck& check : checked->graphs) EXPECT_NE(check.graph, "text.fp32");
+
+  manifest["text"]["max_tokens"] = 4;
+  EXPECT_TRUE(damaged());
+  manifest = with;
+  manifest["text"]["pad_id"] = 100;
+  EXPECT_TRUE(damaged());
+  manifest = with;
+  manifest["text"]["tokenizer"] = "tokenizer.json";
+  EXPECT_TRUE(damaged());
+  manifest = with;
+  manifest.erase("text");
+  EXPECT_TRUE(damaged());
+  manifest = without;
+  manifest["text"] = with["text"];
+  EXPECT_TRUE(damaged());
 }
 
 TEST_F(ManifestTest, ChoosesOnlyWhatPassed) {

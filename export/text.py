@@ -1,0 +1,124 @@
+"""A text encoder in inference form: BERT's own algebra, with one product for queries, keys and values, exact otherwise."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from onnx import ModelProto
+from torch import Tensor, nn
+
+from dmdkit.export.onnx_writer import graph_from_module
+from dmdkit.model.text_encoder import BertShape, TextEncoder
+
+__all__ = ["TEXT_INPUTS", "TextGraph", "text_graph"]
+
+TEXT_INPUTS = ("input_ids", "attention_mask")
+_MASKED = -1e4
+"""Added to the scores of steps without a token: exp of it is 0 in fp32, and fp16 can still hold it."""
+
+_EXAMPLE_BATCH = 2
+
+
+def _frozen(weight: Tensor) -> nn.Parameter:
+    return nn.Parameter(weight.detach().float().clone(), requires_grad=False)
+
+
+def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+    linear = nn.Linear(weight.shape[1], weight.shape[0])
+    linear.weight, linear.bias = _frozen(weight), _frozen(bias)
+    return linear
+
+
+class _Layer(nn.Module):
+    """One BERT layer (post-norm).
+
+    Args:
+        layer: Hugging Face's BertLayer.
+        shape: The BERT's sizes.
+    """
+
+    def __init__(self, layer: nn.Module, shape: BertShape) -> None:
+        super().__init__()
+        state = dict(layer.named_parameters())
+        self.heads, self.head_width = shape.num_attention_heads, shape.hidden_size // shape.num_attention_heads
+        self.activation, self.eps = shape.hidden_act, shape.layer_norm_eps
+        scale = {"query": self.head_width**-0.5, "key": 1.0, "value": 1.0}
+        parts = [(state[f"attention.self.{n}.weight"] * s, state[f"attention.self.{n}.bias"] * s) for n, s in scale.items()]
+        self.qkv = _linear(torch.cat([weight for weight, _ in parts]), torch.cat([bias for _, bias in parts]))
+        self.out = _linear(state["attention.output.dense.weight"], state["attention.output.dense.bias"])
+        self.up = _linear(state["intermediate.dense.weight"], state["intermediate.dense.bias"])
+        self.down = _linear(state["output.dense.weight"], state["output.dense.bias"])
+        names = {"attention_norm": "attention.output.LayerNorm", "output_norm": "output.LayerNorm"}
+        for own, published in names.items():
+            norm = nn.LayerNorm(shape.hidden_size, self.eps)
+            norm.weight, norm.bias = _frozen(state[f"{published}.weight"]), _frozen(state[f"{published}.bias"])
+            self.add_module(own, norm)
+
+    def _act(self, x: Tensor) -> Tensor:
+        if self.activation == "relu":
+            return F.relu(x)
+        return F.gelu(x, approximate="none" if self.activation == "gelu" else "tanh")
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        """(B, T, D) and an additive mask (B, 1, 1, T) -> (B, T, D)."""
+        batch, steps, width = x.shape
+        split = self.qkv(x).reshape(batch, steps, 3, self.heads, self.head_width).permute(2, 0, 3, 1, 4)
+        query, key, value = split[0], split[1], split[2]
+        weights = torch.softmax(query @ key.transpose(2, 3) + bias, dim=-1)
+        context = (weights @ value).transpose(1, 2).reshape(batch, steps, width)
+        x = self.attention_norm(x + self.out(context))
+        return cast(Tensor, self.output_norm(x + self.down(self._act(self.up(x)))))
+
+
+class TextGraph(nn.Module):
+    """A :class:`~dmdkit.model.text_encoder.TextEncoder` for export; equal to it within rounding.
+
+    Args:
+        encoder: The encoder, which is not changed.
+        steps: T.
+    """
+
+    def __init__(self, encoder: TextEncoder, steps: int) -> None:
+        super().__init__()
+        shape, embeddings = encoder.shape, dict(encoder.bert.embeddings.named_parameters())  # type: ignore[union-attr, operator]
+        self.zeroed = encoder.padded_steps == "zero"
+        self.word = _frozen(embeddings["word_embeddings.weight"])
+        # A single sentence is all segment 0, so that segment's row goes into every position's.
+        rows = embeddings["position_embeddings.weight"][:steps] + embeddings["token_type_embeddings.weight"][0]
+        self.position = _frozen(rows)
+        self.norm = nn.LayerNorm(shape.hidden_size, shape.layer_norm_eps)
+        self.norm.weight = _frozen(embeddings["LayerNorm.weight"])
+        self.norm.bias = _frozen(embeddings["LayerNorm.bias"])
+        layers = cast(nn.ModuleList, encoder.bert.encoder.layer)  # type: ignore[union-attr]
+        self.layers = nn.ModuleList([_Layer(layer, shape) for layer in layers])
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """int64 ids and mask (B, T) -> float32 features (B, T, D)."""
+        present = attention_mask.to(torch.float32)
+        position: Tensor = self.position
+        if self.zeroed:  # tokens stand on the right and take the positions they would have without padding
+            position = F.embedding((attention_mask.cumsum(1) - 1).clamp(min=0), position)
+        x = self.norm(F.embedding(input_ids, self.word) + position)
+        bias = ((1.0 - present) * _MASKED).unsqueeze(1).unsqueeze(1)
+        for layer in self.layers:
+            x = layer(x, bias)
+        return x * present.unsqueeze(-1) if self.zeroed else x
+
+
+def text_graph(encoder: TextEncoder, steps: int) -> ModelProto:
+    """The graph ``text.fp32`` of an encoder.
+
+    Args:
+        encoder: The trained encoder.
+        steps: T.
+
+    Raises:
+        ExportError: PyTorch could not export it.
+    """
+    ids = torch.zeros(_EXAMPLE_BATCH, steps, dtype=torch.int64)
+    mask = torch.ones(_EXAMPLE_BATCH, steps, dtype=torch.int64)
+    model = graph_from_module(TextGraph(encoder, steps), list(zip(TEXT_INPUTS, (ids, mask), strict=True)), ["text"])
+    model.graph.name = "text"
+    return model
