@@ -29,7 +29,7 @@ if (HERE / "lib").is_dir():
     sys.path.insert(0, str(HERE / "lib"))
 
 from dmdkit.errors import DmdkitError, EngineError  # noqa: E402 - found in lib/, in a kit
-from dmdkit.runtime import tensorrt_api  # noqa: E402
+from dmdkit.runtime import tensorrt_api, tensorrt_build  # noqa: E402
 from dmdkit.runtime.gpu import Gpu, NoGpuError, find_gpu  # noqa: E402
 from dmdkit.runtime.inspector import prove_precision  # noqa: E402
 
@@ -144,7 +144,7 @@ def _cudart() -> Any:
 class Engine:
     """An opened plan with its buffers bound once."""
 
-    def __init__(self, opened: tensorrt_api.OpenEngine, built: tensorrt_api.Built, batch: int, device: Device) -> None:
+    def __init__(self, opened: tensorrt_api.OpenEngine, built: tensorrt_build.Built, batch: int, device: Device) -> None:
         import numpy as np
 
         self._opened, self._built, self._device = opened, built, device
@@ -229,7 +229,7 @@ def build_graph(kit: dict[str, Any], graph: dict[str, Any], gpu: Gpu, folder: Pa
     target, batch = kit["target"], kit["target"]["batch"]
     data = (folder / graph["file"]).read_bytes()
     start = time.perf_counter()
-    built = tensorrt_api.build(
+    built = tensorrt_build.build(
         "tensorrt", data, graph["name"], batch=(batch["min"], batch["opt"], batch["max"]),
         workspace_bytes=target["workspace_mib"] << 20, progress=_show if sys.stderr.isatty() else None,
     )  # fmt: skip

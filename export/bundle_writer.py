@@ -26,6 +26,7 @@ from dmdkit.files import atomic_directory, sha256_of_bytes, write_json
 from dmdkit.model.dmd import GRAPH_ORDER
 from dmdkit.model.gd_unit import EDGES
 from dmdkit.model.system import DmdSystem
+from dmdkit.report import write_report
 from dmdkit.runtime.backends.onnxruntime import OnnxRuntimeRunner
 from dmdkit.runtime.bundle import Bundle, Golden
 from dmdkit.runtime.int8_report import Int8Report, write_int8_report
@@ -276,6 +277,7 @@ def export_bundle(
             manifest = record(directory, manifest, ledger)
         if plan is not None:
             write_int8_report(directory, _int8_report(plan, manifest, ledger))
+        write_report(directory)
     return manifest, ledger
 
 

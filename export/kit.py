@@ -20,7 +20,7 @@ from dmdkit.runtime.self_check import INT8_TOLERANCE_SD
 
 __all__ = ["trtexec_line", "write_kit"]
 
-_MODULES = ("errors.py", "runtime/tensorrt_api.py", "runtime/gpu.py", "runtime/inspector.py")
+_MODULES = ("errors.py", "runtime/tensorrt_api.py", "runtime/tensorrt_build.py", "runtime/gpu.py", "runtime/inspector.py")
 _PACKAGE = '"""The part of dmdkit that a kit needs."""\n'
 
 

@@ -6,6 +6,7 @@ the device too.
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -111,7 +112,9 @@ def load_target(name: str, folder: Path = _FOLDER) -> Target:
     """
     path = folder / f"{name}.yaml"
     if Path(name).name != name or not path.is_file():
-        raise ConfigError(f"--target {name}: no such target; choose one of {', '.join(target_names())}")
+        near = get_close_matches(name.lower().replace("_", "-"), target_names(), n=1, cutoff=0.8)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"--target {name}: no such target{meant or ';'} choose one of {', '.join(target_names())}")
     try:
         target = Target.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (yaml.YAMLError, UnicodeDecodeError) as cause:

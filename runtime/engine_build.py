@@ -6,8 +6,8 @@ It needs TensorRT and nothing else, so that a robot can build for itself when it
 from __future__ import annotations
 
 import json
+import logging
 import os
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,15 +23,19 @@ from dmdkit.runtime.engines import (
     EngineRecord,
     ProductRecord,
     TensorRecord,
+    engines_folder,
     machine,
     read_engine,
     write_engine,
 )
 from dmdkit.runtime.gpu import Gpu, NoGpuError, find_gpu
-from dmdkit.runtime.tensorrt_api import Flavour, Progress, TensorInfo, build, version_of
+from dmdkit.runtime.latency import cache_directory
+from dmdkit.runtime.tensorrt_api import Flavour, version_of
+from dmdkit.runtime.tensorrt_build import Progress, TensorInfo, build
 
 __all__ = ["BuildResult", "BuildSpec", "build_engine", "cache_folder", "cache_key"]
 
+_LOG = logging.getLogger(__name__)
 _MIB = 1 << 20
 UNPROVEN_INT8 = "INT8 with TensorRT-RTX compiles; its speed is unverified"
 BUILT_WITHOUT_GPU = "built without a GPU: parity, precision and latency are for the device to show"
@@ -67,12 +71,11 @@ class BuildResult:
     seconds: float = field(compare=False)
 
 
-def cache_folder() -> Path:
-    """Where plans are kept for the next bundle with the same graph (``DMDKIT_CACHE``, else the user's cache)."""
+def cache_folder() -> Path | None:
+    """Where plans are kept for the next bundle with the same graph: ``DMDKIT_CACHE``, else the user's cache, if any."""
     own = os.environ.get("DMDKIT_CACHE")
-    if own:
-        return Path(own) / ENGINES
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dmdkit" / ENGINES
+    cache = Path(own) if own else cache_directory()
+    return cache / ENGINES if cache is not None else None
 
 
 def _flags(spec: BuildSpec) -> dict[str, str | int | bool]:
@@ -128,24 +131,54 @@ def _from_folder(folder: Path, name: str, key: str) -> tuple[EngineRecord, bytes
 
 
 def _keep(key: str, record: EngineRecord, plan: bytes, log: str) -> None:
+    cache = cache_folder()
+    if cache is None:
+        return
     kept = record.model_copy(update={"plan": "engine.plan", "check": None, "latency_ms": None})
     try:
-        with atomic_directory(cache_folder() / key, EngineError, replace=True) as directory:
+        with atomic_directory(cache / key, EngineError, replace=True) as directory:
             write_engine(directory, kept, plan, log)
-    except EngineError:
-        shutil.rmtree(cache_folder() / key, ignore_errors=True)  # a cache that cannot be written costs time only
+    except EngineError as cause:  # a cache that cannot be written costs time only
+        _LOG.info("the plan is not kept for other bundles: %s", cause)
 
 
-def build_engine(bundle: Bundle, graph: str, spec: BuildSpec, progress: Progress | None = None) -> BuildResult:
+def _put(bundle: Bundle, record: EngineRecord, plan: bytes, log: str) -> Engine:
+    """Writes into the bundle, or leaves the plan in the cache where the bundle cannot be written.
+
+    A robot's bundle is often read-only; its plan is then used from the cache.
+    """
+    try:
+        return write_engine(engines_folder(bundle), record, plan, log)
+    except EngineError as cause:
+        cache = cache_folder()
+        kept = cache / record.cache_key / "engine.json" if cache is not None else None
+        if kept is None or _from_folder(kept.parent, kept.stem, record.cache_key) is None:
+            raise
+        _LOG.warning("%s; the engine stays in %s", cause, kept.parent)
+        return Engine(path=kept, record=record.model_copy(update={"plan": "engine.plan"}))
+
+
+def build_engine(
+    bundle: Bundle, graph: str, spec: BuildSpec, progress: Progress | None = None, *, force: bool = False
+) -> BuildResult:
     """Builds the engine of ``graph`` into ``engines/``, or takes it from there or from the cache.
+
+    Args:
+        bundle: An opened bundle.
+        graph: Name of one of its graphs.
+        spec: What to build for.
+        progress: Hears every step; False stops the build.
+        force: Whether to build also where there is one.
 
     Raises:
         MissingDependencyError: The flavour is not installed.
         EngineError: The graph cannot be built, or not here.
         BundleError: There is no such graph, or it is damaged.
+        KeyboardInterrupt: After Ctrl-C; nothing is written then.
     """
     start = time.perf_counter()
     record = bundle.graph(graph)
+    folder = engines_folder(bundle)
     gpu = _here(spec)
     version = version_of(spec.flavour)
     # TensorRT's plan is for the GPU that built it, whatever else the target names.
@@ -158,8 +191,7 @@ def build_engine(bundle: Bundle, graph: str, spec: BuildSpec, progress: Progress
     gpu_name = gpu.name if gpu is not None and not spec.anywhere else None
     key = cache_key(sha256, spec, version, capabilities, gpu_name)
     name = f"{spec.target}.{graph}"
-    folder = bundle.path / ENGINES
-    own = _from_folder(folder, name, key)
+    own = None if force else _from_folder(folder, name, key)
     if own is not None:
         return BuildResult(
             Engine(path=folder / f"{name}.json", record=own[0]), cached=True, seconds=time.perf_counter() - start
@@ -170,10 +202,11 @@ def build_engine(bundle: Bundle, graph: str, spec: BuildSpec, progress: Progress
         "model_sha256": bundle.manifest.source.model_sha256,
         "plan": f"{name}.plan",
     }
-    kept = _from_folder(cache_folder() / key, "engine", key)
+    cache = cache_folder()
+    kept = None if force or cache is None else _from_folder(cache / key, "engine", key)
     if kept is not None:
-        written = write_engine(folder, kept[0].model_copy(update=dict(identity)), kept[1], kept[2])
-        return BuildResult(written, cached=True, seconds=time.perf_counter() - start)
+        again = kept[0].model_copy(update={**identity, "check": None, "latency_ms": None})
+        return BuildResult(_put(bundle, again, kept[1], kept[2]), cached=True, seconds=time.perf_counter() - start)
 
     made = build(
         spec.flavour,
@@ -211,4 +244,4 @@ def build_engine(bundle: Bundle, graph: str, spec: BuildSpec, progress: Progress
         }
     )
     _keep(key, complete, made.plan, made.log)
-    return BuildResult(write_engine(folder, complete, made.plan, made.log), cached=False, seconds=time.perf_counter() - start)
+    return BuildResult(_put(bundle, complete, made.plan, made.log), cached=False, seconds=time.perf_counter() - start)

@@ -38,7 +38,8 @@ def has_engines(bundle: Bundle) -> bool:
 
 def open_checked(engine: Engine, gpu: Gpu) -> TensorRtRunner:
     """Opens a plan that passed its preflight."""
-    kernels = cache_folder().parent / "kernels" / f"{engine.record.plan_sha256}.bin"
+    cache = cache_folder()
+    kernels = cache.parent / "kernels" / f"{engine.record.plan_sha256}.bin" if cache is not None else None
     return TensorRtRunner(engine.record.graph, engine, mapped=gpu.integrated, kernels=kernels)
 
 

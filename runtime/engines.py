@@ -7,23 +7,42 @@ graph it came from, so that the reason not to open it is known before TensorRT s
 from __future__ import annotations
 
 import json
+import os
 import platform
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from dmdkit.errors import EngineError, MissingDependencyError
 from dmdkit.files import sha256_of_bytes, write_bytes, write_json, write_text
 from dmdkit.runtime.bundle import Bundle
 from dmdkit.runtime.gpu import Gpu, find_gpu
+from dmdkit.runtime.manifest import stays_inside
 from dmdkit.runtime.tensorrt_api import Flavour, version_of
 
-__all__ = ["ENGINES", "Engine", "EngineRecord", "engines_of", "machine", "preflight", "read_engine", "write_engine"]
+try:
+    import fcntl
+except ImportError:  # pragma: no cover - Windows
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = [
+    "ENGINES",
+    "Engine",
+    "EngineRecord",
+    "engines_folder",
+    "engines_of",
+    "machine",
+    "preflight",
+    "read_engine",
+    "write_engine",
+]
 
 ENGINES = "engines"
 MAX_SIDECAR_BYTES = 16 << 20
+MAX_AXIS, MAX_BATCH = 1 << 20, 1024
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 PlainName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
 
@@ -36,8 +55,15 @@ class TensorRecord(_Record):
     """One input or output; the batch is -1."""
 
     name: str
-    shape: list[int]
+    shape: Annotated[list[int], Field(min_length=1, max_length=8)]
     dtype: str
+
+    @field_validator("shape")
+    @classmethod
+    def _is_a_batch_of_something(cls, shape: list[int]) -> list[int]:
+        if shape[0] != -1 or not all(1 <= size <= MAX_AXIS for size in shape[1:]):
+            raise ValueError(f"expected -1 for the batch and sizes from 1 to {MAX_AXIS}, found {shape}")
+        return shape
 
 
 class ProductRecord(_Record):
@@ -86,7 +112,7 @@ class EngineRecord(_Record):
     plan: PlainName
     plan_sha256: Sha256
     plan_bytes: Annotated[int, Field(ge=1)]
-    batch: tuple[int, int, int]
+    batch: tuple[int, int, int] = Field(description="smallest, tuned and largest")
     flags: dict[str, str | int | bool]
     inputs: list[TensorRecord]
     outputs: list[TensorRecord]
@@ -98,6 +124,13 @@ class EngineRecord(_Record):
     check: CheckRecord | None = None
     latency_ms: dict[str, float] | None = Field(None, description="percentiles, measured on the device")
     notes: list[str] = Field(default_factory=list)
+
+    @field_validator("batch")
+    @classmethod
+    def _is_ordered(cls, batch: tuple[int, int, int]) -> tuple[int, int, int]:
+        if not 1 <= batch[0] <= batch[1] <= batch[2] <= MAX_BATCH:
+            raise ValueError(f"expected 1 <= smallest <= tuned <= largest <= {MAX_BATCH}, found {list(batch)}")
+        return batch
 
 
 class Engine(_Record):
@@ -119,6 +152,11 @@ class Engine(_Record):
         """
         path = self.path.with_name(self.record.plan)
         try:
+            size = path.stat().st_size
+            if not stays_inside(path, path.parent):
+                raise EngineError(f"{path}: not a file of this folder itself, or a link that leaves it; build it again")
+            if size != self.record.plan_bytes:
+                raise EngineError(f"{path}: damaged ({size} bytes, the sidecar says {self.record.plan_bytes}); build it again")
             data = path.read_bytes()
         except OSError as cause:
             raise EngineError(f"{path}: cannot be read: {cause.strerror or cause}; build it again") from cause
@@ -139,7 +177,10 @@ def read_engine(path: Path) -> Engine:
         EngineError: Missing, damaged, or of another version.
     """
     try:
-        if path.stat().st_size > MAX_SIDECAR_BYTES:
+        size = path.stat().st_size
+        if not stays_inside(path, path.parent):
+            raise EngineError(f"{path}: not a file of this folder itself, or a link that leaves it; build the engine again")
+        if size > MAX_SIDECAR_BYTES:
             raise EngineError(f"{path}: larger than {MAX_SIDECAR_BYTES} bytes, so it is no sidecar")
         values: Any = json.loads(path.read_text(encoding="utf-8"))
     except OSError as cause:
@@ -157,22 +198,85 @@ def read_engine(path: Path) -> Engine:
         raise EngineError(f"{path}: {where}: {first['msg']:.200}; build the engine again") from cause
 
 
+def engines_folder(bundle: Bundle) -> Path:
+    """Where a bundle keeps its engines; it need not exist.
+
+    Raises:
+        EngineError: It is a link out of the bundle.
+    """
+    folder = bundle.path / ENGINES
+    if folder.exists() and not folder.resolve().is_relative_to(bundle.path.resolve()):
+        raise EngineError(f"{folder} is a link that leaves the bundle; remove it, or copy the folder")
+    return folder
+
+
 def engines_of(bundle: Bundle, on_damage: Callable[[str], None] = lambda _: None) -> Iterator[Engine]:
     """The sidecars of a bundle; a damaged one is reported and left out."""
-    for path in sorted((bundle.path / ENGINES).glob("*.json")):
+    try:
+        paths = sorted(engines_folder(bundle).glob("*.json"))
+    except EngineError as cause:
+        on_damage(str(cause))
+        return
+    for path in paths:
         try:
             yield read_engine(path)
         except EngineError as cause:
             on_damage(str(cause))
 
 
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Two builds of one engine take turns, so that no sidecar is left beside the other's plan."""
+    with ExitStack() as held:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if fcntl is not None:
+                descriptor = os.open(folder, os.O_RDONLY)
+                held.callback(os.close, descriptor)
+                with suppress(OSError):  # a file system without locks
+                    fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as cause:
+            raise EngineError(f"cannot write {folder}: {cause.strerror or cause}; choose a writable place") from cause
+        yield
+
+
 def write_engine(folder: Path, record: EngineRecord, plan: bytes, log: str) -> Engine:
-    """Writes plan, log and, last, the sidecar that makes them count."""
+    """Writes plan, log and, last, the sidecar that makes them count; after a failure none of the three is there.
+
+    Raises:
+        EngineError: ``folder`` cannot be written.
+    """
     name = record.plan.removesuffix(".plan")
-    write_bytes(folder / record.plan, plan, EngineError)
-    write_text(folder / f"{name}.log", log, EngineError)
-    write_json(folder / f"{name}.json", record.model_dump(mode="json"), EngineError)
-    return Engine(path=folder / f"{name}.json", record=record)
+    sidecar, beside = folder / f"{name}.json", (folder / record.plan, folder / f"{name}.log")
+    with _alone(folder):
+        try:
+            sidecar.unlink(missing_ok=True)  # an old one must not stand beside a new plan
+            write_bytes(beside[0], plan, EngineError)
+            write_text(beside[1], log, EngineError)
+            write_json(sidecar, record.model_dump(mode="json"), EngineError)
+        except OSError as cause:
+            raise EngineError(f"cannot write {sidecar}: {cause.strerror or cause}; choose a writable place") from cause
+        finally:
+            if not sidecar.exists():
+                for path in beside:
+                    with suppress(OSError):
+                        path.unlink(missing_ok=True)
+    return Engine(path=sidecar, record=record)
+
+
+def _contract(record: EngineRecord, bundle: Bundle) -> str | None:
+    """What of a sidecar's inputs and outputs is not the graph's; its buffers are made from them."""
+    kind, manifest = bundle.manifest.graphs[record.graph].kind, bundle.manifest
+    if kind not in ("fusion", "explain"):
+        return None
+    inputs = {name: [-1, wanted.steps, wanted.features] for name, wanted in manifest.inputs.items()}
+    names = ["score"] if kind == "fusion" else list(manifest.outputs)
+    outputs = {name: [-1, *manifest.outputs[name].shape[1:]] for name in names}
+    for found, wanted in ((record.inputs, inputs), (record.outputs, outputs)):
+        shapes = {tensor.name: tensor.shape for tensor in found}
+        if shapes != wanted or len(found) != len(wanted):
+            return f"takes or gives {shapes}, {record.graph} has {wanted}"
+    return None
 
 
 def preflight(engine: Engine, bundle: Bundle, gpu: Callable[[], Gpu] = find_gpu) -> Gpu:
@@ -189,6 +293,9 @@ def preflight(engine: Engine, bundle: Bundle, gpu: Callable[[], Gpu] = find_gpu)
     graph = bundle.manifest.graphs.get(record.graph)
     if graph is None or bundle.manifest.files[graph.file].sha256 != record.graph_sha256:
         raise EngineError(f"engine {name} was built from another {record.graph} than this bundle's; build it again")
+    wrong = _contract(record, bundle)
+    if wrong is not None:
+        raise EngineError(f"engine {name}: its sidecar {wrong}; build it again")
     if record.precision is not None and record.precision.status == "failed":
         raise EngineError(f"engine {name} failed its precision proof: {record.precision.reason}")
     if record.check is not None and not record.check.passed:

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dmdkit.data.dataset import Split
 from dmdkit.errors import BundleError, DataError
@@ -17,22 +17,30 @@ from dmdkit.files import write_json
 from dmdkit.runtime.backends.registry import BackendName
 from dmdkit.runtime.bundle import Bundle, Golden
 from dmdkit.runtime.inputs import OUT_OF_RANGE_SHARE, RangeGuard
-from dmdkit.runtime.manifest import OPTIONAL_BACKENDS, GraphRecord, Manifest, VerdictRecord, write_manifest
+from dmdkit.runtime.manifest import (
+    OPTIONAL_BACKENDS,
+    GraphRecord,
+    Manifest,
+    VerdictRecord,
+    stays_inside,
+    write_manifest,
+)
 from dmdkit.runtime.native import NativeRunner, language_hop
 from dmdkit.runtime.parity import HopRecord, Status, compare
 from dmdkit.runtime.runtime import open_runner
 
-__all__ = ["Ledger", "measure", "outcome", "record"]
+__all__ = ["Ledger", "measure", "outcome", "read_ledger", "record"]
 
 Array = npt.NDArray[np.float32]
 REPORT_FILE = "report/parity.json"
+_MAX_REPORT_BYTES = 16 << 20
 _BATCH = 32
 PYTORCH = "pytorch.fp32"
 _NOT_MEASURED = VerdictRecord(status="unverified", reason="parity has not been measured", samples=0)
 
 
 class Ledger(BaseModel):
-    """``report/parity.json``."""
+    """``report/parity.json``; ``sample_values`` says whether scores and labels of single held-out samples may stand in it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -42,7 +50,35 @@ class Ledger(BaseModel):
     split: str
     samples: int
     out_of_range: dict[str, float]
+    sample_values: bool = True
     hops: list[HopRecord]
+
+
+def read_ledger(bundle_path: Path) -> Ledger | None:
+    """The ledger of the last check; None where there was none.
+
+    Raises:
+        BundleError: It is there and cannot be read or believed.
+    """
+    path = bundle_path / REPORT_FILE
+    if not path.exists():
+        return None
+    again = "run `dmdkit check` again"
+    if not stays_inside(path, bundle_path):
+        raise BundleError(f"{path}: not a file of the bundle itself, or a link that leaves it; {again}")
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(_MAX_REPORT_BYTES + 1)
+    except OSError as cause:
+        raise BundleError(f"{path}: cannot be read: {cause.strerror or cause}") from cause
+    if len(data) > _MAX_REPORT_BYTES:
+        raise BundleError(f"{path}: larger than {_MAX_REPORT_BYTES} bytes, so it is no ledger of ours; {again}")
+    try:
+        return Ledger.model_validate_json(data)
+    except ValidationError as cause:
+        first = cause.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the document"
+        raise BundleError(f"{path}: damaged: {where:.100}: {first['msg']:.200}; {again}") from cause
 
 
 def run_graph(
@@ -82,6 +118,7 @@ def measure(
     data_sha256: str | None,
     reference: Callable[[Split], dict[str, Array]] | None = None,
     backends: Sequence[BackendName] = ("onnxruntime",),
+    sample_values: bool | None = None,
     native: NativeRunner | None = None,
     advance: Callable[[], None] = lambda: None,
 ) -> Ledger:
@@ -97,6 +134,8 @@ def measure(
             with the golden samples are there, and the first hop is reported as recorded.
         backends: What to run the graphs with. ONNX Runtime always does; another backend adds a hop from its fp32 graph to
             each graph there, named ``fusion.fp32@openvino``. Lowerings a CPU only simulates are left out.
+        sample_values: Whether scores and labels of single samples may stand in the ledger; None: where the golden samples are
+            real, because a bundle whose golden samples are synthetic keeps its data to itself.
         native: The C++ runtime; adds a hop from each graph that a CPU runs to the same graph there, named
             ``fusion.fp32@cpp``.
         advance: Called after each graph.
@@ -114,6 +153,7 @@ def measure(
     labels = None if split is None else split.labels
     ids = tuple(manifest.golden.ids) if split is None else split.ids
     hops: list[HopRecord] = []
+    keep_values = manifest.golden.kind == "real" if sample_values is None else sample_values
 
     for kind in ("fusion", "explain"):
         outputs = {
@@ -178,7 +218,8 @@ def measure(
         split=split_name,
         samples=len(ids),
         out_of_range={name: share for name, share in shares.items() if share >= OUT_OF_RANGE_SHARE},
-        hops=hops,
+        sample_values=keep_values,
+        hops=hops if keep_values else [hop.without_sample_values() for hop in hops],
     )
 
 

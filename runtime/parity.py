@@ -14,6 +14,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from dmdkit.metrics import classification_metrics, correlation, paired_bootstrap_interval, regression_metrics
+from dmdkit.runtime.evidence import Evidence, evidence_of
 
 __all__ = [
     "MIN_VERIFIED_SAMPLES",
@@ -65,18 +66,21 @@ class MetricChange(_Record):
 
 
 class EdgeChange(_Record):
-    """Largest change of any edge of one space."""
+    """Largest change of any edge of one space, and every edge before and after, averaged over the samples."""
 
     space: Literal["homo", "hetero"]
     max_change: float
+    before: list[float] = []
+    after: list[float] = []
 
 
 class HopRecord(_Record):
     """One hop of the ledger.
 
     Errors are absolute and of the score; an fp32 hop's ``max_error`` takes the unimodal logits in, that of a hop between
-    two languages every output. Outputs that are missing,
-    misshapen or not finite fail the hop without numbers, and the reason says why.
+    two languages every output. Outputs that are missing, misshapen or not finite fail the hop without numbers, and the
+    reason says why. ``limits`` are those the hop was judged by: ``max_error``, ``p99_error``, ``correlation``,
+    ``top1_agreement``, ``mae_change``, ``edge_change``.
     """
 
     source: str
@@ -97,6 +101,12 @@ class HopRecord(_Record):
     top1_agreement: float | None = None
     metrics: dict[str, MetricChange] = {}
     edges: list[EdgeChange] = []
+    limits: dict[str, float] = {}
+    evidence: Evidence | None = None
+
+    def without_sample_values(self) -> HopRecord:
+        """The record without scores and labels of single samples."""
+        return self if self.evidence is None else self.model_copy(update={"evidence": self.evidence.without_values()})
 
 
 def _cosine(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float | None:
@@ -134,37 +144,45 @@ def _metric_changes(
     return {name: MetricChange(before=old[name], after=new[name], interval=intervals.get(name)) for name in old}
 
 
-def _judge(
-    record: dict[str, float | None],
-    precision: str,
-    task: Task,
-    mae: MetricChange | None,
-    range_width: float | None,
-    max_error: float | None,
-) -> list[str]:
-    """Every limit that was missed, in words; ``max_error`` replaces those of the precision."""
-    missed = []
+def _limits(
+    precision: str, task: Task, output_sd: float, range_width: float | None, max_error: float | None
+) -> dict[str, float]:
+    """What a hop is judged by; correlation and agreement are least values, the others largest.
 
-    def limit(name: str, value: float | None, bound: float, *, at_least: bool = False) -> None:
-        if value is None:
-            missed.append(f"{name} is undefined")
-        elif (value < bound) if at_least else (value > bound):
-            missed.append(f"{name} {value:.6g} {'<' if at_least else '>'} {bound:.6g}")
-
-    sd = record["output_sd"] or 0.0
+    ``max_error`` replaces the limits of the precision.
+    """
     if max_error is not None:
-        limit("max error", record["max_error"], max_error)
+        limits = {"max_error": max_error}
     elif precision == "fp32":
-        limit("max error", record["max_error"], FP32_MAX_ERROR * max(1.0, sd))
+        limits = {"max_error": FP32_MAX_ERROR * max(1.0, output_sd)}
     elif task == "classification":
-        limit("top-1 agreement", record["top1_agreement"], COMPRESSED_MIN_AGREEMENT, at_least=True)
+        limits = {"top1_agreement": COMPRESSED_MIN_AGREEMENT}
     else:
-        limit("correlation", record["correlation"], COMPRESSED_MIN_CORRELATION, at_least=True)
-        limit("p99 error", record["p99_error"], COMPRESSED_P99_ERROR_SD * sd)
-        if mae is not None and mae.interval is not None and range_width is not None:
-            bound = COMPRESSED_MAE_SHARE * range_width
-            limit("change in MAE (95 % interval)", max(abs(mae.interval[0]), abs(mae.interval[1])), bound)
-    limit("edge change", record["edge_change"], EDGE_MAX_CHANGE)
+        limits = {"correlation": COMPRESSED_MIN_CORRELATION, "p99_error": COMPRESSED_P99_ERROR_SD * output_sd}
+        if range_width is not None:
+            limits["mae_change"] = COMPRESSED_MAE_SHARE * range_width
+    return {**limits, "edge_change": EDGE_MAX_CHANGE}
+
+
+_WORDS = {
+    "max_error": "max error",
+    "p99_error": "p99 error",
+    "top1_agreement": "top-1 agreement",
+    "mae_change": "change in MAE (95 % interval)",
+    "edge_change": "edge change",
+}
+
+
+def _judge(found: dict[str, float | None], limits: dict[str, float]) -> list[str]:
+    """Every limit that was missed, in words; a change in MAE is judged only where there is one."""
+    missed = []
+    for name, bound in limits.items():
+        value, at_least = found.get(name), name in ("correlation", "top1_agreement")
+        if value is None:
+            if name != "mae_change":
+                missed.append(f"{_WORDS.get(name, name)} is undefined")
+        elif (value < bound) if at_least else (value > bound):
+            missed.append(f"{_WORDS.get(name, name)} {value:.6g} {'<' if at_least else '>'} {bound:.6g}")
     return missed
 
 
@@ -243,7 +261,12 @@ def compare(
         if name == "score" or max_error is not None or (precision == "fp32" and not name.startswith("edges_"))
     ]
     edges = [
-        EdgeChange(space="homo" if name.endswith("homo") else "hetero", max_change=change)
+        EdgeChange(
+            space="homo" if name.endswith("homo") else "hetero",
+            max_change=change,
+            before=[float(value) for value in before[name].mean(0)],
+            after=[float(value) for value in after[name].mean(0)],
+        )
         for name, change in changes.items()
         if name.startswith("edges_")
     ]
@@ -259,8 +282,14 @@ def compare(
         "top1_agreement": float(np.mean(old.argmax(1) == new.argmax(1))) if task == "classification" else None,
     }
     width = None if label_range is None else label_range[1] - label_range[0]
-    edge_change = max((edge.max_change for edge in edges), default=0.0)
-    missed = _judge({**values, "edge_change": edge_change}, precision, task, metrics.get("mae"), width, max_error)
+    limits = _limits(precision, task, values["output_sd"] or 0.0, width, max_error)
+    mae = metrics["mae"].interval if "mae" in metrics else None
+    judged_values = {
+        **values,
+        "edge_change": max((edge.max_change for edge in edges), default=0.0),
+        "mae_change": None if mae is None else max(abs(mae[0]), abs(mae[1])),
+    }
+    missed = _judge(judged_values, limits)
     status: Status = "failed" if missed else "passed"
     reason = "; ".join(missed) if missed else "within every limit"
     if not missed and len(ids) < MIN_VERIFIED_SAMPLES:
@@ -280,5 +309,7 @@ def compare(
         sign_flips=int(np.sum((old >= 0) != (new >= 0))) if task == "regression" else 0,
         metrics=metrics,
         edges=edges,
+        limits=limits,
+        evidence=evidence_of(before["score"], after["score"], labels, ids),
         **values,
     )

@@ -25,6 +25,7 @@ COMMANDS = (
     "check",
     "predict",
     "inspect",
+    "report",
     "doctor",
     "demo",
     "bench",

@@ -19,7 +19,8 @@ def test_bundle_holds_what_the_manifest_says_and_nothing_else(tiny_bundle: Path)
     bundle = Bundle.open(tiny_bundle)
     bundle.verify()
     found = {str(path.relative_to(tiny_bundle)) for path in tiny_bundle.rglob("*") if path.is_file()}
-    assert found == {"manifest.json", "report/parity.json", "report/int8.json", *bundle.manifest.files}
+    reports = {"report/parity.json", "report/int8.json", "report/report.html"}
+    assert found == {"manifest.json", *reports, *bundle.manifest.files}
 
 
 def test_manifest_records_model_inputs_calibration_and_source(tiny_bundle: Path, tiny_run: Path) -> None:

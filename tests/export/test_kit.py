@@ -30,7 +30,8 @@ from dmdkit.runtime.bundle import Bundle
 from dmdkit.runtime.engine_build import BuildSpec, cache_key
 from dmdkit.runtime.engines import read_engine
 from dmdkit.runtime.gpu import Gpu, NoGpuError, find_gpu
-from dmdkit.runtime.tensorrt_api import Built, OpenEngine, ProductInfo, TensorInfo
+from dmdkit.runtime.tensorrt_api import OpenEngine
+from dmdkit.runtime.tensorrt_build import Built, ProductInfo, TensorInfo
 
 ORIN = Gpu("Orin", "8.7", "12.6", integrated=True)
 NANO = "NVIDIA Jetson Orin Nano Developer Kit"
@@ -191,7 +192,7 @@ def on_a_nano(kit: Path, engine_bundle: Path, monkeypatch: pytest.MonkeyPatch):
 
         sessions: list[OnnxRuntimeRunner] = []
         api = build_and_check.tensorrt_api
-        monkeypatch.setattr(api, "build", build)
+        monkeypatch.setattr(build_and_check.tensorrt_build, "build", build)
         monkeypatch.setattr(api, "version_of", lambda _: "10.3.0")
         monkeypatch.setattr(api, "open_engine", lambda *_: OpenEngine(None, FakeContext(sessions[-1], offset), False, None, ()))
         monkeypatch.setattr(api, "inspect_engine", lambda *_: json.dumps({"Layers": list(layers), "Bindings": []}))
@@ -239,8 +240,9 @@ def test_answers_that_are_off_are_exit_code_2(kit: Path, on_a_nano, tmp_path: Pa
 
 def test_the_kits_own_copy_of_the_modules_is_enough(kit: Path) -> None:
     code = (
-        "import sys; sys.path.insert(0, 'lib'); import dmdkit.runtime.tensorrt_api as t, dmdkit.runtime.inspector, "
-        "dmdkit.runtime.gpu; assert t.__file__.startswith(sys.argv[1]), t.__file__; assert t.installed_flavours() == []"
+        "import sys; sys.path.insert(0, 'lib'); import dmdkit.runtime.tensorrt_build, dmdkit.runtime.tensorrt_api as t; "
+        "import dmdkit.runtime.inspector, dmdkit.runtime.gpu; "
+        "assert t.__file__.startswith(sys.argv[1]), t.__file__; assert t.installed_flavours() == []"
     )
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", code, str(kit)], cwd=kit, capture_output=True, text=True, check=False

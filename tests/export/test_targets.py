@@ -61,6 +61,15 @@ def test_an_unknown_target_is_answered_with_the_list(name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("jetson-orin-nan", "jetson-orin-nano"), ("RTX-Ada", "rtx-ada"), ("jetson_thor", "jetson-thor"), ("h10", "h100")],
+)
+def test_a_slip_in_a_targets_name_is_answered_with_what_was_meant(typed: str, meant: str) -> None:
+    with pytest.raises(ConfigError, match=rf"no such target; did you mean {meant}\? choose one of a100"):
+        load_target(typed)
+
+
+@pytest.mark.parametrize(
     ("key", "value", "message"),
     [
         ("colour", "green", "colour: Extra inputs"),

@@ -1,6 +1,10 @@
 """Desktop RTX plans, really built here without a GPU; the cache; and one clear error for what cannot be built."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import onnx
@@ -10,7 +14,7 @@ from onnx import TensorProto, helper
 from dmdkit.cli import main
 from dmdkit.errors import EngineError, MissingDependencyError
 from dmdkit.export.targets import target_names
-from dmdkit.runtime import engine_build, tensorrt_api
+from dmdkit.runtime import engine_build, tensorrt_api, tensorrt_build
 from dmdkit.runtime.bundle import Bundle
 from dmdkit.runtime.engine_build import BuildSpec, build_engine
 from dmdkit.runtime.engines import engines_of, read_engine
@@ -72,7 +76,10 @@ def test_a_second_build_takes_the_plan_from_the_bundle_and_another_bundle_from_t
 def test_a_damaged_plan_is_built_again_and_a_changed_flag_is_not_a_hit(engine_copy: Path) -> None:
     bundle = Bundle.open(engine_copy)
     first = build_engine(bundle, "gd_homo.fp32", SPEC)
-    for path in (first.engine.path.with_name(first.engine.record.plan), *engine_build.cache_folder().rglob("*.plan")):
+    for path in (
+        first.engine.path.with_name(first.engine.record.plan),
+        *(engine_build.cache_folder() or Path()).rglob("*.plan"),
+    ):
         path.write_bytes(b"damaged")
     again = build_engine(bundle, "gd_homo.fp32", SPEC)
     assert not again.cached
@@ -100,28 +107,28 @@ def test_an_unsupported_operator_is_one_clear_error() -> None:
     graph = helper.make_graph([node], "g", [shapes["x"]], [shapes["y"]])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     with pytest.raises(EngineError, match=r"TensorRT-RTX 1\.\d.* cannot parse strange: operator Det of node /strange/Det"):
-        tensorrt_api.build("tensorrt_rtx", model.SerializeToString(), "strange", compute_capabilities=["8.9"])
+        tensorrt_build.build("tensorrt_rtx", model.SerializeToString(), "strange", compute_capabilities=["8.9"])
 
 
 @rtx
 def test_fp32_products_for_turing_are_refused_with_the_builders_own_reason(engine_bundle: Path) -> None:
     data = (engine_bundle / "graphs/fusion.fp32.onnx").read_bytes()
     with pytest.raises(EngineError, match=r"cannot build fusion: .*FP32 GEMM is not supported"):
-        tensorrt_api.build("tensorrt_rtx", data, "fusion", compute_capabilities=["7.5"])
+        tensorrt_build.build("tensorrt_rtx", data, "fusion", compute_capabilities=["7.5"])
 
 
 @rtx
 @pytest.mark.parametrize("damage", [b"", b"\x08\n\xff\xff", b"not onnx"])
 def test_a_file_that_is_no_graph_is_one_clear_error(damage: bytes) -> None:
     with pytest.raises(EngineError, match=r"cannot parse|cannot build"):
-        tensorrt_api.build("tensorrt_rtx", damage, "nothing", compute_capabilities=["8.9"])
+        tensorrt_build.build("tensorrt_rtx", damage, "nothing", compute_capabilities=["8.9"])
 
 
 @rtx
 def test_a_capability_the_builder_does_not_know_is_refused_with_what_it_knows(engine_bundle: Path) -> None:
     data = (engine_bundle / "graphs/gd_homo.onnx").read_bytes()
     with pytest.raises(EngineError, match=r"cannot compile for SM87; it knows .*SM120"):
-        tensorrt_api.build("tensorrt_rtx", data, "gd", compute_capabilities=["8.7"])
+        tensorrt_build.build("tensorrt_rtx", data, "gd", compute_capabilities=["8.7"])
 
 
 @pytest.mark.parametrize(
@@ -231,7 +238,7 @@ def test_tensorrt_is_called_in_one_file_only() -> None:
         for path in (ROOT / folder).rglob("*.py")
         if re.search(r"^\s*import tensorrt|import_module\((flavour|.tensorrt)", path.read_text(encoding="utf-8"), re.M)
     ]
-    assert set(uses) <= {"runtime/tensorrt_api.py", "export/build_and_check.py"}
+    assert set(uses) <= {"runtime/tensorrt_api.py", "runtime/tensorrt_build.py"}
 
 
 @rtx
@@ -241,3 +248,81 @@ def test_parsing_keeps_the_onnx_file_as_it_is(engine_copy: Path) -> None:
     build_engine(Bundle.open(engine_copy), "gd_homo.fp32", SPEC)
     assert path.read_bytes() == before
     onnx.checker.check_model(onnx.load(path))
+
+
+@rtx
+def test_a_bundle_that_cannot_be_written_is_served_from_the_cache(
+    engine_copy: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (engine_copy / "engines").write_text("in the way")  # a read-only folder, also for root
+    first = build_engine(Bundle.open(engine_copy), "gd_homo.fp32", SPEC)
+    assert "the engine stays in" in caplog.text
+    assert first.engine.path.is_relative_to(engine_build.cache_folder() or Path())
+    monkeypatch.setattr(engine_build, "build", lambda *_, **__: pytest.fail("built again"))
+    second = build_engine(Bundle.open(engine_copy), "gd_homo.fp32", SPEC)
+    assert second.cached
+    assert second.engine.plan() == first.engine.plan()
+    assert (second.engine.record.target, second.engine.record.graph) == ("rtx-ada", "gd_homo.fp32")
+
+
+@rtx
+def test_a_cache_that_cannot_be_written_costs_time_only(
+    engine_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("DMDKIT_CACHE", str(tmp_path / "file"))
+    assert build_engine(Bundle.open(engine_copy), "gd_homo.fp32", SPEC).engine.plan()
+    assert build_engine(Bundle.open(engine_copy), "gd_homo.fp32", SPEC).cached, "from the bundle"
+    (engine_copy / "engines").rename(tmp_path / "aside")
+    (engine_copy / "engines").write_text("in the way")
+    with pytest.raises(EngineError, match=r"cannot write .*engines"):
+        build_engine(Bundle.open(engine_copy), "gd_homo.fp32", SPEC)
+
+
+@rtx
+def test_force_builds_again_and_replaces_the_cached_plan(engine_copy: Path) -> None:
+    build_engine(Bundle.open(engine_copy), "gd_homo.fp32", SPEC)
+    again = build_engine(Bundle.open(engine_copy), "gd_homo.fp32", SPEC, force=True)
+    assert not again.cached
+    (kept,) = (engine_build.cache_folder() or Path()).rglob("engine.plan")
+    assert kept.read_bytes() == again.engine.plan()
+
+
+@rtx
+@pytest.mark.parametrize("how", ["listener", "signal"])
+def test_ctrl_c_stops_a_build_and_leaves_nothing(how: str, engine_copy: Path) -> None:
+    def interrupt(*_: object) -> bool:
+        if how == "signal":
+            os.kill(os.getpid(), signal.SIGINT)
+            return True
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        build_engine(Bundle.open(engine_copy), "gd_homo.fp32", SPEC, interrupt)
+    assert signal.getsignal(signal.SIGINT) == before
+    assert not (engine_copy / "engines").exists()
+    assert not list((engine_build.cache_folder() or Path()).rglob("*"))
+    assert not build_engine(Bundle.open(engine_copy), "gd_homo.fp32", SPEC).cached
+
+
+@rtx
+def test_a_listener_that_says_no_stops_a_build(engine_copy: Path) -> None:
+    with pytest.raises(EngineError, match=r"the build of gd_homo\.fp32 was stopped"):
+        build_engine(Bundle.open(engine_copy), "gd_homo.fp32", SPEC, lambda *_: False)
+
+
+@rtx
+def test_two_builds_at_once_leave_plans_that_belong_to_their_sidecars(engine_copy: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from dmdkit.runtime.bundle import Bundle; "
+        "from dmdkit.runtime.engine_build import BuildSpec, build_engine; "
+        "spec = BuildSpec('rtx-ada', 'tensorrt_rtx', ('8.9',), (1, 1, 4), 64, anywhere=True); "
+        "[build_engine(Bundle.open(Path(sys.argv[1])), 'gd_homo.fp32', spec, force=True) for _ in range(3)]"
+    )
+    builds = [subprocess.Popen([sys.executable, "-c", code, str(engine_copy)], stderr=subprocess.PIPE) for _ in range(2)]
+    for one in builds:
+        assert one.communicate()[1] == b""
+        assert one.returncode == 0
+    assert read_engine(engine_copy / "engines/rtx-ada.gd_homo.fp32.json").plan()
+    assert len(list((engine_copy / "engines").iterdir())) == 3

@@ -243,7 +243,7 @@ def test_a_bundle_without_engines_says_so_only_when_asked_for_one(fp32_bundle: P
     ("damage", "message"),
     [
         (lambda e: e.path.write_text("{"), "not JSON"),
-        (lambda e: e.path.with_name(e.record.plan).write_bytes(b"x"), "damaged (its SHA-256"),
+        (lambda e: e.path.with_name(e.record.plan).write_bytes(b"x" * len(PLAN)), "damaged (its SHA-256"),
         (lambda e: e.path.with_name(e.record.plan).unlink(), "cannot be read"),
     ],
 )
@@ -401,7 +401,7 @@ def test_a_build_beside_the_gpu_is_proven_at_once_and_a_shortfall_is_exit_code_2
     monkeypatch.setattr(engine_choice, "open_checked", lambda e, _: TensorRtRunner(e.record.graph, e, cuda=Cuda(cuda)))
     monkeypatch.setattr(backend, "open_engine", lambda *_: fake_open(bundle, engine.record, cuda, NOTHING_INT8))
     monkeypatch.setattr(engines, "preflight", lambda *_: ADA)
-    monkeypatch.setattr(engine_build, "build_engine", lambda *_: BuildResult(engine, cached=False, seconds=1.0))
+    monkeypatch.setattr(engine_build, "build_engine", lambda *_, **__: BuildResult(engine, cached=False, seconds=1.0))
     arguments = ["build", str(fp32_bundle), "--target", "rtx-ada", "--precision", "fp32", "--graph", "fusion"]
     assert main(arguments) == code
     record = json.loads(engine.path.read_text())

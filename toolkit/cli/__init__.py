@@ -13,7 +13,7 @@ from typing import Any
 import typer
 from typer.main import get_command
 
-from dmdkit.cli import bench, build, bundle, data, demo, doctor, export, run
+from dmdkit.cli import bench, build, bundle, data, demo, doctor, export, report, run
 from dmdkit.errors import DmdkitError, ExitCode
 
 __all__ = ["app", "main"]
@@ -39,6 +39,7 @@ app.command("check")(bundle.check)
 app.command("bench")(bench.bench)
 app.command("predict")(bundle.predict)
 app.command("inspect")(bundle.inspect)
+app.command("report")(report.report)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
 app.add_typer(data.app, name="data")

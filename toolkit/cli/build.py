@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from dmdkit.export.targets import EnginePrecision, Target
     from dmdkit.runtime.bundle import Bundle
     from dmdkit.runtime.engine_build import BuildResult, BuildSpec
-    from dmdkit.runtime.tensorrt_api import Flavour, Progress
+    from dmdkit.runtime.tensorrt_api import Flavour
+    from dmdkit.runtime.tensorrt_build import Progress
 
 __all__ = ["build"]
 
@@ -202,7 +203,9 @@ def build(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check all that can be checked without the device, and list the rest.")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing kit.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace an existing kit; build also where an engine is there already.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the sidecars, or the checks, as JSON.")] = False,
 ) -> None:
     """Build TensorRT engines into the bundle's engines/ folder.
@@ -236,7 +239,7 @@ def build(
     results = []
     for name in _graphs(opened, kinds, wanted, chosen):
         with _progress(f"{target} {name}") as progress:
-            results.append(_proven(build_engine(opened, name, spec, progress), opened))
+            results.append(_proven(build_engine(opened, name, spec, progress, force=force), opened))
     if json:
         print_json({"engines": [r.engine.record.model_dump(mode="json") | {"cached": r.cached} for r in results]})
     else:
@@ -246,4 +249,5 @@ def build(
     failed = [r for r in results if r.engine.record.precision and r.engine.record.precision.status == "failed"]
     failed += [r for r in results if r.engine.record.check is not None and not r.engine.record.check.passed]
     if failed:
+        note("no runtime opens an engine that failed; --force builds it again")
         raise typer.Exit(int(ExitCode.NOT_PASSED))

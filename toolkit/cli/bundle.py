@@ -50,6 +50,13 @@ def check(
     backend: Annotated[
         BackendChoice, typer.Option(help="Measure the graphs in other backends too; auto: in those that are installed.")
     ] = BackendChoice.auto,
+    sample_values: Annotated[
+        bool | None,
+        typer.Option(
+            "--sample-values/--no-sample-values",
+            help="Keep scores and labels of single samples in the report; without it, where the golden samples are real.",
+        ),
+    ] = None,
     runner: Annotated[
         Path | None, typer.Option(help="A dmdkit-run, to measure C++ against Python: build/native/bin/dmdkit-run.")
     ] = None,
@@ -58,11 +65,12 @@ def check(
 ) -> None:
     """Measure parity: every hop from PyTorch to INT8, on held-out samples, with a verdict per graph.
 
-    Exit code 0 when everything passed, 2 when something failed or could not be verified. Writes report/parity.json and
-    the verdicts in the manifest.
+    Exit code 0 when everything passed, 2 when something failed or could not be verified. Writes report/parity.json,
+    report/report.html, and the verdicts in the manifest.
 
     Example: dmdkit check face.dmd --data mosi.pkl --split test --run runs/mosi
     """
+    from dmdkit.report import write_report
     from dmdkit.runtime.bundle import Bundle
     from dmdkit.runtime.int8_report import read_int8_report, write_int8_report
     from dmdkit.runtime.int8_verdict import judged_again
@@ -87,6 +95,7 @@ def check(
             data_sha256=dataset.sha256 if dataset is not None else None,
             reference=reference,
             backends=backends_to_check(backend),
+            sample_values=sample_values,
             native=native,
         )
     report = read_int8_report(bundle)
@@ -94,6 +103,7 @@ def check(
     if report is not None:
         report = judged_again(report, manifest, ledger)
         write_int8_report(bundle, report)
+    page = write_report(bundle)
     status = outcome(ledger, manifest)
     if json:
         int8 = [target.model_dump(mode="json") for target in report.targets] if report is not None else []
@@ -104,7 +114,7 @@ def check(
             verdict_sentences(report)
         out.print(Text.assemble("verdict: ", verdict_text(status)))
     features = shlex.quote(str(data)) if data is not None else "FEATURES"
-    finish(f"{bundle}/report/parity.json", f"dmdkit predict {shlex.quote(str(bundle))} --data {features}")
+    finish(str(page), f"dmdkit predict {shlex.quote(str(bundle))} --data {features}")
     if status != "passed":
         raise typer.Exit(int(ExitCode.NOT_PASSED))
 

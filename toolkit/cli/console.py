@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from rich.console import Console, ConsoleDimensions
 from rich.text import Text
 
+from dmdkit.text import visible
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -63,11 +65,6 @@ out = _Console()
 err = _Console(stderr=True)
 
 _STYLE = {"passed": "green", "failed": "bold red", "unverified": "yellow"}
-
-
-def visible(text: str) -> str:
-    """``text`` with every character that could steer a terminal written out as Python would escape it."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def print_json(value: Any) -> None:

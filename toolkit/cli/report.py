@@ -1,0 +1,26 @@
+"""``dmdkit report``: the page a person reads, written anew from what the bundle and this machine know."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dmdkit.cli.console import finish
+
+__all__ = ["report"]
+
+
+def report(
+    bundle: Annotated[Path, typer.Argument(help="A bundle directory.")],
+) -> None:
+    """Write report/report.html again: verdicts, figures, and the latencies that `dmdkit bench` measured here.
+
+    `export` and `check` write it too; nothing is measured here. One file that loads nothing: mail it as it is.
+
+    Example: dmdkit report face.dmd
+    """
+    from dmdkit.report import write_report
+
+    finish(str(write_report(bundle)))

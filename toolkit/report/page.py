@@ -1,0 +1,107 @@
+"""Puts the sections together: one HTML file that loads nothing and runs nothing."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+from dmdkit.errors import BundleError
+from dmdkit.files import write_text
+from dmdkit.report.bundle_section import bundle_section
+from dmdkit.report.edges_section import edges_section
+from dmdkit.report.facts import Facts, read_facts
+from dmdkit.report.int8_section import calibration_section, layers_section, targets_section
+from dmdkit.report.markup import Child, Markup, tag
+from dmdkit.report.metrics_section import metrics_section
+from dmdkit.report.overview import banner, graphs_section, tiles
+from dmdkit.report.parity_section import parity_section
+from dmdkit.report.parts import Section
+from dmdkit.report.resources_section import resources_section
+
+__all__ = ["REPORT_PAGE", "render", "write_report"]
+
+REPORT_PAGE = "report/report.html"
+
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+"""A browser that obeys it runs no script and makes no request, whatever a bundle smuggled in."""
+
+
+def _missing(sections: list[Section]) -> Markup | None:
+    reasons = list(dict.fromkeys(reason for section in sections for reason in section.missing))
+    if not reasons:
+        return None
+    title = tag("h2", "What this report does not show")
+    return tag("section", title, tag("ul", *(tag("li", reason) for reason in reasons)), class_="missing")
+
+
+def _subtitle(facts: Facts) -> str:
+    manifest = facts.manifest
+    if manifest.label_range is not None:
+        task = f"regression from {manifest.label_range[0]:g} to {manifest.label_range[1]:g}"
+    else:
+        task = f"{manifest.model.num_outputs} classes"
+    return f"DMD emotion model, {task}. Exported {manifest.created[:10]}" + (
+        "" if facts.ledger is None else f", checked {facts.ledger.created[:10]}"
+    )
+
+
+def render(facts: Facts) -> str:
+    """The report as one HTML document."""
+    table = graphs_section(facts)
+    sections = [
+        targets_section(facts),
+        metrics_section(facts),
+        resources_section(facts),
+        edges_section(facts),
+        layers_section(facts),
+        calibration_section(facts),
+        parity_section(facts),
+        bundle_section(facts),
+    ]
+    style = Markup(files("dmdkit.report").joinpath("report.css").read_text(encoding="utf-8"))
+    title = f"{facts.manifest.name}: parity report"
+    head = [
+        tag("meta", charset="utf-8"),
+        Markup(f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name="color-scheme", content="light dark"),
+        tag("title", title),
+        tag("link", rel="icon", href="data:,"),
+        tag("style", style),
+    ]
+    body: list[Child] = [
+        tag(
+            "header",
+            tag("p", "dmdkit parity report", class_="brand"),
+            tag("h1", facts.manifest.name),
+            tag("p", _subtitle(facts)),
+        ),
+        tag("main", banner(facts), tiles(facts), _section(table), *(map(_section, sections)), _missing([table, *sections])),
+        tag("footer", tag("p", f"Written by dmdkit {_version()}. This page holds everything it shows and loads nothing.")),
+    ]
+    page = tag("html", tag("head", *head), tag("body", *body), lang="en")
+    return "<!DOCTYPE html>\n" + page + "\n"
+
+
+def _section(section: Section) -> Markup | None:
+    return tag("section", tag("h2", section.title), section.body) if section.body else None
+
+
+def _version() -> str:
+    from dmdkit import __version__
+
+    return __version__
+
+
+def write_report(bundle: Path) -> Path:
+    """Writes ``report/report.html`` of a bundle from its manifest, its ledger and this machine's latencies.
+
+    Returns:
+        The page.
+
+    Raises:
+        BundleError: The bundle is damaged, or the page cannot be written.
+    """
+    path = bundle / REPORT_PAGE
+    write_text(path, render(read_facts(bundle)), BundleError)
+    return path

@@ -1,0 +1,13 @@
+"""Text from files and users, made safe to show."""
+
+from __future__ import annotations
+
+__all__ = ["visible"]
+
+
+def visible(text: str) -> str:
+    """``text`` with every character that could steer a terminal or a page written out as Python would escape it.
+
+    Control characters, line breaks, bidirectional overrides and lone surrogates are such; letters of any script are not.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
