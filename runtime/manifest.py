@@ -50,7 +50,12 @@ Modality = Literal["text", "audio", "vision"]
 Precision = Literal["fp32", "fp16", "int8-cpu", "int8-trt"]
 GraphKind = Literal["fusion", "explain", "gd_homo", "gd_hetero", "text"]
 OptionalBackend = Literal["openvino"]
-SessionOption = Literal["session.disable_quant_qdq", "session.enable_quant_qdq_cleanup", "session.set_denormal_as_zero"]
+SessionOption = Literal[
+    "optimization.disable_specified_optimizers",
+    "session.disable_quant_qdq",
+    "session.enable_quant_qdq_cleanup",
+    "session.set_denormal_as_zero",
+]
 """The entries a bundle may set. Others name files to read or libraries to load, which is not for a bundle to decide."""
 OPTIONAL_BACKENDS: tuple[OptionalBackend, ...] = get_args(OptionalBackend)
 

@@ -148,6 +148,7 @@ def test_the_bar_gives_the_cursor_back(training_on_a_terminal):
     assert written.rfind("\x1b[?25h") > written.rfind("\x1b[?25l") > -1
 
 
+@pytest.mark.slow
 def test_an_interrupted_bar_gives_the_cursor_back(tiny_data, tmp_path):
     code = (
         "import sys; from dmdkit.training import trainer; from dmdkit.cli import main\n"
@@ -169,6 +170,7 @@ def test_an_interrupted_bar_gives_the_cursor_back(tiny_data, tmp_path):
     assert ESCAPE.sub("", written).splitlines()[-1].startswith("error: interrupted; go on with")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [80, 160])
 def test_tables_fit_the_terminal(columns, tiny_run, bundle_copy, tiny_data, tmp_path):
     commands = (

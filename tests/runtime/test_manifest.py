@@ -272,6 +272,7 @@ def test_any_damage_to_the_bytes_gives_a_manifest_or_a_bundle_error(folder: Path
         refusal(folder)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_value_anywhere_gives_a_manifest_or_a_bundle_error(folder: Path, text: str, data: st.DataObject):

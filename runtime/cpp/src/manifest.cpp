@@ -20,8 +20,8 @@ constexpr double kAnyNumber = std::numeric_limits<double>::max();
 // More values per sample than any recording has; keeps sizes far from overflow whatever a manifest says.
 constexpr std::uint64_t kMaxInputValues = std::uint64_t{1} << 28;
 // What a bundle may set; other entries name files to read or libraries to load, which is not for a bundle to decide.
-const std::set<std::string> kSessionOptions = {"session.disable_quant_qdq", "session.enable_quant_qdq_cleanup",
-                                               "session.set_denormal_as_zero"};
+const std::set<std::string> kSessionOptions = {"optimization.disable_specified_optimizers", "session.disable_quant_qdq",
+                                               "session.enable_quant_qdq_cleanup", "session.set_denormal_as_zero"};
 
 std::uint64_t per_modality(JsonFields& model, const std::string& key, std::size_t modality) {
   JsonFields fields(model.child(key), model.place(key));
