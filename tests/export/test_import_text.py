@@ -20,6 +20,7 @@ from tests.model.test_published import published_state
 from tests.text_builders import MAX_TOKENS, TINY_SHAPE, VOCABULARY, write_bert
 
 pytest.importorskip("transformers", reason="the extra text is not installed")
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,8 @@ from dmdkit.runtime.text import is_words
 from tests.runtime.builders import golden_inputs, put_file, set_verdict
 from tests.text_builders import MAX_TOKENS, VOCABULARY
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def features(text_bundle: Path) -> dict[str, np.ndarray]:

@@ -22,6 +22,8 @@ from dmdkit.training.trainer import train
 from tests.conftest import TINY_SETTINGS
 from tests.text_builders import VOCABULARY, text_dataset, write_bert
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def bert(text_data: Path) -> Path:
