@@ -21,8 +21,10 @@ __all__ = [
     "weights",
 ]
 
-_PRODUCTS = frozenset({"MatMul", "Gemm", "Conv", "MatMulInteger", "QLinearMatMul", "ConvInteger"})
-_INTEGER = frozenset({"MatMulInteger", "QLinearMatMul", "ConvInteger"})
+_WEIGHT_AT_3 = frozenset({"QLinearMatMul", "QLinearConv"})
+_INTEGER = frozenset({"MatMulInteger", "ConvInteger"}) | _WEIGHT_AT_3
+_PRODUCTS = frozenset({"MatMul", "Gemm", "Conv"}) | _INTEGER
+_CONVOLUTIONS = frozenset({"Conv", "ConvInteger", "QLinearConv"})
 _INT8 = (TensorProto.INT8, TensorProto.UINT8)
 
 
@@ -32,7 +34,7 @@ class Weight:
 
     Attributes:
         node: The product.
-        operand: Which of its inputs it is (0 or 1).
+        operand: Which of its inputs it is (0 or 1; 3 where scales stand between the operands).
         initializer: The stored tensor.
         reduction_axes: Axes of the stored tensor over which the product sums.
         dequantize: The DequantizeLinear between them, if any.
@@ -53,7 +55,7 @@ class Weight:
     def channel_axis(self) -> int:
         """The axis along which INT8 scales may vary: the output channels."""
         free = [axis for axis in range(len(self.initializer.dims)) if axis not in self.reduction_axes]
-        return 0 if self.node.op_type == "Conv" else free[-1]
+        return 0 if self.node.op_type in _CONVOLUTIONS else free[-1]
 
 
 @dataclass(frozen=True)
@@ -70,12 +72,16 @@ def _attribute(node: NodeProto, name: str, default: int = 0) -> int:
 
 
 def _reduction_axes(node: NodeProto, operand: int, rank: int) -> tuple[int, ...]:
-    if node.op_type == "Conv":
+    if node.op_type in _CONVOLUTIONS:
         return tuple(range(1, rank))
     if node.op_type == "Gemm":
         transposed = bool(_attribute(node, "transA" if operand == 0 else "transB"))
         return (0,) if (operand == 0) == transposed else (1,)
     return (rank - 1,) if operand == 0 else (max(rank - 2, 0),)
+
+
+def _operands(node: NodeProto) -> tuple[int, int]:
+    return (0, 3) if node.op_type in _WEIGHT_AT_3 else (0, 1)
 
 
 def weights(model: ModelProto) -> Iterator[Weight]:
@@ -85,7 +91,8 @@ def weights(model: ModelProto) -> Iterator[Weight]:
     for node in model.graph.node:
         if node.op_type not in _PRODUCTS:
             continue
-        for operand, name in enumerate(node.input[:2]):
+        for operand in _operands(node):
+            name = node.input[operand]
             producer = producers.get(name)
             dequantize = producer if producer is not None and producer.op_type == "DequantizeLinear" else None
             tensor = initializers.get(dequantize.input[0] if dequantize is not None else name)
@@ -117,6 +124,8 @@ def weight_bytes(model: ModelProto) -> int:
     seen: dict[str, int] = {}
     for weight in weights(model):
         names = [weight.initializer.name, *(weight.dequantize.input[1:] if weight.dequantize is not None else [])]
+        if weight.node.op_type in _WEIGHT_AT_3:
+            names += weight.node.input[4:6]
         for name in names:
             if name in initializers:
                 seen[name] = numpy_helper.to_array(initializers[name]).nbytes
@@ -163,8 +172,8 @@ def products(model: ModelProto) -> list[Product]:
         if node.op_type not in _PRODUCTS:
             continue
         out, left = shapes[node.output[0]], shapes[node.input[0]]
-        if node.op_type in ("Conv", "ConvInteger"):
-            inner = int(np.prod(shapes[node.input[1]][1:]))
+        if node.op_type in _CONVOLUTIONS:
+            inner = int(np.prod(shapes[node.input[_operands(node)[1]]][1:]))
         else:
             inner = left[-2] if node.op_type == "Gemm" and _attribute(node, "transA") else left[-1]
         integer = node.op_type in _INTEGER or all(quantized(name) for name in node.input[:2])

@@ -16,14 +16,17 @@ import numpy.typing as npt
 import onnx
 from onnx import ModelProto
 
+from dmdkit.calibration.integer_cpu import Form, with_integer_arithmetic
 from dmdkit.calibration.qdq import LayerScales, scales_in, with_qdq
+from dmdkit.calibration.ranges import Statistics
 from dmdkit.calibration.tidy import tidied
 from dmdkit.calibration.weight_storage import check_scales, store_weights_int8
 from dmdkit.errors import CalibrationError, MissingDependencyError
 
 __all__ = ["SIMULATE_QDQ", "Lowering", "lower_for_cpu", "lower_for_tensorrt", "modelopt_scales", "static_int8"]
 
-Array = npt.NDArray[np.float32]
+Inputs = Mapping[str, npt.NDArray[np.generic]]
+"""Input name -> (N, ...), in the dtypes the graph takes."""
 
 SIMULATE_QDQ = {"session.disable_quant_qdq": "1"}
 """Session option under which ONNX Runtime's CPU folds stored weights to float once, at opening, instead of at every
@@ -64,15 +67,22 @@ def _quietly() -> Iterator[io.StringIO]:
             logger.setLevel(level)
 
 
-def lower_for_cpu(model: ModelProto) -> Lowering:
-    """INT8 weights, float arithmetic: what ONNX Runtime's CPU runs as fast as fp32 from a quarter of the bytes.
+def lower_for_cpu(
+    model: ModelProto, forms: Mapping[str, Form] | None = None, ranges: Mapping[str, Statistics] | None = None
+) -> Lowering:
+    """INT8 weights; float arithmetic except at the layers that a search found faster in integers on this machine.
 
-    Static Q/DQ and dynamic INT8 were slower or no faster on this model's small products (TARGETS.md).
+    Args:
+        model: The fp32 graph; it is not changed.
+        forms: Layer -> how it computes in integers; layers the graph lacks are passed over.
+        ranges: Statistics per tensor, for the static form.
     """
-    lowered = store_weights_int8(model)
+    held = {node.name for node in model.graph.node} & set(forms or {})
+    chosen = {name: form for name, form in (forms or {}).items() if name in held}
+    lowered = store_weights_int8(with_integer_arithmetic(model, chosen, ranges or {}) if chosen else model)
     tidied(lowered, model.graph.name)
     check_scales(lowered)
-    return Lowering(lowered, dict(SIMULATE_QDQ), simulated_on_cpu=False, calibrated=False)
+    return Lowering(lowered, dict(SIMULATE_QDQ), simulated_on_cpu=False, calibrated="static" in chosen.values())
 
 
 def static_int8(model: ModelProto, scales: LayerScales) -> Lowering:
@@ -88,12 +98,12 @@ def static_int8(model: ModelProto, scales: LayerScales) -> Lowering:
     return Lowering(lowered, dict(SIMULATE_QDQ), simulated_on_cpu=True, calibrated=bool(scales))
 
 
-def lower_for_tensorrt(model: ModelProto, samples: Mapping[str, Array], method: str = "max") -> Lowering:
+def lower_for_tensorrt(model: ModelProto, samples: Inputs, method: str = "max") -> Lowering:
     """Static INT8 at every layer that modelopt proposes, without a search; see :func:`modelopt_scales`."""
     return static_int8(model, modelopt_scales(model, samples, method))
 
 
-def modelopt_scales(model: ModelProto, samples: Mapping[str, Array], method: str = "max") -> dict[str, dict[int, float]]:
+def modelopt_scales(model: ModelProto, samples: Inputs, method: str = "max") -> dict[str, dict[int, float]]:
     """The layers whose activations modelopt would quantise for TensorRT, and its scales for them.
 
     Args:

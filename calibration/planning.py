@@ -1,37 +1,39 @@
-"""Decides which layers compute in INT8 on which target: calibrates, ranks, and says why."""
+"""Decides which layers compute in INT8 on which target: calibrates, ranks, searches, and says why."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+import onnxruntime as ort
 from onnx import ModelProto
 
-from dmdkit.calibration.layers import Layer, layers_of
-from dmdkit.calibration.lowerings import modelopt_scales
+from dmdkit.calibration.cpu_search import CpuChoice, choose_cpu_arithmetic, layer_latencies
+from dmdkit.calibration.integer_cpu import Form
+from dmdkit.calibration.layer_records import Decisions, layer_record
+from dmdkit.calibration.layers import layers_of
+from dmdkit.calibration.lowerings import lower_for_cpu, modelopt_scales
 from dmdkit.calibration.qdq import LayerScales
-from dmdkit.calibration.ranges import Statistics, observe, scale_of
-from dmdkit.calibration.sensitivity import LayerError, sensitivity
+from dmdkit.calibration.ranges import METHODS, Statistics, observe, single_threaded
+from dmdkit.calibration.search import Judge, candidate, choose_method, keep_in_float
+from dmdkit.calibration.search_state import SearchState
+from dmdkit.calibration.sensitivity import LayerError, rank, sensitivity
 from dmdkit.calibration.switchboard import Switchboard
-from dmdkit.runtime.int8_report import (
-    ActivationRange,
-    CalibrationMethod,
-    LayerChoice,
-    LayerRecord,
-    SearchRecord,
-)
+from dmdkit.runtime.int8_report import CalibrationMethod, CandidateRecord, LayerRecord, SearchRecord
+from dmdkit.runtime.parity import COMPRESSED_P99_ERROR_SD, EDGE_MAX_CHANGE
 
-__all__ = ["DEFAULT_SEARCH_SECONDS", "Int8Plan", "SearchOptions", "plan_int8"]
+__all__ = ["DEFAULT_SEARCH_SECONDS", "Int8Plan", "Progress", "Samples", "SearchOptions", "plan_int8"]
 
 Array = npt.NDArray[np.float32]
 Mode = Literal["auto", "none"]
 
 DEFAULT_SEARCH_SECONDS = 60.0
+_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -39,14 +41,39 @@ class SearchOptions:
     """How to look.
 
     Attributes:
-        mode: auto ranks the layers and searches; none takes what modelopt proposes.
+        mode: auto ranks the layers and searches; none takes what modelopt proposes, and float arithmetic on the CPU.
         seconds: No further step begins after so long.
-        method: The calibration method; None: the one with the best parity on the search samples.
+        method: The calibration method; None: with ``auto`` the one with the best parity on the search samples, else max.
     """
 
     mode: Mode = "auto"
     seconds: float = DEFAULT_SEARCH_SECONDS
     method: CalibrationMethod | None = None
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What to plan with.
+
+    Attributes:
+        calibration: Input name -> (N, ...), training samples.
+        held: The same for the samples to rank and judge on: neither calibration nor parity samples.
+        held_name: What those are, for the record.
+        judge: The parity verdict on them.
+    """
+
+    calibration: Mapping[str, Array]
+    held: Mapping[str, Array]
+    held_name: str
+    judge: Judge
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Who hears what happens: each step before its work, and within the long ones how much of how much is done."""
+
+    advance: Callable[[str], None] = lambda _: None
+    tick: Callable[[int, int], None] = lambda *_: None
 
 
 @dataclass(frozen=True)
@@ -56,103 +83,173 @@ class Int8Plan:
     Attributes:
         scales: The layers that ``int8-trt`` computes in INT8, with the scales of their activations.
         method: The calibration method of those scales.
+        cpu_forms: The layers that ``int8-cpu`` computes in integers, and how.
+        ranges: Statistics per tensor, for the static ones of these.
         layers: One record per layer.
+        tried: Precision -> everything that was tried for it.
         search: How it was searched; None without a search.
     """
 
     scales: LayerScales
     method: CalibrationMethod
+    cpu_forms: Mapping[str, Form]
+    ranges: Mapping[str, Statistics]
     layers: tuple[LayerRecord, ...]
-    search: SearchRecord | None
+    tried: Mapping[str, tuple[CandidateRecord, ...]] = field(default_factory=dict)
+    search: SearchRecord | None = None
 
 
 def plan_int8(
     model: ModelProto,
-    calibration: Mapping[str, Array],
-    held: Mapping[str, Array],
+    samples: Samples,
     *,
-    held_name: str,
     graphs: Mapping[str, set[str]],
     options: SearchOptions,
-    advance: Callable[[str], None] = lambda _: None,
+    hot: ModelProto | None = None,
+    progress: Progress | None = None,
 ) -> Int8Plan:
     """The plan for a graph and every graph that holds a part of its layers.
 
     Args:
         model: The fp32 graph (explain, or a text encoder); its first output is the one whose error counts.
-        calibration: Input name -> (N, ...), training samples.
-        held: Samples to rank on: neither calibration nor parity samples.
-        held_name: What they are, for the record.
+        samples: To calibrate and judge with.
         graphs: Graph kind -> names of the layers it holds.
         options: How to look.
-        advance: Hears each step before its work.
+        hot: The graph whose latency on the CPU counts; None: ``model``.
+        progress: Who hears of it.
     """
-    begin = time.monotonic()
-    advance("int8 placement")
+    progress = progress or Progress()
+    deadline = time.monotonic() + options.seconds
+    hot = hot if hot is not None else model
     layers = layers_of(model)
-    placed = modelopt_scales(model, calibration)
-    advance("int8 activation ranges")
-    statistics = observe(model, {name for layer in layers for name in layer.activations.values()}, calibration)
-    method: CalibrationMethod = options.method or "max"
-    by_tensor = {name: scale_of(found, method) for name, found in statistics.items()}
-    by_layer = {layer.name: layer for layer in layers}
-    scales = {
-        name: {operand: by_tensor[by_layer[name].activations[operand]] for operand in operands}
-        for name, operands in placed.items()
-    }
-    errors: dict[str, LayerError] = {}
+    by_name = {layer.name: layer for layer in layers}
+    output = model.graph.output[0].name
+    progress.advance("int8 placement")
+    placed = modelopt_scales(model, samples.calibration)
+    progress.advance("int8 activation ranges")
+    tensors = {name for layer in layers for name in (*layer.activations.values(), layer.node.output[0])}
+    ranges = observe(model, tensors, samples.calibration)
+    count = len(next(iter(samples.calibration.values())))
+    board = Switchboard(model, placed, [value.name for value in model.graph.output])
+    methods = METHODS if options.method is None and options.mode == "auto" else (options.method or "max",)
+    progress.advance("int8 calibration method")
+    choice = choose_method(board, ranges, samples.held, samples.judge, methods, calibration_samples=count, output=output)
+    best = next(record for record in choice.tried if record.method == choice.method)
+    tried: dict[str, list[CandidateRecord]] = {"int8-trt": list(choice.tried), "int8-cpu": []}
+    kept: list[str] = []
+    cpu: CpuChoice | None = None
+    state: SearchState | None = None
     search: SearchRecord | None = None
     if options.mode == "auto":
-        advance("int8 sensitivity")
-        board = Switchboard(model, placed, [value.name for value in model.graph.output])
+        state = SearchState(model, {"calibration": samples.calibration, "held": samples.held}, choice.method)
         names = [layer.name for layer in layers if layer.weight is not None or layer.name in placed]
-        errors = sensitivity(
-            board, held, by_tensor, layers=names, output=model.graph.output[0].name, deadline=begin + options.seconds
-        )
+        progress.advance("int8 sensitivity")
+        _rank_into(state, board, samples.held, choice.scales, names, output, deadline, progress)
+        if best.status == "failed":
+            progress.advance("int8 search")
+            spread = float(board.run(samples.held)[output].std())
+            order = rank(state.errors, COMPRESSED_P99_ERROR_SD * spread, EDGE_MAX_CHANGE)
+            kept, more = keep_in_float(
+                board, samples.held, samples.judge, choice, order, output=output, deadline=deadline, tick=progress.tick
+            )
+            tried["int8-trt"] += more
+            best = more[-1] if more else best
+        progress.advance("int8 on this CPU")
+        cpu = _cpu_choice(model, hot, samples, ranges, output, state, deadline, progress)
+        tried["int8-cpu"] += cpu.tried
+        state.save(now=True)
+        measured = all(name in state.errors for name in names)
         search = SearchRecord(
             mode="auto",
-            split=held_name,
-            samples=len(next(iter(held.values()))),
+            split=samples.held_name,
+            samples=len(next(iter(samples.held.values()))),
             budget_s=options.seconds if math.isfinite(options.seconds) else 0.0,
-            seconds=time.monotonic() - begin,
-            complete=len(errors) == len(names),
+            seconds=state.seconds,
+            complete=measured and best.status != "failed",
         )
-    records = tuple(
-        LayerRecord(
-            name=layer.name,
-            kind=layer.kind,
-            graphs=sorted(kind for kind, held_layers in graphs.items() if layer.name in held_layers),
-            weight_shape=list(layer.weight_shape),
-            multiply_adds=layer.multiply_adds,
-            score_error=errors[layer.name].score if layer.name in errors else None,
-            edge_error=errors[layer.name].edges if layer.name in errors else None,
-            activations=_activations(layer, statistics, scales.get(layer.name, {})),
-            targets=_choices(layer, scales),
-        )
-        for layer in layers
+    scales = {
+        name: {operand: choice.scales[by_name[name].activations[operand]] for operand in operands}
+        for name, operands in placed.items()
+        if name not in kept
+    }
+    decided = Decisions(placed, scales, cpu, state.errors if state is not None else {})
+    tried["int8-trt"] = [r.model_copy(update={"chosen": r is best}) for r in tried["int8-trt"]]
+    return Int8Plan(
+        scales=scales,
+        method=choice.method,
+        cpu_forms=cpu.forms if cpu is not None else {},
+        ranges=ranges,
+        layers=tuple(layer_record(layer, graphs, ranges, decided) for layer in layers),
+        tried={precision: tuple(records) for precision, records in tried.items()},
+        search=search,
     )
-    return Int8Plan(scales, method, records, search)
 
 
-def _activations(layer: Layer, statistics: Mapping[str, Statistics], scales: Mapping[int, float]) -> list[ActivationRange]:
-    return [
-        ActivationRange(
-            operand=1 if operand else 0,
-            minimum=statistics[name].minimum,
-            maximum=statistics[name].maximum,
-            p99_9=statistics[name].percentile(99.9),
-            zero_share=statistics[name].zero_share,
-            scale=scales.get(operand),
+def _rank_into(
+    state: SearchState,
+    board: Switchboard,
+    held: Mapping[str, Array],
+    scales: Mapping[str, float],
+    names: list[str],
+    output: str,
+    deadline: float,
+    progress: Progress,
+) -> None:
+    """Measures the layers that ``state`` lacks, and lets it save them as they come."""
+
+    def found(name: str, error: LayerError) -> None:
+        state.errors[name] = error
+        state.save()
+        progress.tick(len(state.errors), len(names))
+
+    known = dict(state.errors)
+    sensitivity(board, held, scales, layers=names, output=output, deadline=deadline, known=known, found=found)
+
+
+def _cpu_choice(
+    model: ModelProto,
+    hot: ModelProto,
+    samples: Samples,
+    ranges: Mapping[str, Statistics],
+    output: str,
+    state: SearchState,
+    deadline: float,
+    progress: Progress,
+) -> CpuChoice:
+    sample = {name: np.ascontiguousarray(array[:1]) for name, array in samples.held.items()}
+    before = _outputs(model.SerializeToString(), {}, samples.held)
+
+    def lowered(graph: ModelProto, forms: Mapping[str, Form]) -> tuple[bytes, dict[str, str]]:
+        lowering = lower_for_cpu(graph, forms, ranges)
+        return lowering.model.SerializeToString(), lowering.session_options
+
+    def accept(forms: Mapping[str, Form]) -> CandidateRecord:
+        after = _outputs(*lowered(model, forms), samples.held)
+        what = f"integers in {len(forms)} layers" if forms else "INT8 weights, float arithmetic"
+        return candidate(
+            what,
+            samples.judge(before, after),
+            before,
+            after,
+            output=output,
+            calibration_samples=len(next(iter(samples.calibration.values()))) if "static" in forms.values() else 0,
+            layers_in_float=len(layers_of(model)) - len(forms),
         )
-        for operand, name in layer.activations.items()
+
+    plain = accept({})
+    latencies = layer_latencies(hot, sample, ranges, state=state, deadline=deadline, tick=progress.tick)
+    found = choose_cpu_arithmetic(hot, sample, latencies, lambda forms: lowered(hot, forms), accept, deadline=deadline)
+    records = [plain, *found.tried]
+    chosen = records[-1] if found.forms else plain
+    marked = [record.model_copy(update={"chosen": record is chosen}) for record in records]
+    return CpuChoice(found.forms, found.latencies, marked, found.whole)
+
+
+def _outputs(data: bytes, options: Mapping[str, str], samples: Mapping[str, Array]) -> dict[str, Array]:
+    session = ort.InferenceSession(data, single_threaded(options), providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_outputs()]
+    parts = [
+        session.run(names, {name: np.ascontiguousarray(array[start : start + _BATCH]) for name, array in samples.items()})
+        for start in range(0, len(next(iter(samples.values()))), _BATCH)
     ]
-
-
-def _choices(layer: Layer, scales: LayerScales) -> dict[str, LayerChoice]:
-    stored: Literal["int8", "none"] = "int8" if layer.weight is not None else "none"
-    if layer.name in scales:
-        trt = LayerChoice(stored=stored, computed="int8", reason="parity holds with it")
-    else:
-        trt = LayerChoice(stored=stored, computed="fp32", reason="modelopt leaves it in float: a dimension is under 16")
-    cpu = LayerChoice(stored=stored, computed="fp32", reason="float arithmetic on INT8 weights")
-    return {"int8-cpu": cpu, "int8-trt": trt}
+    return {name: np.concatenate([part[index] for part in parts]) for index, name in enumerate(names)}

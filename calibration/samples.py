@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from dmdkit.calibration.coverage import cover, observed_share
 from dmdkit.data import Dataset, Split, sample_hashes
 from dmdkit.errors import CalibrationError
 from dmdkit.files import sha256_of_bytes
 from dmdkit.runtime.inputs import OUT_OF_RANGE_SHARE, RangeGuard
+from dmdkit.runtime.int8_report import CoverageRecord
 from dmdkit.runtime.manifest import CalibrationRecord, InputRecord
 from dmdkit.runtime.parity import MIN_VERIFIED_SAMPLES
 
@@ -28,16 +30,23 @@ MIN_CALIBRATION_SAMPLES = 32
 
 DEFAULT_CALIBRATION_SAMPLES = 128
 
+MIN_RANGE_SEEN = 0.25
+"""Mean over columns of the calibration range over the run's training range. Any 32 of the 469 training utterances of CMU-MOSI
+show more than twice as much in every modality (docs/int8.md); features ten times too small show a tenth."""
+
+_LABEL_PARTS = 3
+
 MAX_SEARCH_SAMPLES = 128
 """Layers are ranked on at most so many samples: a few hundred evaluations of each are made."""
 
 
 @dataclass(frozen=True)
 class CalibrationSet:
-    """The chosen samples and where they came from."""
+    """The chosen samples, where they came from, and what they cover."""
 
     split: Split
     data_sha256: str
+    coverage: CoverageRecord
 
     def record(self, method: str, used_by: Iterable[str]) -> CalibrationRecord:
         """What the manifest keeps of it."""
@@ -91,10 +100,46 @@ def _check_kind(dataset: Dataset, split: Split, inputs: Mapping[str, InputRecord
                 "features of another kind or scale: calibrate with the run's own training data"
             )
     for name, array in split.features().items():
+        record = inputs[name]
+        if array.any() and len(split) > 1 and (array == array[:1]).all():
+            raise CalibrationError(
+                f"{dataset.source}: {name} is the same in every calibration sample; a range seen once says nothing: calibrate "
+                "with the run's own training data"
+            )
+        if array.any() and record.minimum is not None and record.maximum is not None:
+            seen = observed_share(array, record.minimum, record.maximum)
+            if seen < MIN_RANGE_SEEN:
+                raise CalibrationError(
+                    f"{dataset.source}: {name} shows {seen:.0%} of the run's training range, at least {MIN_RANGE_SEEN:.0%} is "
+                    "needed; these are features of another kind or scale: calibrate with the run's own training data"
+                )
         if not array.any() and not inputs[name].trained_absent:
             raise CalibrationError(
                 f"{dataset.source}: {name} is all zero in every calibration sample, but the run was trained with it; "
                 "calibrate with samples that have every modality"
+            )
+
+
+def _check_labels(dataset: Dataset, split: Split, label_range: tuple[float, float] | None, classes: int | None) -> None:
+    """Refuses labels of one kind: activations of the others would never be seen."""
+    labels = split.labels
+    if dataset.task == "classification":
+        missing = sorted(set(range(classes or dataset.num_classes or 0)) - set(map(int, labels)))
+        if missing:
+            raise CalibrationError(
+                f"{dataset.source}: no calibration sample of class {', '.join(map(str, missing))}; calibrate with every class"
+            )
+        return
+    known = label_range or dataset.label_range
+    assert known is not None, "a regression set has a label range"
+    low, high = known
+    width = (high - low) / _LABEL_PARTS
+    for part in range(_LABEL_PARTS):
+        start, end = low + part * width, low + (part + 1) * width
+        if not ((labels >= start) & (labels <= end)).any():
+            raise CalibrationError(
+                f"{dataset.source}: no calibration sample is labelled between {start:g} and {end:g}, a part of the label range "
+                f"{low:g} to {high:g}; calibrate with samples of every kind"
             )
 
 
@@ -104,18 +149,24 @@ def calibration_set(
     *,
     held_out: Mapping[str, Split] | None = None,
     count: int = DEFAULT_CALIBRATION_SAMPLES,
+    own_sha256: str | None = None,
+    label_range: tuple[float, float] | None = None,
+    classes: int | None = None,
 ) -> CalibrationSet:
-    """Samples of the training split of ``dataset``, spread over the labels.
+    """Samples of the training split of ``dataset`` that cover its labels, its extremes and its empty modalities.
 
     Args:
         dataset: The feature file given for calibration.
         inputs: What the run takes, with its training ranges where they are known.
         held_out: Further samples that must not be calibrated on (the parity data), by name.
         count: How many to take at most.
+        own_sha256: Hash of the file the run was trained on, if known; other files must show enough of the labels.
+        label_range: Of the run, for a regression; None: the file's own.
+        classes: Of the run, for classes; None: the file's own.
 
     Raises:
-        CalibrationError: No training split, too few samples, samples that are also held out (by id or by content), or
-            features whose shape or range cannot be the run's.
+        CalibrationError: No training split, too few samples, samples that are also held out (by id or by content), features
+            whose shape or range cannot be the run's or that hardly vary, or labels of one kind only.
     """
     if "train" not in dataset.splits:
         raise CalibrationError(
@@ -128,10 +179,13 @@ def calibration_set(
             f"{dataset.source}: {min(len(train), count)} calibration samples, at least {MIN_CALIBRATION_SAMPLES} are needed"
         )
     _check_kind(dataset, train, inputs)
-    chosen = train.take(_spread_over_labels(train, count))
+    if dataset.sha256 != own_sha256:  # the run's own data is what it is
+        _check_labels(dataset, train, label_range, classes)
+    indices, coverage = cover(train, count)
+    chosen = train.take(indices)
     own = {name: split for name, split in dataset.splits.items() if name != "train"}
     _check_overlap(chosen, {**own, **(held_out or {})}, dataset.source)
-    return CalibrationSet(chosen, dataset.sha256)
+    return CalibrationSet(chosen, dataset.sha256, coverage)
 
 
 def search_samples(dataset: Dataset, calibration: CalibrationSet, count: int = MAX_SEARCH_SAMPLES) -> tuple[str, Split]:

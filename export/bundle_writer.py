@@ -14,13 +14,14 @@ from safetensors.numpy import save as safetensors_bytes
 
 from dmdkit import __version__
 from dmdkit.calibration import CalibrationSet, calibration_set
-from dmdkit.calibration.planning import Int8Plan, SearchOptions
-from dmdkit.calibration.samples import DEFAULT_CALIBRATION_SAMPLES, search_samples
+from dmdkit.calibration.planning import Int8Plan, Progress, SearchOptions
+from dmdkit.calibration.samples import DEFAULT_CALIBRATION_SAMPLES
 from dmdkit.data import MODALITIES, Dataset, Split
 from dmdkit.errors import BundleError, CalibrationError, ExportError
 from dmdkit.export.explain import explain_output_names
 from dmdkit.export.fp16_forms import FP16_REPORT, Fp16Report, fp16_graphs
-from dmdkit.export.graphs import ExportedGraph, fp32_graphs, int8_graphs, plan_for
+from dmdkit.export.graphs import ExportedGraph, fp32_graphs, int8_graphs
+from dmdkit.export.int8_stage import int8_plan, write_int8
 from dmdkit.export.reference import reference_outputs, unit_inputs
 from dmdkit.files import atomic_directory, sha256_of_bytes, write_json
 from dmdkit.model.dmd import GRAPH_ORDER
@@ -29,8 +30,6 @@ from dmdkit.model.system import DmdSystem
 from dmdkit.report import write_report
 from dmdkit.runtime.backends.onnxruntime import OnnxRuntimeRunner
 from dmdkit.runtime.bundle import Bundle, Golden
-from dmdkit.runtime.int8_report import Int8Report, write_int8_report
-from dmdkit.runtime.int8_verdict import Tried, judge_targets
 from dmdkit.runtime.ledger import Ledger, measure, record
 from dmdkit.runtime.manifest import (
     FileRecord,
@@ -180,7 +179,11 @@ def _name_of(out: Path) -> str:
 
 
 def export_bundle(
-    run: Run, out: Path, options: ExportOptions, advance: Callable[[str], None] = lambda _: None
+    run: Run,
+    out: Path,
+    options: ExportOptions,
+    advance: Callable[[str], None] = lambda _: None,
+    tick: Callable[[int, int], None] = lambda *_: None,
 ) -> tuple[Manifest, Ledger | None]:
     """Writes the bundle ``out`` from ``run``; nothing is left behind on failure.
 
@@ -189,6 +192,7 @@ def export_bundle(
         out: The bundle's directory.
         options: What to make.
         advance: Hears the name of each step before its work.
+        tick: Hears, within a long step, how much of how much is done.
 
     Returns:
         The manifest as written, and the parity ledger where parity was measured.
@@ -208,7 +212,15 @@ def export_bundle(
         if options.calibration is None:
             raise CalibrationError("--int8 needs calibration data: pass --calib FILE (its training split is used)")
         held_out = {options.parity.split_name: options.parity.split} if options.parity else {}
-        calibration = calibration_set(options.calibration, records, held_out=held_out, count=options.calibration_samples)
+        calibration = calibration_set(
+            options.calibration,
+            records,
+            held_out=held_out,
+            count=options.calibration_samples,
+            own_sha256=run.config.data.sha256,
+            label_range=run.facts.label_range,
+            classes=run.facts.shape.num_outputs if run.facts.task == "classification" else None,
+        )
     system = load_system(run)
     golden_split, golden_kind = _golden_split(options, records)
 
@@ -216,8 +228,7 @@ def export_bundle(
     plan: Int8Plan | None = None
     if calibration is not None:
         assert options.calibration is not None
-        held = search_samples(options.calibration, calibration)
-        plan = plan_for(graphs, calibration, held, options.search, advance)
+        plan = int8_plan(run, graphs, options.calibration, calibration, options.search, Progress(advance, tick))
         graphs += int8_graphs(graphs, plan, advance)
     report: Fp16Report | None = None
     if options.fp16:
@@ -275,21 +286,10 @@ def export_bundle(
             advance("parity")
             ledger = _parity(directory, system, options.parity)
             manifest = record(directory, manifest, ledger)
-        if plan is not None:
-            write_int8_report(directory, _int8_report(plan, manifest, ledger))
+        if plan is not None and calibration is not None:
+            write_int8(directory, plan, calibration, manifest, ledger, options.search, advance)
         write_report(directory)
     return manifest, ledger
-
-
-def _int8_report(plan: Int8Plan, manifest: Manifest, ledger: Ledger | None) -> Int8Report:
-    tried = {name: Tried(plan.method if g.precision == "int8-trt" else None) for name, g in manifest.graphs.items()}
-    return Int8Report(
-        created=manifest.created,
-        calibration=None,
-        search=plan.search,
-        layers=list(plan.layers),
-        targets=judge_targets(manifest, ledger, tried, {}),
-    )
 
 
 def _parity(directory: Path, system: DmdSystem, parity: ParityData) -> Ledger:

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 import torch
 from onnx import ModelProto
 
-from dmdkit.calibration import CalibrationSet, lower_for_cpu
+from dmdkit.calibration import lower_for_cpu
 from dmdkit.calibration.graph_facts import multiply_adds, share_computed_int8, share_stored_int8, weight_bytes
 from dmdkit.calibration.layers import layers_of
 from dmdkit.calibration.lowerings import Lowering, static_int8
-from dmdkit.calibration.planning import Int8Plan, SearchOptions, plan_int8
+from dmdkit.calibration.planning import Int8Plan, Progress, Samples, SearchOptions, plan_int8
 from dmdkit.config import ModelShape
-from dmdkit.data import Split
 from dmdkit.export.explain import ExplainModule, explain_output_names
 from dmdkit.export.onnx_writer import graph_from_module, subgraph
 from dmdkit.model.system import DmdSystem
@@ -124,7 +123,7 @@ def int8_graphs(graphs: list[ExportedGraph], plan: Int8Plan, advance: Callable[[
             )
 
         advance(f"{graph.kind}.int8-cpu")
-        found.append(lowered("int8-cpu", lower_for_cpu(graph.model)))
+        found.append(lowered("int8-cpu", lower_for_cpu(graph.model, plan.cpu_forms, plan.ranges)))
         advance(f"{graph.kind}.int8-trt")
         scales = {name: value for name, value in plan.scales.items() if name in held}
         found.append(lowered("int8-trt", static_int8(graph.model, scales)))
@@ -137,29 +136,16 @@ def layer_names(graph: ExportedGraph) -> set[str]:
 
 
 def plan_for(
-    graphs: list[ExportedGraph],
-    calibration: CalibrationSet,
-    held: tuple[str, Split],
-    options: SearchOptions,
-    advance: Callable[[str], None],
+    graphs: list[ExportedGraph], samples: Samples, options: SearchOptions, progress: Progress | None = None
 ) -> Int8Plan:
-    """The plan for fusion and explain together.
+    """The plan for fusion and explain together: explain holds the layers of both, fusion is what must be fast.
 
     Args:
         graphs: The fp32 graphs.
-        calibration: The calibration samples.
-        held: Name and samples to rank and search on.
+        samples: To calibrate, rank and judge with.
         options: How to look.
-        advance: Hears each step before its work.
+        progress: Who hears of it.
     """
-    explain = next(graph for graph in graphs if graph.kind == "explain")
-    kinds: dict[str, set[str]] = {graph.kind: layer_names(graph) for graph in graphs if not graph.kind.startswith("gd_")}
-    return plan_int8(
-        explain.model,
-        calibration.split.features(),
-        held[1].features(),
-        held_name=held[0],
-        graphs=kinds,
-        options=options,
-        advance=advance,
-    )
+    models = {graph.kind: graph.model for graph in graphs if not graph.kind.startswith("gd_")}
+    kinds: dict[str, set[str]] = {graph.kind: layer_names(graph) for graph in graphs if graph.kind in models}
+    return plan_int8(models["explain"], samples, graphs=kinds, options=options, hot=models["fusion"], progress=progress)

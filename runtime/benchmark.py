@@ -82,7 +82,7 @@ def targets(bundle: Bundle) -> list[Target]:
     found = []
     for name, record in bundle.manifest.graphs.items():
         found += [Target(name, "onnxruntime", device) for device in available_devices()]
-        if not record.simulated_on_cpu and record.kind in ("fusion", "explain"):
+        if not record.onnxruntime_only and record.kind in ("fusion", "explain"):
             found += [Target(name, backend) for backend in installed_backends() if backend != "onnxruntime"]
     return found
 

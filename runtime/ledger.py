@@ -133,7 +133,7 @@ def measure(
         reference: The PyTorch model's outputs (score, logit_*, edges_*) on the samples; None: only the outputs recorded
             with the golden samples are there, and the first hop is reported as recorded.
         backends: What to run the graphs with. ONNX Runtime always does; another backend adds a hop from its fp32 graph to
-            each graph there, named ``fusion.fp32@openvino``. Lowerings a CPU only simulates are left out.
+            each graph there, named ``fusion.fp32@openvino``. Graphs that only ONNX Runtime takes are left out.
         sample_values: Whether scores and labels of single samples may stand in the ledger; None: where the golden samples are
             real, because a bundle whose golden samples are synthetic keeps its data to itself.
         native: The C++ runtime; adds a hop from each graph that a CPU runs to the same graph there, named
@@ -198,7 +198,7 @@ def measure(
                 hops.append(hop(base, name, outputs[base], found, "simulated" if simulated else "measured"))
         for backend in backends:
             for name in outputs:
-                if backend == "onnxruntime" or manifest.graphs[name].simulated_on_cpu:
+                if backend == "onnxruntime" or manifest.graphs[name].onnxruntime_only:
                     continue
                 found = run_graph(bundle, name, features, advance, backend)
                 elsewhere = hop(base, name, outputs[base], found, "measured")

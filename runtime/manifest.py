@@ -129,6 +129,16 @@ class GraphRecord(_Record):
         default_factory=dict, description="verdict of the same graph in other backends, where it was measured"
     )
 
+    @property
+    def onnxruntime_only(self) -> bool:
+        """Whether other CPU backends are not asked.
+
+        They would simulate engine forms too, and OpenVINO 2026.4 refuses QLinearConv with one weight scale per channel (it
+        takes the scales for those of axis 1).
+        """
+        integers = self.precision == "int8-cpu" and self.multiply_adds_int8 > 0
+        return self.simulated_on_cpu or integers
+
 
 class CalibrationRecord(_Record):
     """Which samples chose the INT8 ranges, and how."""

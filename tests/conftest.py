@@ -108,8 +108,19 @@ def tiny_run(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_bundle(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle of that run with both INT8 forms, parity measured; tests must copy it before changing it."""
+    """A bundle of that run with both INT8 forms, parity measured; tests must copy it before changing it.
+
+    Without a search: which layers a CPU computes in integers depends on how fast it was at that moment.
+    """
     out = tmp_path_factory.mktemp("bundle") / "tiny.dmd"
+    assert main(["export", str(tiny_run), "--int8", "--int8-search", "none", "--out", str(out)]) in (0, 2)
+    return out
+
+
+@pytest.fixture(scope="session")
+def searched_bundle(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same as ``export --int8`` makes it by default, with ranked layers and measured latencies."""
+    out = tmp_path_factory.mktemp("searched") / "tiny.dmd"
     assert main(["export", str(tiny_run), "--int8", "--out", str(out)]) in (0, 2)
     return out
 

@@ -1,9 +1,12 @@
 """Which samples calibrate, and which data is refused (the command-line refusals are in tests/export)."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from dmdkit.calibration import calibration_set
+from dmdkit.calibration.samples import search_samples
 from dmdkit.errors import CalibrationError
 from dmdkit.runtime.manifest import InputRecord
 from tests.conftest import tiny_dataset
@@ -44,3 +47,68 @@ def test_parity_samples_of_another_file_must_not_be_calibrated_on() -> None:
     shared = data.splits["train"].take(np.array([3], np.int64))
     with pytest.raises(CalibrationError, match="'train-3' also stands in the parity data"):
         calibration_set(data, RECORDS, held_out={"parity": shared}, count=64)
+
+
+def test_the_set_covers_extremes_empties_and_every_part_of_the_labels() -> None:
+    data = tiny_dataset(train=300)
+    train = data.splits["train"]
+    train.audio[7, 3, 2] = 8.5
+    train.vision[11, 2, 1] = -8.5
+    train.text[20:26] = 0.0
+    found = calibration_set(data, RECORDS, count=64)
+    assert {"train-7", "train-11"} <= set(found.split.ids)
+    coverage = found.coverage
+    assert (coverage.samples, coverage.available) == (64, 300)
+    assert all(stratum.chosen > 0 for stratum in coverage.strata)
+    assert sum(stratum.available for stratum in coverage.strata) == 300
+    text = coverage.modalities["text"]
+    assert text.empty_available == 6
+    assert 0 < text.empty_chosen <= 6
+    assert all(0.5 < item.range_share <= 1.0 for item in coverage.modalities.values())
+    assert coverage.modalities["audio"].extremes > 0
+
+
+def test_the_same_data_gives_the_same_samples() -> None:
+    first, second = (calibration_set(tiny_dataset(train=200), RECORDS, count=48).split.ids for _ in range(2))
+    assert first == second
+    assert len(set(first)) == 48
+
+
+def test_a_narrow_a_constant_and_a_one_sided_set_are_refused_and_the_own_data_is_not_for_its_labels() -> None:
+    narrow = tiny_dataset(train=64)
+    narrow.splits["train"].audio[:] *= 0.02
+    with pytest.raises(CalibrationError, match=r"audio shows \d+% of the run's training range"):
+        calibration_set(narrow, RECORDS)
+    constant = tiny_dataset(train=64)
+    constant.splits["train"].vision[:] = 1.5
+    with pytest.raises(CalibrationError, match="vision is the same in every calibration sample"):
+        calibration_set(constant, RECORDS)
+    positive = tiny_dataset(train=64)
+    np.abs(positive.splits["train"].labels, out=positive.splits["train"].labels)
+    with pytest.raises(CalibrationError, match="labelled between -3 and -1"):
+        calibration_set(positive, RECORDS)
+    assert len(calibration_set(positive, RECORDS, own_sha256=positive.sha256).split) == 64
+
+
+def test_every_class_must_be_there() -> None:
+    data = tiny_dataset(train=64)
+    splits = {name: replace(s, labels=(s.labels > 0).astype(np.int64)) for name, s in data.splits.items()}
+    classes = replace(data, task="classification", label_range=None, num_classes=2, splits=splits)
+    assert len(calibration_set(classes, RECORDS).coverage.strata) == 2
+    splits["train"].labels[:] = 1
+    with pytest.raises(CalibrationError, match="no calibration sample of class 0"):
+        calibration_set(classes, RECORDS)
+
+
+def test_search_samples_are_neither_calibrated_on_nor_judged_by() -> None:
+    data = tiny_dataset(train=200, valid=60)
+    chosen = calibration_set(data, RECORDS, count=64)
+    name, held = search_samples(data, chosen)
+    assert name == "valid"
+    assert set(held.ids) <= set(data.splits["valid"].ids)
+    name, held = search_samples(tiny_dataset(train=200, valid=16), chosen)
+    assert name == "train, without the calibration samples"
+    assert not set(held.ids) & set(chosen.split.ids)
+    few = tiny_dataset(train=64)
+    name, held = search_samples(few, calibration_set(few, RECORDS))
+    assert name == "the calibration samples"

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from dmdkit.calibration import CalibrationSet
 from dmdkit.calibration.planning import SearchOptions
 from dmdkit.config import ModelShape
 from dmdkit.data import Split
 from dmdkit.export.graphs import fp32_graphs, int8_graphs, plan_for
 from dmdkit.model import DmdSystem
+from tests.calibration.builders import samples_of
 from tests.model.test_dmd import shape_of
 
 # name -> (shape, largest share of the fp32 file, largest share of the weight bytes)
@@ -35,7 +35,7 @@ def test_int8_files_and_weights_are_a_quarter_of_fp32(name: str) -> None:
     graphs = fp32_graphs(system, lambda _: None)
     plain = [graph for graph in graphs if graph.kind == "fusion"]
     options = SearchOptions(mode="none", method="max")
-    plan = plan_for(graphs, CalibrationSet(split, "0" * 64), ("none", split), options, lambda _: None)
+    plan = plan_for(graphs, samples_of(split), options)
     lowered = int8_graphs(plain, plan, lambda _: None)
     assert [graph.precision for graph in lowered] == ["int8-cpu", "int8-trt"]
     whole, weights = len(plain[0].model.SerializeToString()), plain[0].record().weight_bytes

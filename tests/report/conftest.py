@@ -33,9 +33,9 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def checked_bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checked_bundle(searched_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny bundle, checked on samples of which one has a hostile name; tests must not change it."""
-    bundle = Path(shutil.copytree(tiny_bundle, tmp_path_factory.mktemp("report") / "tiny.dmd"))
+    bundle = Path(shutil.copytree(searched_bundle, tmp_path_factory.mktemp("report") / "tiny.dmd"))
     split = tiny_dataset().splits["test"]
     ids = list(split.ids)
     opened = Bundle.open(bundle)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,15 @@ from dmdkit.runtime.int8_verdict import Tried, judge_targets
 from dmdkit.runtime.manifest import VerdictRecord
 
 
-def test_an_exported_bundle_explains_every_layer_and_target(tiny_bundle: Path):
-    report = read_int8_report(tiny_bundle)
+@pytest.fixture
+def bundle_copy(searched_bundle: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(searched_bundle, tmp_path / "copy.dmd"))
+
+
+def test_an_exported_bundle_explains_every_layer_and_target(searched_bundle: Path):
+    report = read_int8_report(searched_bundle)
     assert report is not None
-    manifest = Bundle.open(tiny_bundle).manifest
+    manifest = Bundle.open(searched_bundle).manifest
     assert {target.graph for target in report.targets} == {n for n in manifest.graphs if ".int8" in n}
     assert all(layer.score_error is not None for layer in report.layers if layer.weight_shape)
     assert all(set(layer.targets) == {"int8-cpu", "int8-trt"} for layer in report.layers)
@@ -27,6 +33,10 @@ def test_an_exported_bundle_explains_every_layer_and_target(tiny_bundle: Path):
         held = [layer for layer in report.layers if kind in layer.graphs]
         computed = sum(i.multiply_adds for i in held if i.targets[target.precision].computed == "int8")
         assert computed / sum(i.multiply_adds for i in held) == pytest.approx(target.computed_int8)
+    for precision in ("int8-cpu", "int8-trt"):
+        tried = next(target for target in report.targets if target.precision == precision).candidates
+        assert sum(candidate.chosen for candidate in tried) == 1
+    assert {c.method for t in report.targets if t.precision == "int8-trt" for c in t.candidates} >= {"max", "entropy", "mse"}
     quantised = [layer for layer in report.layers if layer.targets["int8-trt"].computed == "int8"]
     assert quantised
     assert all(any(item.scale for item in layer.activations) for layer in quantised)
@@ -90,8 +100,10 @@ def test_a_link_out_of_the_bundle_is_refused(bundle_copy: Path, tmp_path: Path):
     ("status", "worth_it", "said"),
     [("failed", False, "not worth it here"), ("unverified", None, "cannot be said yet"), ("passed", None, "not measured here")],
 )
-def test_the_sentence_never_promises_what_was_not_measured(tiny_bundle: Path, status: str, worth_it: bool | None, said: str):
-    manifest = Bundle.open(tiny_bundle).manifest
+def test_the_sentence_never_promises_what_was_not_measured(
+    searched_bundle: Path, status: str, worth_it: bool | None, said: str
+):
+    manifest = Bundle.open(searched_bundle).manifest
     verdict = VerdictRecord(status=status, reason="because", samples=60)
     graphs = {name: graph.model_copy(update={"verdict": verdict}) for name, graph in manifest.graphs.items()}
     judged = judge_targets(manifest.model_copy(update={"graphs": graphs}), None, {"fusion.int8-trt": Tried("max")}, {})
@@ -99,3 +111,9 @@ def test_the_sentence_never_promises_what_was_not_measured(tiny_bundle: Path, st
         assert target.worth_it is worth_it
         assert said in target.sentence
     assert {t.latency.status for t in judged if t.precision == "int8-trt"} == {"simulated"}
+
+
+def test_integers_on_the_cpu_are_left_to_onnx_runtime(searched_bundle: Path):
+    record = Bundle.open(searched_bundle).manifest.graphs["fusion.int8-cpu"]
+    assert not record.model_copy(update={"multiply_adds_int8": 0.0}).onnxruntime_only
+    assert record.model_copy(update={"multiply_adds_int8": 0.4}).onnxruntime_only

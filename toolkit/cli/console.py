@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dmdkit.runtime.parity import HopRecord
 
 __all__ = [
+    "counted_steps",
     "err",
     "finish",
     "graphs_table",
@@ -102,6 +103,23 @@ def steps(title: str) -> Iterator[Callable[[str], None]]:
         return
     with err.status(title) as status:
         yield lambda name: status.update(Text(visible(f"{title}: {name}")))
+
+
+@contextmanager
+def counted_steps(title: str) -> Iterator[tuple[Callable[[str], None], Callable[[int, int], None]]]:
+    """Like :func:`steps`, with a second function that hears how much of how much a long step has done: a bar on a terminal."""
+    if not err.is_terminal:
+        yield lambda name: note(f"{title}: {name}"), lambda done, total: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=err, transient=True) as progress:
+        task = progress.add_task(visible(title), total=None)
+        yield (
+            lambda name: progress.reset(task, description=visible(f"{title}: {name}"), total=None),
+            lambda done, total: progress.update(task, completed=done, total=total),
+        )
 
 
 def verdict_text(status: str) -> Text:

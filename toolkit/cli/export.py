@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dmdkit.cli.console import finish, graphs_table, note, parity_table, print_json, steps
+from dmdkit.cli.console import counted_steps, finish, graphs_table, note, parity_table, print_json
 from dmdkit.cli.feature_files import dataset_for_run, own_dataset_of_run, split_of
-from dmdkit.cli.int8 import layers_table, verdict_sentences
+from dmdkit.cli.int8 import layers_table, tried_table, verdict_sentences
 from dmdkit.cli.requirements import require
 from dmdkit.cli.run import RUNS_DIR
 from dmdkit.errors import BundleError, ConfigError, DataError, ExitCode
@@ -115,8 +115,8 @@ def export_run(
         golden=golden,  # type: ignore[arg-type]
         force=force,
     )
-    with steps("exporting") as advance:
-        return export_bundle(run, out, options, advance)
+    with counted_steps("exporting") as (advance, tick):
+        return export_bundle(run, out, options, advance, tick)
 
 
 def _check_writable(target: Path) -> None:
@@ -238,6 +238,7 @@ def export(
         if ledger is not None:
             parity_table(ledger, manifest)
         if report is not None:
+            tried_table(report)
             layers_table(report)
             verdict_sentences(report)
     quoted = shlex.quote(str(target))

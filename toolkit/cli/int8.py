@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from typing import TYPE_CHECKING
 
-from dmdkit.cli.console import out, print_table, say
+from dmdkit.cli.console import print_table, say
 
 if TYPE_CHECKING:
     from dmdkit.runtime.int8_report import Int8Report, LayerRecord
 
-__all__ = ["layers_table", "verdict_sentences"]
+__all__ = ["layers_table", "tried_table", "verdict_sentences"]
 
 _SHOWN = 12
-_COMFORTABLE = 120
+_GENERAL = re.compile(r"\d+\.\d\d")
+"""Figures that differ from layer to layer, so that equal reasons can be counted."""
 
 
 def _error(layer: LayerRecord) -> str:
@@ -24,22 +27,59 @@ def _edge(layer: LayerRecord) -> str:
 
 
 def layers_table(report: Int8Report) -> None:
-    """Prints the layers that matter most, on standard output: those INT8 harms most first; the file has them all."""
+    """Prints the layers that INT8 harms most, and what each target computes them in, on standard output.
+
+    The file has all of them with the reason for each; here a reason is said once, with the number of layers it holds for.
+    """
     measured = [layer for layer in report.layers if layer.score_error is not None]
     if not measured:
         return
     measured.sort(key=lambda layer: -(layer.score_error.p99 if layer.score_error is not None else 0.0))
     precisions = sorted({precision for layer in measured for precision in layer.targets})
-    rows = []
-    for layer in measured[:_SHOWN]:
-        computed = [layer.targets[p].computed if p in layer.targets else "-" for p in precisions]
-        row = [layer.name.removeprefix("/"), _error(layer), _edge(layer), *computed]
-        if out.width >= _COMFORTABLE:
-            row.append("; ".join(f"{p}: {layer.targets[p].reason}" for p in precisions if p in layer.targets))
-        rows.append(row)
-    heads = ["layer", "score p99", "edges max", *precisions]
+    rows = [
+        [
+            layer.name.removeprefix("/"),
+            f"{layer.multiply_adds / 1e3:.0f} k",
+            _error(layer),
+            _edge(layer),
+            *(layer.targets[p].computed if p in layer.targets else "-" for p in precisions),
+        ]
+        for layer in measured[:_SHOWN]
+    ]
+    numbers = ["mult-adds", "score p99", "edges max"]
     title = f"error when only this layer is INT8, worst {len(rows)} of {len(measured)} (all in report/int8.json)"
-    print_table([*heads, "why"] if out.width >= _COMFORTABLE else heads, rows, title=title, right=heads[1:3])
+    print_table(["layer", *numbers, *precisions], rows, title=title, right=numbers)
+    reasons = Counter(
+        (precision, choice.computed, _GENERAL.sub("R", choice.reason))
+        for layer in measured
+        for precision, choice in layer.targets.items()
+    )
+    rows = [[p, computed, str(count), reason] for (p, computed, reason), count in sorted(reasons.items())]
+    print_table(["target", "computed", "layers", "why"], rows, right=["layers"])
+
+
+def tried_table(report: Int8Report) -> None:
+    """Prints what was tried per target, on standard output."""
+    shown: set[str] = set()
+    for target in report.targets:
+        if target.precision in shown or not target.candidates:
+            continue
+        shown.add(target.precision)
+        rows = [
+            [
+                ("* " if item.chosen else "  ") + item.what,
+                f"{item.score_error.p99:.1e}",
+                f"{item.score_error.sqnr_db:.1f}" if item.score_error.sqnr_db is not None else "-",
+                f"{item.edge_change:.1e}" if item.edge_change is not None else "-",
+                item.status,
+            ]
+            for item in target.candidates
+        ]
+        samples = report.search.samples if report.search is not None else 0
+        where = f" on {samples} samples ({report.search.split})" if report.search is not None else ""
+        numbers = ["p99", "SQNR dB", "edges"]
+        title = f"tried for {target.precision}{where}; * is what was taken"
+        print_table(["what", *numbers, "verdict"], rows, title=title, right=numbers)
 
 
 def verdict_sentences(report: Int8Report) -> None:

@@ -1,0 +1,164 @@
+"""INT8 from the command line: what is said, what is refused, and what ends with exit code 2."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dmdkit.cli import main
+from dmdkit.data import Split, write_dataset
+from dmdkit.runtime.int8_report import INT8_REPORT, read_int8_report
+from tests.conftest import tiny_dataset
+
+EXPORT = ["--int8", "--int8-search", "none"]
+
+
+def file_with(path: Path, change: Callable[[Split], Split], *names: str) -> Path:
+    """The tiny set with some splits changed."""
+    data = tiny_dataset()
+    splits = {name: change(split) if name in names else split for name, split in data.splits.items()}
+    write_dataset(replace(data, splits=splits), path)
+    return path
+
+
+def constant(split: Split) -> Split:
+    return replace(split, **{name: np.full_like(array, 0.5) for name, array in split.features().items()})
+
+
+def one_kind(split: Split) -> Split:
+    return replace(split, labels=np.abs(split.labels))
+
+
+def of_another_set(split: Split) -> Split:
+    """The widths of the run, from another extractor: smaller numbers round another mean."""
+    generator = np.random.default_rng(5)
+    arrays = {name: generator.normal(0.2, 0.05, array.shape).astype(np.float32) for name, array in split.features().items()}
+    return replace(split, **arrays)
+
+
+def times_ten(split: Split) -> Split:
+    return replace(split, audio=split.audio * 10)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (constant, "is the same in every calibration sample"),
+        (one_kind, "no calibration sample is labelled between -3 and -1"),
+        (of_another_set, "of the run's training range"),
+        (times_ten, "lie outside the run's training range"),
+    ],
+)
+def test_deliberately_bad_calibration_is_refused(
+    tiny_run: Path,
+    tiny_data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    change: Callable[[Split], Split],
+    said: str,
+) -> None:
+    calib, out = file_with(tmp_path / "bad.npz", change, "train"), tmp_path / "b.dmd"
+    command = ["export", str(tiny_run), *EXPORT, "--calib", str(calib), "--parity-data", str(tiny_data), "--out", str(out)]
+    assert main(command) == 1
+    assert said in capsys.readouterr().err.strip().splitlines()[-1]
+    assert not out.exists()
+
+
+def test_bad_calibration_that_nothing_could_know_beforehand_fails_the_verdict(
+    tiny_run: Path, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run without training ranges, as an imported one, calibrated on features twenty times too small."""
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    facts = json.loads((run / "facts.json").read_text())
+    facts["inputs"] = None
+    (run / "facts.json").write_text(json.dumps(facts))
+
+    def small(split: Split) -> Split:
+        return replace(split, **{name: array * 0.05 for name, array in split.features().items()})
+
+    calib, out = file_with(tmp_path / "small.npz", small, "train", "valid"), tmp_path / "b.dmd"
+    command = ["export", str(run), *EXPORT, "--calib", str(calib), "--parity-data", str(tiny_data), "--out", str(out)]
+    assert main(command) == 2
+    said = capsys.readouterr().out
+    assert "fusion.int8-trt: not worth it here: it does not answer like fp32" in said
+    report = read_int8_report(out)
+    assert report is not None
+    assert {t.graph: t.worth_it for t in report.targets}["fusion.int8-trt"] is False
+
+
+def test_export_ends_with_the_layers_and_a_sentence_per_target(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "b.dmd"
+    assert main(["export", str(tiny_run), "--int8", "--out", str(out)]) in (0, 2)
+    said = capsys.readouterr().out
+    assert "error when only this layer is INT8" in said
+    assert "tried for int8-trt" in said
+    assert "% of the weights stored" in said
+    assert "% of the arithmetic computed" in said
+    report = read_int8_report(out)
+    assert report is not None
+    for target in report.targets:
+        assert f"{target.graph}: {target.sentence}" in said
+    measured = {t.graph: t.latency for t in report.targets}
+    assert measured["fusion.int8-cpu"].status == "measured"
+    assert measured["fusion.int8-cpu"].rounds > 0
+    assert measured["fusion.int8-trt"].status == "simulated"
+    assert report.calibration is not None
+    assert report.calibration.samples == 64
+
+
+def test_export_and_check_say_it_in_json_too(
+    tiny_run: Path, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "b.dmd"
+    assert main(["export", str(tiny_run), *EXPORT, "--out", str(out), "--json"]) in (0, 2)
+    exported = json.loads(capsys.readouterr().out)["int8"]
+    assert exported["search"] is None
+    assert main(["check", str(out), "--data", str(tiny_data), "--json", "--backend", "onnxruntime"]) in (0, 2)
+    checked = json.loads(capsys.readouterr().out)["int8"]
+    assert [target["graph"] for target in checked] == [target["graph"] for target in exported["targets"]]
+    assert all(target["sentence"] for target in checked)
+    assert {target["latency"]["status"] for target in checked} == {"simulated", "not measured here"}
+
+
+def test_a_latency_of_another_machine_no_longer_counts_after_check(
+    searched_bundle: Path, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle_copy = Path(shutil.copytree(searched_bundle, tmp_path / "copy.dmd"))
+    path = bundle_copy / INT8_REPORT
+    report = json.loads(path.read_text())
+    for target in report["targets"]:
+        if target["latency"]["status"] == "measured":
+            target["latency"]["machine"] = {"cpu": "another"}
+    path.write_text(json.dumps(report))
+    assert main(["check", str(bundle_copy), "--data", str(tiny_data), "--backend", "onnxruntime"]) in (0, 2)
+    said = capsys.readouterr().out
+    assert "fusion.int8-cpu:" in said
+    found = read_int8_report(bundle_copy)
+    assert found is not None
+    assert all(target.latency.ratio is None for target in found.targets)
+
+
+def test_a_damaged_report_ends_check_before_anything_is_written(
+    bundle_copy: Path, tiny_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (bundle_copy / INT8_REPORT).write_text("{}")
+    before = (bundle_copy / "manifest.json").read_bytes()
+    assert main(["check", str(bundle_copy), "--data", str(tiny_data)]) == 1
+    assert "int8.json: damaged" in capsys.readouterr().err
+    assert (bundle_copy / "manifest.json").read_bytes() == before
+
+
+def test_check_notices_audio_on_another_scale(bundle_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    loud = file_with(tmp_path / "loud.npz", times_ten, "test")
+    main(["check", str(bundle_copy), "--data", str(loud), "--backend", "onnxruntime"])
+    assert "of the audio values lie outside the training range" in capsys.readouterr().out
+    main(["check", str(bundle_copy), "--data", str(loud), "--backend", "onnxruntime", "--json"])
+    assert set(json.loads(capsys.readouterr().out)["out_of_range"]) == {"audio"}
