@@ -12,6 +12,9 @@ TRITON_ENV := build/envs/triton
 # Headers and library of ONNX Runtime for the C++ runtime; -aarch64 is the one that qemu-user can run.
 ORT_SDK := build/onnxruntime-sdk
 
+# Two processes of tests, one thread each: half the time of one process whose threads wait for each other.
+TWICE := -n 2 --dist loadfile
+
 .PHONY: demo test check lint types unit native sanitize fuzz test-aarch64 soak bench-native test-all bench clean
 
 demo: $(READY)
@@ -19,13 +22,13 @@ demo: $(READY)
 
 # Everything; under 25 minutes on two cores.
 test: $(READY) $(BASE_ENV)/.ready $(OLD_ORT)/.ready $(TRITON_ENV)/.ready lint types native
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TWICE)
 
 # What to run while writing: a minute.
 check: $(READY) lint types unit
 
 unit: $(READY)
-	$(BIN)/python -m pytest -q -m "not slow and not gpu" -x
+	$(BIN)/python -m pytest $(TWICE) -q -m "not slow and not gpu" -x
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -106,10 +109,13 @@ build/stubs/.ready: constraints.txt $(READY)
 	  build/stubs/tensorrt_bindings/tensorrt.pyi
 	touch $@
 
-$(BASE_ENV)/.ready: pyproject.toml constraints.txt
-	rm -rf $(BASE_ENV)
-	$(PYTHON) -m venv $(BASE_ENV)
+# The package as users install it, so it is installed again whenever a source is newer.
+SOURCES := $(shell git ls-files 'toolkit/*' 'export/*' 'calibration/*' 'runtime/*.py')
+$(BASE_ENV)/.ready: pyproject.toml constraints.txt $(SOURCES)
+	test -x $(BASE_ENV)/bin/python || $(PYTHON) -m venv $(BASE_ENV)
+	rm -rf build/lib
 	$(BASE_ENV)/bin/python -m pip --disable-pip-version-check install -q -c constraints.txt .
+	$(BASE_ENV)/bin/python -m pip --disable-pip-version-check install -q --no-deps --force-reinstall .
 	touch $@
 
 $(OLD_ORT)/.ready: $(READY)

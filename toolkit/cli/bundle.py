@@ -91,7 +91,7 @@ def check(
             opened,
             split=held_out,
             split_name=split if dataset is not None else "golden",
-            source=str(data) if data is not None else "golden samples",
+            source=data.name if data is not None else "golden samples",
             data_sha256=dataset.sha256 if dataset is not None else None,
             reference=reference,
             backends=backends_to_check(backend),
