@@ -340,7 +340,7 @@ class Runtime:
         text, truncated = self._text_features(text)
         checked = check_inputs({"text": text, "audio": audio, "vision": vision}, self.manifest.inputs, self._guard)
         alarms = self._note_range(checked)
-        score = self._runner.infer(checked.feed)["score"]
+        score = self._runner.infer_checked(checked.feed)["score"]
         latency_ms = (time.perf_counter() - start) * 1e3
         return Prediction(score if checked.batched else score[0], latency_ms, self.graph, alarms, truncated)
 
