@@ -287,7 +287,9 @@ def export_bundle(
             ledger = _parity(directory, system, options.parity)
             manifest = record(directory, manifest, ledger)
         if plan is not None and calibration is not None:
-            write_int8(directory, plan, calibration, manifest, ledger, options.search, advance)
+            rest = report.graphs.get("explain.int8-trt") if report is not None else None
+            kept = rest.kept_fp32 if rest is not None else None
+            write_int8(directory, plan, calibration, manifest, ledger, options.search, advance, kept)
         write_report(directory)
     return manifest, ledger
 
