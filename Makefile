@@ -58,7 +58,7 @@ sanitize: $(ORT_SDK)/.ready
 	  ctest --test-dir build/$$preset --output-on-failure || exit 1; \
 	done
 
-# FUZZ_SECONDS in all, over three targets: manifest, safetensors, npz.
+# FUZZ_SECONDS in all, over four targets: manifest, engine sidecar, safetensors, npz (Debian: clang, libclang-rt-14-dev).
 FUZZ_SECONDS ?= 60
 fuzz: $(READY)
 	cmake --preset fuzz

@@ -9,6 +9,7 @@ import re
 import struct
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,21 @@ def seed_manifest() -> bytes:
     ).encode()
 
 
+def seed_engine() -> bytes:
+    """A sidecar with every kind of entry."""
+    tensor = {"name": "text", "shape": [-1, 3, 4], "dtype": "FLOAT"}
+    hashes = dict.fromkeys(("graph_sha256", "model_sha256", "plan_sha256", "cache_key"), ZERO_HASH)
+    built = {"target": "t", "graph": "fusion.fp32", "flavour": "tensorrt", "version": "10.3.0", "platform": "linux-x86_64"}
+    built |= {"compute_capabilities": ["8.7"], "gpu": None, "driver": "13.0", "plan": "t.plan", "plan_bytes": 1}
+    built |= {"batch": [1, 1, 4], "flags": {"a": 1}, "inputs": [tensor], "outputs": [tensor], "built": "", "build_seconds": 1.5}
+    precision = {"layout": "tensorrt-10", "layers": {"a": "INT8"}, "expected_int8": 0.5, "found_int8": 0.5}
+    precision |= {"status": "passed", "reason": ""}
+    check = {"passed": True, "samples": 2, "max_error": None, "tolerance": 1e-4, "worst_output": "score"}
+    product = {"name": "a", "multiply_adds": 5, "int8": True}
+    run = {"precision": precision, "check": check, "products": [product], "latency_ms": {"p50": 1.0}, "notes": ["x"]}
+    return json.dumps({"schema_version": 1, **hashes, **built, **run}).encode()
+
+
 def seed_safetensors() -> bytes:
     """Two tensors."""
     header = {
@@ -58,18 +74,19 @@ def seed_safetensors() -> bytes:
     return struct.pack("<Q", len(text)) + text + bytes(12)
 
 
-def seed_npz() -> bytes:
+def seed_npz(save: Callable[..., None]) -> bytes:
     """Arrays of the types the reader knows and one it leaves out."""
     stream = io.BytesIO()
-    np.savez(stream, text=np.zeros((1, 2), np.float32), audio=np.ones(3), ids=np.array(["a"]))
+    save(stream, text=np.zeros((1, 2), np.float32), audio=np.ones(3), ids=np.array(["a"]))
     return stream.getvalue()
 
 
-def fuzz(build: Path, target: str, seed: bytes, seconds: int) -> tuple[int, bool]:
+def fuzz(build: Path, target: str, seeds: Sequence[bytes], seconds: int) -> tuple[int, bool]:
     """Executions, and whether something was found."""
     corpus = build / "corpus" / target
     corpus.mkdir(parents=True, exist_ok=True)
-    (corpus / "seed").write_bytes(seed)
+    for index, seed in enumerate(seeds):
+        (corpus / f"seed-{index}").write_bytes(seed)
     limits = ["-timeout=10", "-rss_limit_mb=1024", "-max_len=65536", f"-max_total_time={seconds}", "-print_final_stats=1"]
     command = [str((build / "bin" / f"fuzz_{target}").resolve()), *limits, f"-artifact_prefix={build}/{target}-", str(corpus)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own words
@@ -85,10 +102,15 @@ def main() -> int:
     parser.add_argument("--build", type=Path, required=True, help="build folder of the fuzz preset")
     parser.add_argument("--seconds", type=int, default=60, help="for all targets together")
     options = parser.parse_args()
-    seeds = {"manifest": seed_manifest(), "safetensors": seed_safetensors(), "npz": seed_npz()}
+    seeds = {
+        "manifest": [seed_manifest()],
+        "engine": [seed_engine()],
+        "safetensors": [seed_safetensors()],
+        "npz": [seed_npz(np.savez), seed_npz(np.savez_compressed)],
+    }
     bad = False
-    for target, seed in seeds.items():
-        executions, found = fuzz(options.build, target, seed, max(1, options.seconds // len(seeds)))
+    for target, given in seeds.items():
+        executions, found = fuzz(options.build, target, given, max(1, options.seconds // len(seeds)))
         print(f"{target}: {executions} executions, {'A FINDING' if found else 'no finding'}", flush=True)
         bad = bad or found or executions == 0
     return 1 if bad else 0

@@ -13,7 +13,7 @@
 extern "C" {
 #endif
 
-#define DMDKIT_BACKEND_ABI_VERSION 1
+#define DMDKIT_BACKEND_ABI_VERSION 2
 #define DMDKIT_BACKEND_ENTRY "dmdkit_backend_entry"
 
 enum { DMDKIT_BACKEND_OK = 0, DMDKIT_BACKEND_FAILED = 1, DMDKIT_BACKEND_NO_DEVICE = 2, DMDKIT_BACKEND_NO_MEMORY = 3 };
@@ -25,11 +25,24 @@ typedef struct {
   const char* value;
 } dmdkit_backend_entry_pair;
 
+/* A finished engine, for a backend that runs those. Its sidecar says what built it and for which GPUs; the core has checked the
+ * hashes, the backend compares the rest with what is here before it lets its library read the plan. */
+typedef struct {
+  const char* name;                        /* TARGET.KIND.PRECISION, for messages */
+  const char* flavour;                     /* tensorrt or tensorrt_rtx */
+  const char* version;                     /* of what built it */
+  const char* const* compute_capabilities; /* "8.7" */
+  size_t compute_capability_count;
+  const char* gpu; /* the GPU that built it, or null */
+  const void* plan;
+  size_t plan_bytes;
+} dmdkit_backend_engine;
+
 /* What to open. Pointers are valid during the call only. */
 typedef struct {
   size_t struct_size;
   const char* graph; /* its name, for messages */
-  const void* model; /* the ONNX file, already checked against its hash */
+  const void* model; /* the ONNX file, already checked against its hash; null for a backend that takes engines */
   size_t model_bytes;
   const char* device; /* cpu or cuda */
   int threads;
@@ -39,6 +52,7 @@ typedef struct {
   size_t session_option_count;
   const dmdkit_backend_entry_pair* provider_options; /* what the application asks for */
   size_t provider_option_count;
+  const dmdkit_backend_engine* engine; /* null for a backend that takes ONNX files */
 } dmdkit_backend_open_args;
 
 /* One input or output. shape[0] is the batch and -1; name and shape live as long as the session. */
@@ -65,6 +79,10 @@ typedef struct {
   /* Runs on the bound buffers. Never called on one session by two threads at once. */
   int (*run)(dmdkit_backend_session* session, char* error, size_t error_size);
   void (*close)(dmdkit_backend_session* session); /* null is allowed */
+  /* 1: opens the engines of a bundle, not its ONNX files. */
+  int takes_engines;
+  /* How the session runs since the last bind, "CUDA graph"; null, or a null answer, if there is nothing to say. */
+  const char* (*note)(const dmdkit_backend_session* session);
 } dmdkit_backend_vtable;
 
 /* The plug-in's one symbol: its table, or null when it does not speak that version. */

@@ -1,6 +1,7 @@
 #include "bundle.hpp"
 
 #include <algorithm>
+#include <filesystem>
 #include <utility>
 #include <vector>
 
@@ -39,10 +40,16 @@ const std::map<std::string, Tensor>& Golden::inputs_of(const std::string& kind) 
 Bundle Bundle::open(const std::string& path) {
   Bundle bundle(path, read_manifest(path));
   for (const auto& [name, record] : bundle.manifest_.files) {
-    const std::optional<std::uint64_t> size = regular_file_size(path + "/" + name);
-    if (!size) {
+    const std::string file = path + "/" + name;
+    std::error_code ignored;
+    if (!std::filesystem::exists(file, ignored)) {
       throw Failure(StatusCode::kBundleDamaged,
                     path + ": " + name + " is missing; copy the whole directory, or export it again");
+    }
+    const std::optional<std::uint64_t> size = regular_file_size(file);
+    if (!size || !stays_inside(file, path)) {
+      throw Failure(StatusCode::kBundleDamaged,
+                    path + ": " + name + " is not a file of the bundle itself, or a link that leaves it; copy the file");
     }
     if (*size != record.size_bytes) {
       throw Failure(StatusCode::kBundleDamaged, path + ": " + name + " has " + std::to_string(*size) +

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <filesystem>
 #include <system_error>
 
 namespace dmdkit {
@@ -35,6 +36,14 @@ std::optional<std::uint64_t> regular_file_size(const std::string& path) noexcept
   struct stat info {};
   if (::stat(path.c_str(), &info) != 0 || !S_ISREG(info.st_mode)) return std::nullopt;
   return static_cast<std::uint64_t>(info.st_size);
+}
+
+bool stays_inside(const std::string& path, const std::string& folder) {
+  if (!regular_file_size(path)) return false;
+  std::error_code problem;
+  const std::string whole = std::filesystem::canonical(path, problem).string();
+  const std::string inside = problem ? "" : std::filesystem::canonical(folder, problem).string() + "/";
+  return !problem && whole.compare(0, inside.size(), inside) == 0;
 }
 
 ReadOutcome read_file(const std::string& path, std::uint64_t limit_bytes) {

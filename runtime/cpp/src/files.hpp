@@ -16,6 +16,10 @@ bool is_directory(const std::string& path) noexcept;
 // The size of a regular file; nothing if there is none.
 std::optional<std::uint64_t> regular_file_size(const std::string& path) noexcept;
 
+// Whether `path` is a regular file of `folder` after every link was followed: a bundle copied as links would otherwise read
+// whatever they point at on the machine it arrives on.
+bool stays_inside(const std::string& path, const std::string& folder);
+
 // What reading gave: the bytes, or why there are none.
 struct ReadOutcome {
   Bytes bytes;

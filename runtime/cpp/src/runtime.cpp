@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "bundle.hpp"
+#include "engines.hpp"
 #include "failure.hpp"
 #include "inputs.hpp"
 #include "json_fields.hpp"
@@ -93,11 +94,11 @@ class Runtime::Impl {
       : options_(options),
         bundle_(open_bundle(path, options)),
         guard_(manifest().inputs),
-        session_(bundle_, choose_graph(manifest(), "fusion", options.graph), options),
-        wiring_(wire(session_, manifest(), false)),
-        backend_(session_.backend()) {
+        session_(open_session(bundle_, "fusion", options.graph, options)),
+        wiring_(wire(*session_, manifest(), false)) {
     for (std::size_t i = 0; i < kModalities; ++i) infos_[i] = manifest().inputs[i].info;
-    session_.bind(1);
+    session_->bind(1);
+    backend_ = session_->backend();
     if (options.preload_explain) explainer();
   }
 
@@ -107,9 +108,9 @@ class Runtime::Impl {
     const Clock::time_point start = Clock::now();
     const std::lock_guard<std::mutex> lock(mutex_);
     Prediction prediction;
-    Status status = feed(inputs, session_, wiring_, prediction.out_of_range);
+    Status status = feed(inputs, *session_, wiring_, prediction.out_of_range);
     if (status.ok() && target != nullptr) status = check_room("score", *target, inputs.batch * wiring_.score->values);
-    if (status.ok()) status = session_.run();
+    if (status.ok()) status = session_->run();
     if (!status.ok()) return status;
     prediction.batch = inputs.batch;
     prediction.outputs = wiring_.score->values;
@@ -165,13 +166,14 @@ class Runtime::Impl {
     SelfCheck result;
     result.samples = manifest().golden_samples;
     result.passed = true;
-    std::vector<std::string> names = {session_.name()};
+    std::vector<std::string> names = {session_->name()};
     if (every_graph) {
       names.clear();
       for (const auto& entry : manifest().graphs) {
-        if (entry.second.kind != "text") names.push_back(entry.first);  // takes tokens, which this runtime does not
+        // A text encoder takes tokens, which this runtime does not.
+        if (entry.second.kind != "text" && can_open(entry.first)) names.push_back(entry.first);
       }
-    } else {
+    } else if (can_open(explain_name())) {
       names.push_back(explainer().name());
     }
     for (const std::string& name : names) {
@@ -202,7 +204,7 @@ class Runtime::Impl {
   }
 
   const std::array<InputInfo, kModalities>& infos() const noexcept { return infos_; }
-  const std::string& graph() const noexcept { return session_.name(); }
+  const std::string& graph() const noexcept { return session_->name(); }
   const std::string& backend() const noexcept { return backend_; }
   std::size_t outputs() const noexcept { return wiring_.score->values; }
   bool has_edges() const noexcept { return manifest().find_graph("gd_homo.fp32") != nullptr; }
@@ -256,12 +258,21 @@ class Runtime::Impl {
     return {};
   }
 
+  // The same precision as the prediction where there is one: an explanation of another model misleads.
+  std::string explain_name() const {
+    std::string same = "explain." + manifest().find_graph(session_->name())->precision;
+    return session_->runs_engine() || manifest().find_graph(same) != nullptr ? same : "explain.fp32";
+  }
+
+  // A backend of engines cannot open a graph that has none.
+  bool can_open(const std::string& graph) const {
+    std::vector<std::string> refused;
+    return !session_->runs_engine() || !engines_of(bundle_, graph, refused).empty();
+  }
+
   Session& explainer() {
     if (!explain_session_) {
-      // The same precision as the prediction where there is one: an explanation of another model misleads.
-      const std::string same = "explain." + manifest().find_graph(session_.name())->precision;
-      const std::string name = manifest().find_graph(same) != nullptr ? same : "explain.fp32";
-      auto session = std::make_unique<Session>(bundle_, name, options_);
+      auto session = std::make_unique<Session>(bundle_, explain_name(), options_);
       explain_wiring_ = wire(*session, manifest(), true);
       session->bind(1);
       explain_session_ = std::move(session);
@@ -272,7 +283,7 @@ class Runtime::Impl {
   Options options_;
   Bundle bundle_;
   RangeGuard guard_;
-  Session session_;
+  std::unique_ptr<Session> session_;
   Wiring wiring_;
   std::string backend_;
   std::array<InputInfo, kModalities> infos_;

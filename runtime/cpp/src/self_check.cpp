@@ -56,11 +56,11 @@ std::optional<double> correlation(FloatView x, FloatView y) {
 }
 
 GraphCheck check_outputs(const std::string& graph, const std::string& precision, const std::map<std::string, Tensor>& found,
-                         const std::map<std::string, Tensor>& recorded, double output_sd) {
+                         const std::map<std::string, Tensor>& recorded, double output_sd, double fp32_tolerance) {
   const bool exact = precision == "fp32";
   GraphCheck check;
   check.graph = graph;
-  check.tolerance = exact ? kFp32Tolerance : kInt8ToleranceSd * output_sd;
+  check.tolerance = exact ? fp32_tolerance : kInt8ToleranceSd * output_sd;
   check.passed = !recorded.empty();
   for (const auto& [name, then] : recorded) {
     const auto entry = found.find(name);
@@ -123,9 +123,10 @@ GraphCheck check_graph(const Bundle& bundle, const Golden& golden, const std::st
     found.emplace(port.name, std::move(tensor));
   }
   const auto recorded = golden.recorded.find(graph);
+  const double output_sd = bundle.manifest().output_sd;
   return check_outputs(graph, record->precision, found,
-                       recorded == golden.recorded.end() ? std::map<std::string, Tensor>{} : recorded->second,
-                       bundle.manifest().output_sd);
+                       recorded == golden.recorded.end() ? std::map<std::string, Tensor>{} : recorded->second, output_sd,
+                       session.runs_engine() ? kEngineFp32Tolerance * std::max(1.0, output_sd) : kFp32Tolerance);
 }
 
 }  // namespace dmdkit

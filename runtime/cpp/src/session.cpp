@@ -4,9 +4,11 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <optional>
 #include <utility>
 
 #include "backend_library.hpp"
+#include "engines.hpp"
 #include "failure.hpp"
 #include "json_fields.hpp"
 
@@ -44,25 +46,21 @@ Session::Session(const Bundle& bundle, const std::string& name, const Options& o
   if (record == nullptr) {
     throw Failure(StatusCode::kGraphUnavailable, bundle.path() + ": no graph " + in_quotes(name));
   }
-  const Bytes model = bundle.read(record->file);
-  const std::vector<dmdkit_backend_entry_pair> session_options = pairs_of(record->session_options);
   const std::vector<dmdkit_backend_entry_pair> provider_options = pairs_of(options.provider_options);
   dmdkit_backend_open_args args{};
   args.struct_size = sizeof args;
   args.graph = name_.c_str();
-  args.model = model.data();
-  args.model_bytes = model.size();
   args.device = options.device == "auto" ? "cpu" : options.device.c_str();
   args.threads = options.threads;
   args.spin = options.spin ? static_cast<int>(*options.spin) : -1;
   args.affinity = options.affinity.c_str();
-  args.session_options = session_options.data();
-  args.session_option_count = session_options.size();
   args.provider_options = provider_options.data();
   args.provider_option_count = provider_options.size();
-  char error[kErrorBytes] = "";
-  const int code = table_.open(&args, &session_, error, sizeof error);
-  if (code != DMDKIT_BACKEND_OK) fail(code, error);
+  if (runs_engine()) {
+    open_engine(bundle, args);
+  } else {
+    open_model(bundle, *record, args);
+  }
   try {
     describe(false, inputs_);
     describe(true, outputs_);
@@ -70,6 +68,57 @@ Session::Session(const Bundle& bundle, const std::string& name, const Options& o
     table_.close(session_);
     throw;
   }
+}
+
+void Session::open_model(const Bundle& bundle, const GraphRecord& record, dmdkit_backend_open_args& args) {
+  const Bytes model = bundle.read(record.file);
+  const std::vector<dmdkit_backend_entry_pair> session_options = pairs_of(record.session_options);
+  args.model = model.data();
+  args.model_bytes = model.size();
+  args.session_options = session_options.data();
+  args.session_option_count = session_options.size();
+  open_backend(args);
+}
+
+// The first engine that fits; if none does, the first reason.
+void Session::open_engine(const Bundle& bundle, dmdkit_backend_open_args& args) {
+  std::vector<std::string> refused;
+  StatusCode code = StatusCode::kGraphUnavailable;
+  for (const Engine& engine : engines_of(bundle, name_, refused)) {
+    try {
+      const Bytes plan = read_plan(bundle, engine);
+      std::vector<const char*> capabilities;
+      for (const std::string& capability : engine.record.compute_capabilities) capabilities.push_back(capability.c_str());
+      dmdkit_backend_engine given{};
+      given.name = engine.name.c_str();
+      given.flavour = engine.record.flavour.c_str();
+      given.version = engine.record.version.c_str();
+      given.compute_capabilities = capabilities.data();
+      given.compute_capability_count = capabilities.size();
+      given.gpu = engine.record.gpu ? engine.record.gpu->c_str() : nullptr;
+      given.plan = plan.data();
+      given.plan_bytes = plan.size();
+      args.engine = &given;
+      open_backend(args);
+      return;
+    } catch (const Failure& cause) {
+      if (refused.empty()) code = cause.status().code();
+      refused.emplace_back(cause.what());
+    }
+  }
+  throw Failure(code,
+                refused.empty() ? "the bundle has no engine for " + name_ + "; make one with `dmdkit build`" : refused[0]);
+}
+
+void Session::open_backend(const dmdkit_backend_open_args& args) {
+  char error[kErrorBytes] = "";
+  const int code = table_.open(&args, &session_, error, sizeof error);
+  if (code != DMDKIT_BACKEND_OK) fail(code, error);
+}
+
+std::string Session::backend() const {
+  const char* note = table_.note != nullptr ? table_.note(session_) : nullptr;
+  return std::string(table_.describe()) + (note != nullptr ? " (" + printable(note) + ")" : "");
 }
 
 Session::~Session() { table_.close(session_); }
@@ -144,6 +193,30 @@ Status Session::run() noexcept {
   const int code = table_.run(session_, error, sizeof error);
   if (code == DMDKIT_BACKEND_OK) return {};
   return guarded<Status>([&]() -> Status { fail(code, error); });
+}
+
+bool takes_engines(const Options& options) {
+  return load_backend(options.backend, options.backend_directory).takes_engines != 0;
+}
+
+std::unique_ptr<Session> open_session(const Bundle& bundle, const std::string& kind, const std::string& wanted,
+                                      const Options& options) {
+  if (!takes_engines(options)) {
+    return std::make_unique<Session>(bundle, choose_graph(bundle.manifest(), kind, wanted), options);
+  }
+  if (options.device == "cpu") {
+    throw Failure(StatusCode::kInvalidInput,
+                  "device='cpu': the backend " + in_quotes(options.backend) + " runs on a GPU; use device='auto'");
+  }
+  std::optional<Failure> first;
+  for (const std::string& name : engine_graphs(bundle.manifest(), kind, wanted)) {
+    try {
+      return std::make_unique<Session>(bundle, name, options);
+    } catch (const Failure& cause) {
+      if (!first || first->status().code() == StatusCode::kGraphUnavailable) first = cause;  // "no engine" says least
+    }
+  }
+  throw *first;
 }
 
 }  // namespace dmdkit

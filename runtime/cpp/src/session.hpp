@@ -24,14 +24,17 @@ struct Port {
 
 class Session {
  public:
-  // Opens graph `name` of `bundle` after checking its hash. Throws Failure.
+  // Opens graph `name` of `bundle` after checking its hash; with a backend that takes engines, an engine of that graph. Throws
+  // Failure.
   Session(const Bundle& bundle, const std::string& name, const Options& options);
   ~Session();
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
 
   const std::string& name() const noexcept { return name_; }
-  const char* backend() const noexcept { return table_.describe(); }
+  // "onnxruntime 1.31.1", and in brackets how it runs where the backend says so.
+  std::string backend() const;
+  bool runs_engine() const noexcept { return table_.takes_engines != 0; }
   const std::vector<Port>& inputs() const noexcept { return inputs_; }
   const std::vector<Port>& outputs() const noexcept { return outputs_; }
 
@@ -49,6 +52,9 @@ class Session {
 
  private:
   [[noreturn]] void fail(int code, const char* error) const;
+  void open_model(const Bundle& bundle, const GraphRecord& record, dmdkit_backend_open_args& args);
+  void open_engine(const Bundle& bundle, dmdkit_backend_open_args& args);
+  void open_backend(const dmdkit_backend_open_args& args);
   void describe(bool outputs, std::vector<Port>& ports);
 
   const dmdkit_backend_vtable& table_;
@@ -60,6 +66,14 @@ class Session {
   std::size_t capacity_ = 0;  // largest batch that memory_ holds
   std::size_t batch_ = 0;
 };
+
+// Whether `backend` runs engines rather than ONNX files. Throws Failure where it cannot be loaded.
+bool takes_engines(const Options& options);
+
+// Opens the best graph of `kind` (fusion, explain) that can be had: the one asked for by full name or precision, or with an
+// empty `wanted` the preferred one that passed parity. Throws Failure.
+std::unique_ptr<Session> open_session(const Bundle& bundle, const std::string& kind, const std::string& wanted,
+                                      const Options& options);
 
 }  // namespace dmdkit
 

@@ -73,6 +73,19 @@ TEST_F(BackendFileTest, AFolderInPlaceOfTheManifestIsAStatus) {
   EXPECT_EQ(open_status().code(), StatusCode::kFileUnreadable);
 }
 
+TEST_F(BackendFileTest, ALinkThatLeavesTheBundleIsAStatus) {
+  const std::string file = folder + "/graphs/fusion.fp32.onnx";
+  const std::string outside = folder + "-outside";
+  std::filesystem::rename(file, outside);
+  std::filesystem::create_symlink(outside, file);
+  EXPECT_EQ(open_status().message(),
+            folder + ": graphs/fusion.fp32.onnx is not a file of the bundle itself, or a link that leaves it; copy the file");
+  std::filesystem::remove(file);
+  std::filesystem::rename(outside, folder + "/graphs/elsewhere");
+  std::filesystem::create_symlink("elsewhere", file);
+  EXPECT_TRUE(open_status().ok()) << "a link within the bundle is none of our business";
+}
+
 TEST_F(BackendFileTest, AMissingBundleIsAStatus) {
   EXPECT_EQ(Runtime::open(folder + "/none", options()).code(), StatusCode::kBundleNotFound);
   std::filesystem::remove(folder + "/manifest.json");

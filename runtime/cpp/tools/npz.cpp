@@ -6,8 +6,17 @@
 
 #include "json_fields.hpp"
 
+#ifdef DMDKIT_HAVE_ZLIB
+#include <zlib.h>
+#endif
+
 namespace dmdkit {
 namespace {
+
+constexpr std::uint64_t kStored = 0;
+#ifdef DMDKIT_HAVE_ZLIB
+constexpr std::uint64_t kDeflated = 8;
+#endif
 
 constexpr std::uint32_t kCentralEntry = 0x02014B50;
 constexpr std::uint32_t kLocalEntry = 0x04034B50;
@@ -80,13 +89,14 @@ std::vector<std::size_t> shape_of(const std::string& text) {
 }
 
 // One .npy member; false if its type is not one we read.
-bool parse_npy(const Window& file, std::uint64_t at, std::uint64_t size, const std::string& name, Tensor& tensor) {
-  if (size < 12 || file.text(at, 6) != "\x93NUMPY") throw Malformed(in_quotes(name), "is no .npy array");
-  const std::size_t width = file.number(at + 6, 1) == 1 ? 2 : 4;
-  const std::uint64_t header_bytes = file.number(at + 8, width);
+bool parse_npy(const Window& file, const std::string& name, Tensor& tensor) {
+  const std::uint64_t size = file.size();
+  if (size < 12 || file.text(0, 6) != "\x93NUMPY") throw Malformed(in_quotes(name), "is no .npy array");
+  const std::size_t width = file.number(6, 1) == 1 ? 2 : 4;
+  const std::uint64_t header_bytes = file.number(8, width);
   const std::uint64_t start = 8 + width + header_bytes;
   if (start > size) throw Malformed(in_quotes(name), "its header is longer than it is");
-  const std::string header = file.text(at + 8 + width, header_bytes);
+  const std::string header = file.text(8 + width, header_bytes);
   const std::string type = value_after(header, "descr", '\'', '\'');
   if (type != "<f4" && type != "<f8") return false;
   if (header.find("'fortran_order': False") == std::string::npos) throw Malformed(in_quotes(name), "is not in C order");
@@ -98,7 +108,7 @@ bool parse_npy(const Window& file, std::uint64_t at, std::uint64_t size, const s
     count *= extent;
   }
   if (count * item != size - start) throw Malformed(in_quotes(name), "its data does not fit its shape");
-  const unsigned char* from = file.bytes(at + start, count * item);
+  const unsigned char* from = file.bytes(start, count * item);
   tensor.values.resize(count);
   for (std::uint64_t i = 0; i < count; ++i) {
     if (item == 4) {
@@ -121,6 +131,30 @@ std::uint64_t zip64(const Window& file, std::uint64_t extra, std::uint64_t extra
   throw Malformed("", "a zip64 entry lacks its size");
 }
 
+#ifdef DMDKIT_HAVE_ZLIB
+// Exactly `length` bytes out of a deflated member.
+std::vector<unsigned char> inflated(const unsigned char* from, std::uint64_t packed, std::uint64_t length,
+                                    const std::string& name) {
+  // What the format can give at most: a longer claim is a lie, and is refused before memory is taken for it.
+  if (length / kMaxInflation > packed || packed > 0xFFFFFFFF || length > 0xFFFFFFFF) {
+    throw Malformed(in_quotes(name), "claims more data than it can hold");
+  }
+  std::vector<unsigned char> bytes(length);
+  unsigned char nowhere = 0;  // for an empty member, because zlib wants an address
+  z_stream stream{};
+  if (inflateInit2(&stream, -MAX_WBITS) != Z_OK) throw std::bad_alloc();
+  stream.next_in = const_cast<unsigned char*>(from);
+  stream.avail_in = static_cast<uInt>(packed);
+  stream.next_out = bytes.empty() ? &nowhere : bytes.data();
+  stream.avail_out = static_cast<uInt>(length);
+  const int code = inflate(&stream, Z_FINISH);
+  const bool whole = code == Z_STREAM_END && stream.avail_in == 0 && stream.total_out == length;
+  inflateEnd(&stream);
+  if (!whole) throw Malformed(in_quotes(name), "its compressed data is damaged");
+  return bytes;
+}
+#endif
+
 }  // namespace
 
 Tensors parse_npz(const unsigned char* data, std::size_t size) {
@@ -135,24 +169,41 @@ Tensors parse_npz(const unsigned char* data, std::size_t size) {
     const std::uint64_t name_bytes = file.number(at + 28, 2);
     const std::uint64_t extra_bytes = file.number(at + 30, 2);
     std::string name = file.text(at + kCentralBytes, name_bytes);
-    if (file.number(at + 10, 2) != 0) {
-      throw Malformed(in_quotes(name), "is compressed; save with numpy.savez, not savez_compressed");
+    const std::uint64_t method = file.number(at + 10, 2);
+#ifdef DMDKIT_HAVE_ZLIB
+    if (method != kStored && method != kDeflated) {
+      throw Malformed(in_quotes(name), "is compressed in a way numpy does not use; save with numpy.savez");
     }
+#else
+    if (method != kStored) {
+      throw Malformed(in_quotes(name), "is compressed, and this build has no zlib; save with numpy.savez");
+    }
+#endif
     const std::uint64_t extra = at + kCentralBytes + name_bytes;
     std::size_t replaced = 0;
     std::uint64_t length = file.number(at + 24, 4);
     if (length == 0xFFFFFFFF) length = zip64(file, extra, extra_bytes, replaced++);
-    if (file.number(at + 20, 4) == 0xFFFFFFFF) ++replaced;
+    std::uint64_t packed = file.number(at + 20, 4);
+    if (packed == 0xFFFFFFFF) packed = zip64(file, extra, extra_bytes, replaced++);
+    if (method == kStored && packed != length) throw Malformed(in_quotes(name), "damaged zip entry");
     std::uint64_t local = file.number(at + 42, 4);
     if (local == 0xFFFFFFFF) local = zip64(file, extra, extra_bytes, replaced);
     if (file.number(local, 4) != kLocalEntry) throw Malformed(in_quotes(name), "damaged zip entry");
     const std::uint64_t start = local + kLocalBytes + file.number(local + 26, 2) + file.number(local + 28, 2);
-    file.bytes(start, length);
-    total += length;
+    const unsigned char* from = file.bytes(start, packed);
+    total += packed;
     if (total > size) throw Malformed("", "zip entries overlap");
     Tensor tensor;
     if (name.size() > 4 && name.compare(name.size() - 4, 4, ".npy") == 0) name.resize(name.size() - 4);
-    if (parse_npy(file, start, length, name, tensor)) tensors[name] = std::move(tensor);
+    Window member(from, packed);
+#ifdef DMDKIT_HAVE_ZLIB
+    std::vector<unsigned char> bytes;
+    if (method == kDeflated) {
+      bytes = inflated(from, packed, length, name);
+      member = Window(bytes.data(), bytes.size());
+    }
+#endif
+    if (parse_npy(member, name, tensor)) tensors[name] = std::move(tensor);
     at += kCentralBytes + name_bytes + extra_bytes + file.number(at + 32, 2);
   }
   return tensors;

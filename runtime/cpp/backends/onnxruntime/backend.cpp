@@ -331,7 +331,9 @@ const dmdkit_backend_vtable kTable = {DMDKIT_BACKEND_ABI_VERSION,
                                       &output,
                                       &bind_session,
                                       &run_session,
-                                      &close_session};
+                                      &close_session,
+                                      0,
+                                      nullptr};
 
 }  // namespace
 
