@@ -34,6 +34,8 @@ from dmdkit.runtime.gpu import Gpu, NoGpuError, find_gpu
 from dmdkit.runtime.tensorrt_api import OpenEngine
 from dmdkit.runtime.tensorrt_build import Built, ProductInfo, TensorInfo
 
+pytestmark = pytest.mark.slow
+
 ORIN = Gpu("Orin", "8.7", "12.6", integrated=True)
 NANO = "NVIDIA Jetson Orin Nano Developer Kit"
 

@@ -20,6 +20,8 @@ from dmdkit.runtime.engine_build import BuildSpec, build_engine
 from dmdkit.runtime.engines import engines_of, read_engine
 from dmdkit.runtime.gpu import NoGpuError
 
+pytestmark = pytest.mark.slow
+
 rtx = pytest.mark.skipif(
     "tensorrt_rtx" not in tensorrt_api.installed_flavours(), reason="tensorrt_rtx is not installed (extra 'rtx')"
 )
