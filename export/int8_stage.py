@@ -104,8 +104,11 @@ def write_int8(
         advance("int8 latency")
         latencies = _latencies(directory)
     tried = {}
+    planned = {kind for layer in plan.layers for kind in layer.graphs}
     for name, graph in manifest.graphs.items():
         calibrated = manifest.calibration is not None and name in manifest.calibration.used_by
+        if graph.kind not in planned:  # a text encoder has lowerings of its own
+            continue
         tried[name] = Tried(plan.method if calibrated else None, tuple(plan.tried.get(graph.precision, ())))
     report = Int8Report(
         created=manifest.created,
