@@ -18,6 +18,7 @@ from dmdkit.errors import BundleError, ExportError
 from dmdkit.export.graphs import ExportedGraph
 from dmdkit.export.onnx_writer import check_contract
 from dmdkit.files import atomic_directory, sha256_of_bytes, write_json
+from dmdkit.report import write_report
 from dmdkit.runtime.backends.onnxruntime import OnnxRuntimeRunner
 from dmdkit.runtime.bundle import Bundle, Golden
 from dmdkit.runtime.ledger import measure, record
@@ -188,4 +189,6 @@ def add_fp16_graphs(
             source=Path(dataset.source).name if dataset is not None else "golden samples",
             data_sha256=dataset.sha256 if dataset is not None else None,
         )
-        return record(directory, updated, ledger), report
+        updated = record(directory, updated, ledger)
+        write_report(directory)
+        return updated, report
