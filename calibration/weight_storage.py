@@ -20,14 +20,14 @@ Float = npt.NDArray[np.float32]
 _INT8_MAX = 127
 
 
-def quantize_per_channel(weight: Float, axis: int, levels: int = _INT8_MAX) -> tuple[npt.NDArray[np.int8], Float]:
+def quantize_per_channel(weight: Float, axis: int) -> tuple[npt.NDArray[np.int8], Float]:
     """Symmetric INT8 of ``weight`` and its scales, float32 (channels,), along ``axis``; an all-zero channel has scale 1."""
     others = tuple(i for i in range(weight.ndim) if i != axis)
     largest = np.abs(weight).max(others)
-    scale = np.where(largest > 0, largest / levels, 1.0).astype(np.float32)
+    scale = np.where(largest > 0, largest / _INT8_MAX, 1.0).astype(np.float32)
     shape = [1] * weight.ndim
     shape[axis] = -1
-    rounded = np.clip(np.rint(weight / scale.reshape(shape)), -levels, levels)
+    rounded = np.clip(np.rint(weight / scale.reshape(shape)), -_INT8_MAX, _INT8_MAX)
     return rounded.astype(np.int8), scale
 
 

@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import sys
 import time
 from dataclasses import asdict
@@ -34,6 +35,7 @@ from dmdkit.runtime.gpu import Gpu, NoGpuError, find_gpu  # noqa: E402
 from dmdkit.runtime.inspector import prove_precision  # noqa: E402
 
 WARM_UP, ROUNDS = 20, 200
+_DTYPES = {"FLOAT": "float32", "INT64": "int64"}  # features and scores; tokens
 _TO_DEVICE, _TO_HOST = 1, 2  # cudaMemcpyKind
 
 
@@ -151,7 +153,9 @@ class Engine:
         self.host: dict[str, Any] = {}
         self._address: dict[str, int] = {}
         for tensor in (*built.inputs, *built.outputs):
-            self.host[tensor.name] = np.zeros((batch, *tensor.shape[1:]), np.float32)
+            if tensor.dtype not in _DTYPES:
+                raise EngineError(f"{tensor.name} is {tensor.dtype}, expected {' or '.join(_DTYPES)}")
+            self.host[tensor.name] = np.zeros((batch, *tensor.shape[1:]), _DTYPES[tensor.dtype])
             self._address[tensor.name] = device.allocate(self.host[tensor.name].nbytes)
             if not opened.context.set_tensor_address(tensor.name, self._address[tensor.name]):
                 raise EngineError(f"the engine has no tensor {tensor.name!r}")
@@ -287,17 +291,33 @@ def build_graph(kit: dict[str, Any], graph: dict[str, Any], gpu: Gpu, folder: Pa
         "latency_ms": latencies_ms(engine, feed),
         "notes": [f"built by a kit on {model_of_board() or gpu.name}"],
     }
-    engines = folder / "engines"
-    engines.mkdir(exist_ok=True)
-    for suffix, content in (
-        (".plan", built.plan),
-        (".log", built.log.encode()),
-        (".json", json.dumps(sidecar, indent=2).encode()),
-    ):
-        temporary = engines / f".{name}{suffix}.tmp"
-        temporary.write_bytes(content)
-        os.replace(temporary, engines / f"{name}{suffix}")  # noqa: PTH105 - the sidecar, last, makes the plan count
+    _write(
+        folder / "engines",
+        name,
+        {".plan": built.plan, ".log": built.log.encode(), ".json": json.dumps(sidecar, indent=2).encode()},
+    )
     return sidecar
+
+
+def _write(engines: Path, name: str, contents: dict[str, bytes]) -> None:
+    """Plan, log and, last, the sidecar that makes them count; an old sidecar goes first, and nothing stays half-written.
+
+    Raises:
+        EngineError: The folder cannot be written.
+    """
+    temporary = engines / f".{name}.tmp"
+    try:
+        engines.mkdir(exist_ok=True)
+        (engines / f"{name}.json").unlink(missing_ok=True)
+        for suffix, content in contents.items():
+            temporary.write_bytes(content)
+            os.replace(temporary, engines / f"{name}{suffix}")  # noqa: PTH105
+    except OSError as cause:
+        raise EngineError(
+            f"cannot write {engines}: {cause.strerror or cause}; free some space, or copy the kit elsewhere"
+        ) from cause
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _show(phase: str, step: int, steps: int) -> bool:
@@ -309,14 +329,13 @@ def main(arguments: list[str] | None = None, folder: Path = HERE) -> int:
     """Runs the kit.
 
     Returns:
-        0 good, 1 not this device or a damaged kit, 2 a check that did not pass, 3 a missing package.
+        0 good, 1 not this device or a damaged kit, 2 a check that did not pass, 3 a missing package, 130 interrupted.
     """
     parser = argparse.ArgumentParser(description="Build and check the engines of this kit on its device.")
     parser.add_argument("--dry-run", action="store_true", help="check what any machine can check, and build nothing")
     options = parser.parse_args(arguments)
     try:
-        kit = json.loads((folder / "kit.json").read_text(encoding="utf-8"))
-        check_files(kit, folder)
+        kit = _read(folder)
         print(f"kit of {kit['bundle']} for {kit['target']['name']}: {len(kit['files'])} files are whole")
         if options.dry_run:
             for item in json.loads((folder / "dry_run.json").read_text(encoding="utf-8")):
@@ -328,12 +347,26 @@ def main(arguments: list[str] | None = None, folder: Path = HERE) -> int:
             return _build_all(kit, gpu, folder, device)
         finally:
             device.close()
-    except (OSError, ValueError, KeyError) as cause:
-        print(f"error: {folder}: the kit is damaged ({cause}); copy it again", file=sys.stderr)
-        return 1
     except DmdkitError as cause:
         print(f"error: {cause}", file=sys.stderr)
         return int(cause.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted; the engines that are written are whole", file=sys.stderr)
+        return 130
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    try:
+        kit: dict[str, Any] = json.loads((folder / "kit.json").read_text(encoding="utf-8"))
+        check_files(kit, folder)
+        target = kit["target"]
+        for name in (target["name"], *(graph["name"] for graph in kit["graphs"])):
+            if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
+                raise ValueError(f"{name!r:.60} is not a plain name")
+        _ = [target["batch"][key] + 0 for key in ("min", "opt", "max")], target["workspace_mib"] + 0, kit["model_sha256"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as cause:
+        raise EngineError(f"{folder}: the kit is damaged ({type(cause).__name__}: {cause!s:.200}); copy it again") from cause
+    return kit
 
 
 def _build_all(kit: dict[str, Any], gpu: Gpu, folder: Path, device: Device) -> int:

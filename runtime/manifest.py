@@ -38,7 +38,6 @@ __all__ = [
 SCHEMA_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 MAX_MANIFEST_BYTES = 16 << 20
-_EDGES = 6
 _SAFE_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 _FLOAT32_MAX = 3.4e38
 
@@ -51,7 +50,16 @@ Modality = Literal["text", "audio", "vision"]
 Precision = Literal["fp32", "fp16", "int8-cpu", "int8-trt"]
 GraphKind = Literal["fusion", "explain", "gd_homo", "gd_hetero", "text"]
 OptionalBackend = Literal["openvino"]
+SessionOption = Literal[
+    "optimization.disable_specified_optimizers",
+    "session.disable_quant_qdq",
+    "session.enable_quant_qdq_cleanup",
+    "session.set_denormal_as_zero",
+]
+"""The entries a bundle may set. Others name files to read or libraries to load, which is not for a bundle to decide."""
 OPTIONAL_BACKENDS: tuple[OptionalBackend, ...] = get_args(OptionalBackend)
+
+_EDGES = {(student, teacher) for student in get_args(Modality) for teacher in get_args(Modality) if student != teacher}
 
 
 class _Record(BaseModel):
@@ -118,7 +126,9 @@ class GraphRecord(_Record):
     file: str
     opset: Count
     ir_version: Count
-    session_options: dict[str, str] = Field(default_factory=dict, description="ONNX Runtime session config entries")
+    session_options: dict[SessionOption, str] = Field(
+        default_factory=dict, description="ONNX Runtime session config entries; only such as change how a graph is computed"
+    )
     simulated_on_cpu: bool = Field(False, description="ONNX Runtime's CPU simulates this lowering; an engine runs it")
     weight_bytes: Count = Field(description="weight matrices with their scales")
     weights_stored_int8: Share = Field(description="share of weight-matrix elements stored as INT8")
@@ -227,7 +237,7 @@ class Manifest(_Record):
     def _is_consistent(self) -> Manifest:
         if set(self.inputs) != {"text", "audio", "vision"}:
             raise ValueError(f"inputs: expected text, audio, vision, found {', '.join(self.inputs)}")
-        if sorted(self.modality_order) != ["audio", "text", "vision"] or len(set(self.edge_order)) != _EDGES:
+        if sorted(self.modality_order) != ["audio", "text", "vision"] or set(self.edge_order) != _EDGES:
             raise ValueError("modality_order or edge_order does not name three modalities and their six edges")
         if (self.label_range is None) == (self.task == "regression"):
             raise ValueError(f"label_range: {self.label_range} does not go with {self.task}")

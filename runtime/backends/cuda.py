@@ -47,12 +47,12 @@ class Cuda:
             raise EngineError(f"{name} failed: CUDA error {int(status)} ({getattr(status, 'name', status)})")
         return values[0] if len(values) == 1 else None
 
-    def pinned(self, shape: tuple[int, ...], *, mapped: bool) -> tuple[int, npt.NDArray[np.float32]]:
-        """Page-locked host memory as an address and a float32 array of ``shape``."""
-        count = int(np.prod(shape))
-        address = int(self._call("cudaHostAlloc", 4 * count, _MAPPED if mapped else 0))
-        array = np.ctypeslib.as_array((ctypes.c_float * count).from_address(address)).reshape(shape)
-        return address, array
+    def pinned(self, shape: tuple[int, ...], dtype: npt.DTypeLike, *, mapped: bool) -> tuple[int, npt.NDArray[Any]]:
+        """Page-locked host memory as an address and an array of ``shape`` and ``dtype``."""
+        size_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        address = int(self._call("cudaHostAlloc", size_bytes, _MAPPED if mapped else 0))
+        memory = (ctypes.c_uint8 * size_bytes).from_address(address)
+        return address, np.ctypeslib.as_array(memory).view(dtype).reshape(shape)
 
     def free_pinned(self, address: int) -> None:
         """Gives page-locked memory back."""

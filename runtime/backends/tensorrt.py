@@ -8,9 +8,10 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from dmdkit.errors import DmdkitError, EngineError
 from dmdkit.files import write_bytes
@@ -22,6 +23,8 @@ from dmdkit.runtime.tensorrt_api import OpenEngine, inspect_engine, open_engine
 __all__ = ["TensorRtRunner"]
 
 _LOG = logging.getLogger(__name__)
+_DTYPES: dict[str, Literal["float32", "int64"]] = {"FLOAT": "float32", "INT64": "int64"}
+"""TensorRT's name -> what the graphs take and give: features and scores, and tokens."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class _Buffer:
 
     name: str
     host: int
-    array: Array
+    array: npt.NDArray[Any]
     device: int
     row_bytes: int
 
@@ -76,17 +79,18 @@ class TensorRtRunner(Runner):
             self._stream = self._cuda.stream()
             for tensor in (*self._record.inputs, *self._record.outputs):
                 self._buffers[tensor.name] = self._bind(tensor)
-            self._run_once({spec.name: np.zeros((1, *spec.shape[1:]), np.float32) for spec in self.inputs})
+            self._run_once({spec.name: np.zeros((1, *spec.shape[1:]), spec.dtype) for spec in self.inputs})
         except DmdkitError:
             self._close()
             raise
 
     def _bind(self, tensor: TensorRecord) -> _Buffer:
         assert self._opened is not None
-        if tensor.dtype != "FLOAT":
-            raise EngineError(f"{self.name}: {tensor.name} is {tensor.dtype}, expected FLOAT; build the engine again")
+        if tensor.dtype not in _DTYPES:
+            known = " or ".join(_DTYPES)
+            raise EngineError(f"{self.name}: {tensor.name} is {tensor.dtype}, expected {known}; build the engine again")
         shape = (self._record.batch[2], *tensor.shape[1:])
-        host, array = self._cuda.pinned(shape, mapped=self._mapped)
+        host, array = self._cuda.pinned(shape, _DTYPES[tensor.dtype], mapped=self._mapped)
         device = 0
         try:
             device = self._cuda.device_address(host) if self._mapped else self._cuda.allocate(array.nbytes)
@@ -108,7 +112,7 @@ class TensorRtRunner(Runner):
     @property
     def inputs(self) -> Sequence[TensorSpec]:
         """The inputs, in the graph's order."""
-        return tuple(TensorSpec(tensor.name, tuple(tensor.shape)) for tensor in self._record.inputs)
+        return tuple(TensorSpec(tensor.name, tuple(tensor.shape), _DTYPES[tensor.dtype]) for tensor in self._record.inputs)
 
     @property
     def outputs(self) -> Sequence[str]:

@@ -12,6 +12,8 @@ import pytest
 
 from benchmarks.timing import interleaved, rows
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -100,6 +100,7 @@ def test_the_line_says_what_is_wrong(name, said, files, tiny_bundle, capsys):
     assert said in one_line(capsys)
 
 
+@pytest.mark.slow
 def test_nan_is_taken_as_zero_when_told(files, tiny_bundle, tmp_path, capsys):
     for name in ("nan", "+inf", "-inf"):
         assert in_process("predict", tiny_bundle, "--data", files[name], "--nan-policy", "zero", "--graph", "fp32") == 0

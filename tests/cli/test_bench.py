@@ -77,6 +77,7 @@ def test_what_was_measured_is_kept_and_used(bundle_copy: Path, capsys: pytest.Ca
         assert runtime.graph == fastest
 
 
+@pytest.mark.slow
 def test_the_table_says_graph_verdict_and_where_it_is_kept(bundle_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     set_verdict(bundle_copy, "unverified")
     assert main(["bench", str(bundle_copy), "--rounds", "3"]) == 0
@@ -88,6 +89,7 @@ def test_the_table_says_graph_verdict_and_where_it_is_kept(bundle_copy: Path, ca
     assert "kept in" in said.err
 
 
+@pytest.mark.slow
 def test_other_batches_are_not_kept(tiny_bundle: Path, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = bench(capsys, tiny_bundle, "--no-memory", "--batch", "4")
     assert (found["batch"], found["cache"]) == (4, None)

@@ -100,6 +100,7 @@ def test_evaluate_repeats_the_metrics_of_training(tiny_run, tiny_data, capsys, d
     assert err == ""
 
 
+@pytest.mark.slow
 def test_check_says_the_verdict_and_is_json_for_machines(tiny_run, bundle_copy, tiny_data, capsys):
     arguments = ["check", bundle_copy, "--data", tiny_data, "--run", tiny_run]
     code = in_process(*arguments)
@@ -112,6 +113,7 @@ def test_check_says_the_verdict_and_is_json_for_machines(tiny_run, bundle_copy, 
     assert (found["status"] == "passed") == (code == 0)
 
 
+@pytest.mark.slow
 def test_check_without_data_cannot_prove_and_exits_2(bundle_copy, capsys):
     record = read_manifest(bundle_copy)
     fresh = record.model_copy(

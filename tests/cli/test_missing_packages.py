@@ -29,6 +29,7 @@ def places(tiny_data, tiny_run, tiny_bundle, published_weights, tmp_path):
     return {"data": tiny_data, "run": tiny_run, "bundle": tiny_bundle, "weights": published_weights, "out": tmp_path / "out"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("packages", "command", "extra"),
     [
@@ -56,6 +57,7 @@ def test_the_extra_to_install_is_named(packages, command, extra, places, tmp_pat
     assert tree(tmp_path) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [
@@ -84,6 +86,7 @@ def test_export_without_modelopt_still_gives_the_fp32_bundle(places, tmp_path):
     assert "fusion.fp32" in json.loads(ended.stdout)["graphs"]
 
 
+@pytest.mark.slow
 def test_import_needs_no_trainer(places, tmp_path):
     arguments = ["import", places["weights"], "--heads", "2", "--out", places["out"]]
     assert python(WITHOUT, "lightning_fabric", *arguments).returncode == 0

@@ -16,6 +16,8 @@ from dmdkit.runtime import Runtime
 from dmdkit.runtime.parity import LANGUAGE_MAX_ERROR
 from tests.conftest import shared_path
 
+pytestmark = pytest.mark.slow
+
 
 def run_tool(tool: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([str(tool), *map(str, arguments)], capture_output=True, text=True, check=False)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ALLOWED_GROWTH_KIB = 1024
 """Pages touched late, such as the allocator's own; a leak of one small allocation a call would be over 16 MiB."""
 

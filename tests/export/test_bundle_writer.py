@@ -59,6 +59,7 @@ def test_every_graph_carries_a_verdict_with_its_sample_count(tiny_bundle: Path) 
         assert record.verdict.samples == 60
 
 
+@pytest.mark.slow
 def test_export_without_int8_needs_no_calibration(tiny_run: Path, tmp_path: Path) -> None:
     assert main(["export", str(tiny_run), "--out", str(tmp_path / "b.dmd")]) == 0
     manifest = Bundle.open(tmp_path / "b.dmd").manifest
@@ -66,6 +67,7 @@ def test_export_without_int8_needs_no_calibration(tiny_run: Path, tmp_path: Path
     assert set(manifest.graphs) == {"fusion.fp32", "explain.fp32", "gd_homo.fp32", "gd_hetero.fp32"}
 
 
+@pytest.mark.slow
 def test_synthetic_golden_samples_keep_recordings_out_of_the_bundle(tiny_run: Path, tmp_path: Path) -> None:
     assert main(["export", str(tiny_run), "--out", str(tmp_path / "b.dmd"), "--golden", "synthetic"]) == 0
     bundle = Bundle.open(tmp_path / "b.dmd")

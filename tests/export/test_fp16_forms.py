@@ -73,6 +73,7 @@ def test_samples_are_required(engine_bundle: Path) -> None:
         lower_to_fp16(model, {})
 
 
+@pytest.mark.slow
 def test_adding_fp16_to_a_bundle_measures_its_verdict_and_keeps_the_others(bundle_copy: Path, tiny_data: Path) -> None:
     before = Bundle.open(bundle_copy).manifest
     dataset = load_dataset(tiny_data, task="regression", label_range=before.label_range)

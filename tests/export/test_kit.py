@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,8 @@ from dmdkit.runtime.engines import read_engine
 from dmdkit.runtime.gpu import Gpu, NoGpuError, find_gpu
 from dmdkit.runtime.tensorrt_api import OpenEngine
 from dmdkit.runtime.tensorrt_build import Built, ProductInfo, TensorInfo
+
+pytestmark = pytest.mark.slow
 
 ORIN = Gpu("Orin", "8.7", "12.6", integrated=True)
 NANO = "NVIDIA Jetson Orin Nano Developer Kit"
@@ -102,6 +105,11 @@ def test_a_tensorrt_older_than_the_device_is_refused(kit: Path, monkeypatch: pyt
         build_and_check.check_device(json.loads((kit / "kit.json").read_text()), NANO)
 
 
+def change_kit(kit: Path, **changes: object) -> None:
+    path = kit / "kit.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -109,6 +117,14 @@ def test_a_tensorrt_older_than_the_device_is_refused(kit: Path, monkeypatch: pyt
         (lambda kit: (kit / "graphs/fusion.fp16.onnx").unlink(), "graphs/fusion.fp16.onnx is missing"),
         (lambda kit: (kit / "kit.json").write_text("{"), "the kit is damaged"),
         (lambda kit: (kit / "kit.json").unlink(), "the kit is damaged"),
+        (lambda kit: (kit / "kit.json").write_text("[]"), "the kit is damaged (TypeError"),
+        (lambda kit: (kit / "kit.json").write_text("[" * 100_000), "the kit is damaged (RecursionError"),
+        (lambda kit: (kit / "kit.json").write_bytes(b"\xff\xfe"), "the kit is damaged (UnicodeDecodeError"),
+        (lambda kit: change_kit(kit, files=[]), "the kit is damaged (AttributeError"),
+        (lambda kit: change_kit(kit, graphs=[{"name": "../../x"}]), "'../../x' is not a plain name"),
+        (lambda kit: change_kit(kit, target={"name": "/etc/cron.d/x"}), "'/etc/cron.d/x' is not a plain name"),
+        (lambda kit: change_kit(kit, target={"name": "a", "batch": {"min": "1"}}), "the kit is damaged (TypeError"),
+        (lambda kit: (kit / "lib/dmdkit/runtime/gpu.py").write_text(""), "gpu.py is not the file that was written"),
     ],
 )
 def test_a_damaged_kit_is_one_line(damage, message: str, kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -236,6 +252,29 @@ def test_answers_that_are_off_are_exit_code_2(kit: Path, on_a_nano, tmp_path: Pa
     on_a_nano(offset=1.0)
     assert build_and_check.main([], copy) == 2
     assert "golden samples FAILED" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("cause", "code"), [(OSError(28, "No space left on device"), 1), (KeyboardInterrupt(), 130)])
+def test_a_full_disk_or_ctrl_c_on_the_device_leaves_no_half_engine(
+    cause: BaseException, code: int, kit: Path, on_a_nano, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    copy = Path(shutil.copytree(kit, tmp_path / "kit"))
+    cudart = on_a_nano()
+    real, written = os.replace, []
+
+    def replace(source: Path, target: Path) -> None:
+        written.append(target)
+        if len(written) == 5:  # the second engine's log
+            raise cause
+        real(source, target)
+
+    monkeypatch.setattr(build_and_check.os, "replace", replace)
+    assert build_and_check.main([], copy) == code
+    assert [path.name for path in (copy / "engines").glob("*.json")] == ["jetson-orin-nano.fusion.fp16.json"]
+    assert not list((copy / "engines").glob(".*"))
+    assert not cudart.memory
 
 
 def test_the_kits_own_copy_of_the_modules_is_enough(kit: Path) -> None:

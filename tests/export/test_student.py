@@ -323,6 +323,7 @@ def graph_and_error(system: DmdSystem, features: dict[str, Tensor]) -> tuple[Mod
     return fusion, error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lengths", ["equal", "nearly equal", "two together, first alone"])
 def test_the_exported_graph_agrees_at_every_batch_size(lengths: str) -> None:
     shape = shape_of(LENGTHS[lengths], levels=1, kernels=(3, 1, 2) if lengths != "equal" else (3, 3, 3))
@@ -338,6 +339,7 @@ def test_the_exported_graph_agrees_with_the_published_recordings(name: str) -> N
     assert error < TOLERANCE
 
 
+@pytest.mark.slow
 def test_the_padding_mask_is_a_module_of_its_own_in_the_graph() -> None:
     shape = shape_of((6, 6, 6), levels=1, kernels=(3, 1, 2))
     examples = [(m, x[:2].clone()) for m, x in features_of(shape).items()]

@@ -20,6 +20,8 @@ from dmdkit.runtime.engine_build import BuildSpec, build_engine
 from dmdkit.runtime.engines import engines_of, read_engine
 from dmdkit.runtime.gpu import NoGpuError
 
+pytestmark = pytest.mark.slow
+
 rtx = pytest.mark.skipif(
     "tensorrt_rtx" not in tensorrt_api.installed_flavours(), reason="tensorrt_rtx is not installed (extra 'rtx')"
 )
@@ -52,6 +54,31 @@ def test_portable_plans_of_every_graph_build_without_a_gpu(precision: str, graph
         assert total == bundle.graph(name).multiply_adds
         share = sum(product.multiply_adds for product in record.products if product.int8) / total
         assert share == pytest.approx(bundle.graph(name).multiply_adds_int8, abs=1e-9)
+
+
+@rtx
+@pytest.mark.slow
+def test_a_text_encoder_builds_in_fp32_and_int8() -> None:
+    import numpy as np
+
+    from dmdkit.calibration.text_lowerings import lower_text_for_tensorrt
+    from dmdkit.export.text import text_graph
+    from dmdkit.model.text_encoder import TextEncoder
+    from tests.text_builders import MAX_TOKENS, TINY_SHAPE
+
+    graph = text_graph(TextEncoder(TINY_SHAPE, "zero"), MAX_TOKENS)
+    ids = np.random.default_rng(0).integers(0, TINY_SHAPE.vocab_size, (16, MAX_TOKENS))
+    quantized = lower_text_for_tensorrt(graph, {"input_ids": ids, "attention_mask": np.ones_like(ids)}).model
+    for model, asks_for_int8 in ((graph, False), (quantized, True)):
+        made = tensorrt_build.build(
+            "tensorrt_rtx", model.SerializeToString(), "text", compute_capabilities=PORTABLE, batch=(1, 1, 4)
+        )
+        assert {tensor.name: (tensor.shape, tensor.dtype) for tensor in made.inputs} == {
+            "input_ids": ((-1, MAX_TOKENS), "INT64"),
+            "attention_mask": ((-1, MAX_TOKENS), "INT64"),
+        }
+        assert [(tensor.name, tensor.dtype) for tensor in made.outputs] == [("text", "FLOAT")]
+        assert any(product.int8 for product in made.products) == asks_for_int8
 
 
 @rtx

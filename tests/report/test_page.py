@@ -304,10 +304,12 @@ def test_the_page_depends_on_what_is_known_alone(checked_bundle: Path):
 
 def test_unknown_kinds_of_graphs_get_their_own_cards(facts: Facts):
     assert facts.ledger is not None
-    other = [hop.model_copy(update={"target": "text.int8-cpu", "source": "text.fp32"}) for hop in facts.hops[1:2]]
+    names = ("text.int8-cpu", "text.int8-cpu+fusion.int8-cpu")
+    other = [facts.hops[1].model_copy(update={"target": name, "source": "text.fp32"}) for name in names]
     page = text(render(changed(facts, ledger=facts.ledger.model_copy(update={"hops": [*facts.hops, *other]}))))
     assert "text.fp32 → text.int8-cpu" in page
-    assert "The text encoder" in page
+    assert "text.fp32 → text.int8-cpu+fusion.int8-cpu" in page
+    assert page.index("The text encoder") < page.index("The explanation: ")
 
 
 def test_set_verdicts_of_a_file_show_in_its_page(bundle_copy: Path):

@@ -238,6 +238,7 @@ def test_every_graph_is_a_target_in_onnxruntime(tiny_bundle: Path) -> None:
     assert names == set(bundle.manifest.graphs)
 
 
+@pytest.mark.slow
 def test_a_footprint_is_of_a_process_of_its_own(tiny_bundle: Path, tmp_path: Path) -> None:
     ballast = bytearray(os.urandom(1 << 20) * 400)  # more than the child needs, and none of its own
     found = footprint(tiny_bundle, Target(FP32, "onnxruntime"))

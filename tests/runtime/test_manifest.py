@@ -226,7 +226,11 @@ EDITS = {
     "a modality twice": lambda v: v.update(modality_order=["text", "text", "audio"]),
     "an edge twice": lambda v: v["edge_order"].__setitem__(0, v["edge_order"][1]),
     "an edge of something else": lambda v: v["edge_order"].__setitem__(0, ["text", "smell"]),
-    "session options that are no text": lambda v: first_graph(v).update(session_options={"a": 1}),
+    "an edge from a modality to itself": lambda v: v["edge_order"].__setitem__(0, ["text", "text"]),
+    "a session option that loads something": lambda v: first_graph(v).update(
+        session_options={"session.model_external_initializers_file_folder_path": "/etc"}
+    ),
+    "session options that are no text": lambda v: first_graph(v).update(session_options={"session.disable_quant_qdq": 1}),
     "an unknown verdict": lambda v: first_graph(v)["verdict"].update(status="excellent"),
     "a share above one": lambda v: first_graph(v).update(weights_stored_int8=1.5),
     "heads that do not divide the width": lambda v: v["model"].update(heads=3),
@@ -268,6 +272,7 @@ def test_any_damage_to_the_bytes_gives_a_manifest_or_a_bundle_error(folder: Path
         refusal(folder)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_value_anywhere_gives_a_manifest_or_a_bundle_error(folder: Path, text: str, data: st.DataObject):

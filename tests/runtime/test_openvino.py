@@ -159,6 +159,7 @@ def test_a_check_without_openvino_keeps_its_verdicts(proven: Path, tiny_data: Pa
     assert read_manifest(proven).graphs[FP32].backends["openvino"].status == "passed"
 
 
+@pytest.mark.slow
 def test_auto_takes_openvino_where_it_is_measured_faster_and_proven(proven: Path) -> None:
     manifest = read_manifest(proven)
     names = ("fusion.fp32", "fusion.int8-cpu")
@@ -189,6 +190,7 @@ def test_auto_never_takes_openvino_unproven(bundle_copy: Path, openvino: Any) ->
         assert runtime.backend.startswith("openvino")
 
 
+@pytest.mark.slow
 def test_wrong_answers_in_openvino_fail_there_and_nowhere_else(
     proven: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,6 +204,7 @@ def test_wrong_answers_in_openvino_fail_there_and_nowhere_else(
         assert runtime.backend.startswith("onnxruntime")
 
 
+@pytest.mark.slow
 def test_an_unproven_base_makes_openvino_unproven(bundle_copy: Path, tiny_data: Path, openvino: Any) -> None:
     set_verdict(bundle_copy, "unverified")
     assert main(["check", str(bundle_copy), "--data", str(tiny_data), "--backend", "openvino"]) == 2

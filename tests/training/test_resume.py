@@ -63,6 +63,7 @@ def test_a_training_killed_at_any_moment_goes_on_to_the_same_bytes(killed, unbro
     assert set(tree(run)) == set(RUN_FILES), "temporary files of the killed training are cleaned up"
 
 
+@pytest.mark.slow
 def test_the_kill_half_way_through_saving_did_leave_half_a_file(tiny_data, tmp_path):
     """Otherwise the moments above would not show what they claim."""
     code = (

@@ -8,7 +8,7 @@ import pytest
 
 from dmdkit.cli import main
 from dmdkit.errors import RunError
-from dmdkit.training.run import Run, check_target, metrics_of, newest_run
+from dmdkit.training.run import Run, check_target, metrics_of, newest_run, sole_writer
 from tests.conftest import TINY_SETTINGS
 from tests.training.helpers import train_tiny, tree
 
@@ -122,3 +122,12 @@ def test_weights_that_give_nan_are_named(run_copy, capsys):
     save_file({name: value * float("nan") for name, value in weights.items()}, run_copy / "model.safetensors")
     assert main(["evaluate", str(run_copy)]) == 1
     assert "outputs are not finite (60 of 60 samples" in capsys.readouterr().err
+
+
+def test_a_second_training_in_a_directory_is_refused_and_harms_nothing(run_copy, tiny_data, capsys):
+    before = tree(run_copy)
+    with sole_writer(run_copy):
+        for how in (["--force", *FLAGS], ["--resume", "--device", "cpu"]):
+            assert main(["train", "--data", str(tiny_data), "--out", str(run_copy), *how]) == 1
+            assert "another training is writing there" in capsys.readouterr().err
+    assert tree(run_copy) == before

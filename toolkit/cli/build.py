@@ -74,7 +74,7 @@ def _with_wanted_forms(bundle: Bundle, precision: EnginePrecision, parity_data: 
     if parity_data is not None:
         from dmdkit.cli.feature_files import NanPolicy, dataset_for_bundle, split_for_bundle
 
-        dataset = dataset_for_bundle(parity_data, bundle.manifest, nan_policy=NanPolicy.refuse)
+        dataset = dataset_for_bundle(parity_data, bundle, split, nan_policy=NanPolicy.refuse)
         split_for_bundle(dataset, split, bundle.manifest)
         parity = (dataset, split)
     else:
@@ -90,14 +90,20 @@ def _graphs(bundle: Bundle, kinds: list[str], precision: EnginePrecision, target
     names = []
     for kind in kinds:
         if kind.startswith("gd_"):
-            if f"{kind}.fp32" not in bundle.manifest.graphs:
-                continue
             if "fp32" not in target.precisions:
                 note(f"{kind} is left out: it is fp32, which {target.name} does not build; explain has its edges")
                 continue
             names.append(f"{kind}.fp32")
-        else:
-            names.append(f"{kind}.{GRAPH_PRECISION[precision]}")
+            continue
+        name = f"{kind}.{GRAPH_PRECISION[precision]}"
+        if kind == "text" and name not in bundle.manifest.graphs:
+            # Fusion and explain get their forms made; an encoder has those it was exported with.
+            if "fp32" not in target.precisions:
+                note(f"text is left out: the bundle has no {name}, and {target.name} does not build fp32")
+                continue
+            note(f"the bundle has no {name}: building text.fp32")
+            name = "text.fp32"
+        names.append(name)
     return names
 
 
@@ -192,7 +198,9 @@ def build(
     precision: Annotated[
         EnginePrecisionChoice | None, typer.Option(help="What to compute in; without it, what the target prefers.")
     ] = None,
-    graph: Annotated[list[str] | None, typer.Option(help="fusion, explain, gd_homo, gd_hetero; without it, all.")] = None,
+    graph: Annotated[
+        list[str] | None, typer.Option(help="fusion, explain, text, gd_homo, gd_hetero; without it, all there are.")
+    ] = None,
     parity_data: Annotated[
         Path | None, typer.Option(help="Held-out features, to prove fp16 forms that have to be added.")
     ] = None,
@@ -226,8 +234,8 @@ def build(
     chosen = load_target(target)
     wanted = chosen.precision(precision.value if precision is not None else None)
     opened = Bundle.open(bundle)
-    kinds = graph or ["fusion", "explain", "gd_homo", "gd_hetero"]
     known = {record.kind for record in opened.manifest.graphs.values()}
+    kinds = graph or [kind for kind in ("fusion", "explain", "text", "gd_homo", "gd_hetero") if kind in known]
     for kind in graph or []:
         if kind not in known:
             raise ConfigError(f"--graph {kind}: the bundle has {', '.join(sorted(known))}")

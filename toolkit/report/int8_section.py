@@ -176,9 +176,9 @@ def layers_section(facts: Facts) -> Section:
         parts.append(tag("p", text, class_="note"))
     if facts.int8.layers:
         shown = [*ranked, *others]
-        parts.append(details(f"All {len(shown)} layers", _layer_table(facts.int8, shown)))
+        parts.append(details(f"All {len(shown)} layers", _layer_table(facts.int8, shown), deep=True))
         ranges = _range_table(shown)
-        parts.append(None if ranges is None else details("Activation ranges", ranges))
+        parts.append(None if ranges is None else details("Activation ranges", ranges, deep=True))
     return Section(title, join(parts), missing)
 
 

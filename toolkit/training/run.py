@@ -8,8 +8,11 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from fnmatch import fnmatchcase
@@ -24,6 +27,11 @@ from dmdkit.config import ModelShape, PaddedSteps, RunConfig, TokensFrom, valida
 from dmdkit.errors import ConfigError, RunError
 from dmdkit.files import sha256_of_file, write_json, write_text
 
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
+
 __all__ = [
     "TEXT_DIR",
     "InputFacts",
@@ -36,6 +44,7 @@ __all__ = [
     "newest_run",
     "read_config",
     "read_facts",
+    "sole_writer",
     "start_directory",
 ]
 
@@ -189,6 +198,32 @@ def check_target(path: Path, *, force: bool) -> None:
         raise RunError(f"{path} holds what is not a run's ({shown}), so it is left alone; choose another --out")
     if any(entry.name in RUN_FILES for entry in entries) and not force:
         raise RunError(f"{path} holds a run; choose another --out, continue it with --resume, or replace it with --force")
+
+
+@contextmanager
+def sole_writer(path: Path) -> Iterator[None]:
+    """Keeps a second training out of an existing run directory for as long as this one writes there.
+
+    The lock lies on the directory itself: no file is left, and the system lets go of it however the process ends. Where
+    the file system or the platform has no such locks, there is none.
+
+    Raises:
+        RunError: Another process holds it.
+    """
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as cause:
+            raise RunError(f"{path}: another training is writing there; wait for it, or choose another --out") from cause
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def start_directory(path: Path, config: RunConfig, facts: RunFacts, *, force: bool) -> None:

@@ -12,6 +12,7 @@ import csv
 import io
 import math
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -43,6 +44,7 @@ from dmdkit.training.run import (
     RunFacts,
     read_facts,
     remove_leftovers,
+    sole_writer,
     start_directory,
     write_config,
 )
@@ -325,12 +327,16 @@ def train(
         text=text_facts(config.text_encoder) if config.text_encoder is not None else None,
     )
     progress = progress or SilentProgress()
-    with readable_memory_errors("lower training.batch_size or model.width"):
+    with ExitStack() as held, readable_memory_errors("lower training.batch_size or model.width"):
+        if is_there := out.is_dir():
+            held.enter_context(sole_writer(out))
         fine_tuned = text.encoder if text is not None and text.settings.fine_tune else None
         trainer = _Trainer(config, facts, dataset, device, fine_tuned)
         state = _resumed(trainer, config, facts, out) if resume else TrainingState()
         if not resume:
             start_directory(out, config, facts, force=force)
+        if not is_there:
+            held.enter_context(sole_writer(out))
         try:
             trainer.fit(out, state, progress)
         finally:

@@ -22,7 +22,12 @@ def seed_manifest() -> bytes:
     """A small manifest with every kind of entry."""
     verdict = {"status": "passed", "reason": "", "samples": 60, "data_sha256": None}
     graph = {"kind": "fusion", "precision": "fp32", "file": "graphs/f.onnx", "opset": 20, "ir_version": 10}
-    graph |= {"session_options": {"a": "1"}, "simulated_on_cpu": False, "weight_bytes": 1, "weights_stored_int8": 0.5}
+    graph |= {
+        "session_options": {"session.disable_quant_qdq": "1"},
+        "simulated_on_cpu": False,
+        "weight_bytes": 1,
+        "weights_stored_int8": 0.5,
+    }
     graph |= {"multiply_adds": 1, "multiply_adds_int8": 0.0, "verdict": verdict}
     record = {"steps": 2, "features": 1, "minimum": [-1.5], "maximum": [1e3], "trained_absent": True}
     model = {key: dict.fromkeys(MODALITIES, 1) for key in ("feature_dims", "lengths", "kernels")}

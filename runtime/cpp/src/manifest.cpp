@@ -19,6 +19,9 @@ using Json = nlohmann::json;
 constexpr double kAnyNumber = std::numeric_limits<double>::max();
 // More values per sample than any recording has; keeps sizes far from overflow whatever a manifest says.
 constexpr std::uint64_t kMaxInputValues = std::uint64_t{1} << 28;
+// What a bundle may set; other entries name files to read or libraries to load, which is not for a bundle to decide.
+const std::set<std::string> kSessionOptions = {"optimization.disable_specified_optimizers", "session.disable_quant_qdq",
+                                               "session.enable_quant_qdq_cleanup", "session.set_denormal_as_zero"};
 
 std::uint64_t per_modality(JsonFields& model, const std::string& key, std::size_t modality) {
   JsonFields fields(model.child(key), model.place(key));
@@ -125,6 +128,9 @@ GraphRecord read_graph(const Json& value, const std::string& name) {
   for (const char* key : {"opset", "ir_version", "weight_bytes", "multiply_adds"}) fields.count(key);
   for (const char* key : {"weights_stored_int8", "multiply_adds_int8"}) fields.number(key, 0.0, 1.0);
   if (!fields.is_null("session_options")) record.session_options = fields.text_map("session_options");
+  for (const auto& [option, value] : record.session_options) {
+    if (kSessionOptions.count(option) == 0) throw Malformed(fields.place("session_options"), "unknown option " + in_quotes(option));
+  }
   if (!fields.is_null("simulated_on_cpu")) fields.boolean("simulated_on_cpu");
   record.verdict = read_verdict(fields.child("verdict"), fields.place("verdict"));
   if (!fields.is_null("backends")) {

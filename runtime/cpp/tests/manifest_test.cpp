@@ -43,6 +43,13 @@ TEST_F(ManifestTest, RefusesUnknownKeysWithTheirPlace) {
   EXPECT_NE(message().find("inputs.text: unknown key 'hop'"), std::string::npos) << message();
 }
 
+TEST_F(ManifestTest, RefusesASessionOptionThatLoadsSomething) {
+  manifest["graphs"]["fusion.fp32"]["session_options"] = {{"session.model_external_initializers_file_folder_path", "/etc"}};
+  rewrite();
+  EXPECT_NE(message().find("unknown option 'session.model_external_initializers_file_folder_path'"), std::string::npos)
+      << message();
+}
+
 TEST_F(ManifestTest, RefusesAnotherVersionAsPythonDoes) {
   manifest["schema_version"] = 2;
   rewrite();
