@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -19,8 +20,9 @@ from tests.conftest import shared_path
 pytestmark = pytest.mark.slow
 
 
-def run_tool(tool: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(tool), *map(str, arguments)], capture_output=True, text=True, check=False)
+def run_tool(tool: Path, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [str(tool), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **environment})
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ A sanitizer that finds something ends the program with its report, so a clean ex
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,16 @@ from safetensors.numpy import load_file
 from dmdkit.runtime import Runtime
 from dmdkit.runtime.parity import LANGUAGE_MAX_ERROR
 from tests.conftest import ROOT
-from tests.cpp.test_parity import run_tool
+from tests.cpp import test_parity
+from tests.cpp.conftest import SDK
 
 TOOL = ROOT / "build/asan/bin/dmdkit-run"
 pytestmark = pytest.mark.slow
+
+
+def run_tool(tool: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    # AddressSanitizer's own dlopen does not look where the plug-in's run path says.
+    return test_parity.run_tool(tool, *arguments, LD_LIBRARY_PATH=str(SDK / "lib"))
 
 
 @pytest.fixture(scope="module")
