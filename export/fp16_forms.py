@@ -19,6 +19,7 @@ from dmdkit.export.graphs import ExportedGraph
 from dmdkit.export.int8_stage import with_fp16_rest
 from dmdkit.export.onnx_writer import check_contract
 from dmdkit.files import atomic_directory, sha256_of_bytes, write_json
+from dmdkit.report import write_report
 from dmdkit.runtime.backends.onnxruntime import OnnxRuntimeRunner
 from dmdkit.runtime.bundle import Bundle, Golden
 from dmdkit.runtime.int8_report import read_int8_report, write_int8_report
@@ -196,4 +197,5 @@ def add_fp16_graphs(
         if int8 is not None:
             layers = with_fp16_rest(int8.layers, rest.kept_fp32) if rest is not None else int8.layers
             write_int8_report(directory, judged_again(int8.model_copy(update={"layers": layers}), judged, ledger))
+        write_report(directory)
         return judged, report
