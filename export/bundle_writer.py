@@ -23,6 +23,7 @@ from dmdkit.export.fp16_forms import FP16_REPORT, Fp16Report, fp16_graphs
 from dmdkit.export.graphs import ExportedGraph, fp32_graphs, int8_graphs
 from dmdkit.export.int8_stage import int8_plan, write_int8
 from dmdkit.export.reference import reference_outputs, unit_inputs
+from dmdkit.export.text_side import TOKENIZER_FILE, TextSide
 from dmdkit.files import atomic_directory, sha256_of_bytes, write_json
 from dmdkit.model.dmd import GRAPH_ORDER
 from dmdkit.model.gd_unit import EDGES
@@ -51,6 +52,7 @@ Array = npt.NDArray[np.float32]
 GOLDEN_SAMPLES = 16
 GOLDEN_FILE = "golden/golden.safetensors"
 _GOLDEN_SEED = 20230321
+_TOOLS = ("dmdkit", "torch", "onnx", "onnxruntime", "onnxscript", "nvidia-modelopt", "numpy", "transformers")
 GoldenChoice = Literal["auto", "real", "synthetic"]
 
 
@@ -164,6 +166,30 @@ def _contiguous(arrays: dict[str, Array]) -> dict[str, Array]:
     return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
 
 
+def _golden(
+    system: DmdSystem, side: TextSide | None, split: Split, graphs: list[ExportedGraph], files: dict[str, bytes]
+) -> Golden:
+    """The golden samples with what PyTorch and every graph give on them."""
+    golden = Golden(
+        inputs=_contiguous(split.features()),
+        unit_inputs={kind: _contiguous(a) for kind, a in unit_inputs(system, split).items()},
+        reference=reference_outputs(system, split),
+        recorded={},
+    )
+    if side is not None:
+        golden.unit_inputs["text"] = side.golden_tokens(split)
+    for graph in graphs:
+        golden.recorded[graph.name] = _recorded(graph, files[graph.file], golden)
+    return golden
+
+
+def _check_out(out: Path, *, force: bool) -> None:
+    if out.exists() and not force:
+        raise BundleError(f"{out} exists; choose another --out, or pass --force to replace it")
+    if out.exists() and not (out / "manifest.json").is_file():
+        raise BundleError(f"{out} is not a bundle, so --force does not replace it; choose another --out")
+
+
 def _check_parity_data(run: Run, parity: ParityData) -> None:
     steps, widths = run.facts.shape.lengths.as_dict(), run.facts.shape.feature_dims.as_dict()
     for name, array in parity.split.features().items():
@@ -172,6 +198,20 @@ def _check_parity_data(run: Run, parity: ParityData) -> None:
                 f"{parity.source}: {name} has {array.shape[1]} steps of {array.shape[2]} features, "
                 f"the run takes {steps[name]} of {widths[name]}"
             )
+
+
+def _calibration(run: Run, options: ExportOptions, records: dict[str, InputRecord]) -> CalibrationSet:
+    if options.calibration is None:
+        raise CalibrationError("--int8 needs calibration data: pass --calib FILE (its training split is used)")
+    return calibration_set(
+        options.calibration,
+        records,
+        held_out={options.parity.split_name: options.parity.split} if options.parity else {},
+        count=options.calibration_samples,
+        own_sha256=run.config.data.sha256,
+        label_range=run.facts.label_range,
+        classes=run.facts.shape.num_outputs if run.facts.task == "classification" else None,
+    )
 
 
 def _name_of(out: Path) -> str:
@@ -200,29 +240,17 @@ def export_bundle(
     Raises:
         DmdkitError: One readable message.
     """
-    if out.exists() and not options.force:
-        raise BundleError(f"{out} exists; choose another --out, or pass --force to replace it")
-    if out.exists() and not (out / "manifest.json").is_file():
-        raise BundleError(f"{out} is not a bundle, so --force does not replace it; choose another --out")
+    _check_out(out, force=options.force)
     if options.parity is not None:
         _check_parity_data(run, options.parity)
     records = _input_records(run, options.calibration)
-    calibration: CalibrationSet | None = None
-    if options.int8:
-        if options.calibration is None:
-            raise CalibrationError("--int8 needs calibration data: pass --calib FILE (its training split is used)")
-        held_out = {options.parity.split_name: options.parity.split} if options.parity else {}
-        calibration = calibration_set(
-            options.calibration,
-            records,
-            held_out=held_out,
-            count=options.calibration_samples,
-            own_sha256=run.config.data.sha256,
-            label_range=run.facts.label_range,
-            classes=run.facts.shape.num_outputs if run.facts.task == "classification" else None,
-        )
+    calibration = _calibration(run, options, records) if options.int8 else None
     system = load_system(run)
     golden_split, golden_kind = _golden_split(options, records)
+
+    side = TextSide.of(run)
+    if side is not None and golden_kind == "synthetic":
+        golden_split = side.synthetic(golden_split, _GOLDEN_SEED)
 
     graphs = fp32_graphs(system, advance)
     plan: Int8Plan | None = None
@@ -235,25 +263,20 @@ def export_bundle(
         ranges = calibration.split if calibration is not None else golden_split
         graphs, report = fp16_graphs(graphs, ranges.features(), advance)
 
+    if side is not None:
+        graphs += side.graphs(calibration, options.search.method or "max", advance)
     advance("golden samples")
     files = {graph.file: graph.model.SerializeToString(deterministic=True) for graph in graphs}
-    reference = reference_outputs(system, golden_split)
-    golden = Golden(
-        inputs=_contiguous(golden_split.features()),
-        unit_inputs={kind: _contiguous(a) for kind, a in unit_inputs(system, golden_split).items()},
-        reference=reference,
-        recorded={},
-    )
-    for graph in graphs:
-        golden.recorded[graph.name] = _recorded(graph, files[graph.file], golden)
+    golden = _golden(system, side, golden_split, graphs, files)
+    if side is not None:
+        files[TOKENIZER_FILE] = side.tokenizer
     files[GOLDEN_FILE] = safetensors_bytes(_contiguous(golden.tensors()))
 
-    spread = reference["score"] if options.parity is None else reference_outputs(system, options.parity.split)["score"]
+    spread = golden.reference["score"] if options.parity is None else reference_outputs(system, options.parity.split)["score"]
     manifest = Manifest(
         name=_name_of(out),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        tools=installed_versions(("dmdkit", "torch", "onnx", "onnxruntime", "onnxscript", "nvidia-modelopt", "numpy"))
-        | {"dmdkit": __version__},
+        tools=installed_versions(_TOOLS) | {"dmdkit": __version__},
         source=SourceRecord(
             run=run.path.name,
             origin=run.facts.origin,
@@ -268,6 +291,7 @@ def export_bundle(
         modality_order=list(GRAPH_ORDER),
         edge_order=list(EDGES),
         inputs=records,
+        text=side.record() if side is not None else None,
         outputs=_output_records(run, gd_units=system.homo_gd is not None),
         graphs={graph.name: graph.record() for graph in graphs},
         calibration=calibration.record(plan.method, [g.name for g in graphs if g.calibrated]) if calibration and plan else None,
@@ -287,7 +311,9 @@ def export_bundle(
             ledger = _parity(directory, system, options.parity)
             manifest = record(directory, manifest, ledger)
         if plan is not None and calibration is not None:
-            write_int8(directory, plan, calibration, manifest, ledger, options.search, advance)
+            rest = report.graphs.get("explain.int8-trt") if report is not None else None
+            kept = rest.kept_fp32 if rest is not None else None
+            write_int8(directory, plan, calibration, manifest, ledger, options.search, advance, kept)
         write_report(directory)
     return manifest, ledger
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import cast
 
 import torch
@@ -31,6 +32,12 @@ def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
     return linear
 
 
+def _norm(state: Mapping[str, Tensor], name: str, shape: BertShape) -> nn.LayerNorm:
+    norm = nn.LayerNorm(shape.hidden_size, shape.layer_norm_eps)
+    norm.weight, norm.bias = _frozen(state[f"{name}.weight"]), _frozen(state[f"{name}.bias"])
+    return norm
+
+
 class _Layer(nn.Module):
     """One BERT layer (post-norm).
 
@@ -43,18 +50,15 @@ class _Layer(nn.Module):
         super().__init__()
         state = dict(layer.named_parameters())
         self.heads, self.head_width = shape.num_attention_heads, shape.hidden_size // shape.num_attention_heads
-        self.activation, self.eps = shape.hidden_act, shape.layer_norm_eps
+        self.activation = shape.hidden_act
         scale = {"query": self.head_width**-0.5, "key": 1.0, "value": 1.0}
         parts = [(state[f"attention.self.{n}.weight"] * s, state[f"attention.self.{n}.bias"] * s) for n, s in scale.items()]
         self.qkv = _linear(torch.cat([weight for weight, _ in parts]), torch.cat([bias for _, bias in parts]))
         self.out = _linear(state["attention.output.dense.weight"], state["attention.output.dense.bias"])
         self.up = _linear(state["intermediate.dense.weight"], state["intermediate.dense.bias"])
         self.down = _linear(state["output.dense.weight"], state["output.dense.bias"])
-        names = {"attention_norm": "attention.output.LayerNorm", "output_norm": "output.LayerNorm"}
-        for own, published in names.items():
-            norm = nn.LayerNorm(shape.hidden_size, self.eps)
-            norm.weight, norm.bias = _frozen(state[f"{published}.weight"]), _frozen(state[f"{published}.bias"])
-            self.add_module(own, norm)
+        self.attention_norm = _norm(state, "attention.output.LayerNorm", shape)
+        self.output_norm = _norm(state, "output.LayerNorm", shape)
 
     def _act(self, x: Tensor) -> Tensor:
         if self.activation == "relu":
@@ -82,16 +86,15 @@ class TextGraph(nn.Module):
 
     def __init__(self, encoder: TextEncoder, steps: int) -> None:
         super().__init__()
-        shape, embeddings = encoder.shape, dict(encoder.bert.embeddings.named_parameters())  # type: ignore[union-attr, operator]
+        shape = encoder.shape
+        embeddings = dict(cast(nn.Module, encoder.bert.embeddings).named_parameters())
         self.zeroed = encoder.padded_steps == "zero"
         self.word = _frozen(embeddings["word_embeddings.weight"])
         # A single sentence is all segment 0, so that segment's row goes into every position's.
         rows = embeddings["position_embeddings.weight"][:steps] + embeddings["token_type_embeddings.weight"][0]
         self.position = _frozen(rows)
-        self.norm = nn.LayerNorm(shape.hidden_size, shape.layer_norm_eps)
-        self.norm.weight = _frozen(embeddings["LayerNorm.weight"])
-        self.norm.bias = _frozen(embeddings["LayerNorm.bias"])
-        layers = cast(nn.ModuleList, encoder.bert.encoder.layer)  # type: ignore[union-attr]
+        self.norm = _norm(embeddings, "LayerNorm", shape)
+        layers = cast(nn.ModuleList, cast(nn.Module, encoder.bert.encoder).layer)
         self.layers = nn.ModuleList([_Layer(layer, shape) for layer in layers])
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -100,7 +103,7 @@ class TextGraph(nn.Module):
         position: Tensor = self.position
         if self.zeroed:  # tokens stand on the right and take the positions they would have without padding
             position = F.embedding((attention_mask.cumsum(1) - 1).clamp(min=0), position)
-        x = self.norm(F.embedding(input_ids, self.word) + position)
+        x: Tensor = self.norm(F.embedding(input_ids, self.word) + position)
         bias = ((1.0 - present) * _MASKED).unsqueeze(1).unsqueeze(1)
         for layer in self.layers:
             x = layer(x, bias)

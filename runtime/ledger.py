@@ -28,6 +28,7 @@ from dmdkit.runtime.manifest import (
 from dmdkit.runtime.native import NativeRunner, language_hop
 from dmdkit.runtime.parity import HopRecord, Status, compare
 from dmdkit.runtime.runtime import open_runner
+from dmdkit.runtime.text_hops import pair_of, text_hops
 
 __all__ = ["Ledger", "measure", "outcome", "read_ledger", "record"]
 
@@ -210,6 +211,7 @@ def measure(
                 advance()
 
     hops += _unit_failures(bundle, golden, advance)
+    hops += _text_hops(bundle, golden, split, reference, advance)
     shares = RangeGuard(manifest.inputs).shares(features)
     return Ledger(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -221,6 +223,53 @@ def measure(
         sample_values=keep_values,
         hops=hops if keep_values else [hop.without_sample_values() for hop in hops],
     )
+
+
+def _text_hops(
+    bundle: Bundle,
+    golden: Golden,
+    split: Split | None,
+    reference: Callable[[Split], dict[str, Array]] | None,
+    advance: Callable[[], None],
+) -> list[HopRecord]:
+    """The hops of the text graphs, on the split where it has tokens; without PyTorch, the first is that of the golden samples.
+
+    Features alone say nothing about a text graph: then there is no hop, and its verdict stays as it was.
+    """
+    manifest = bundle.manifest
+    if manifest.text is None or (split is not None and split.tokens is None):
+        return []
+
+    def score(graph: str, features: dict[str, Array]) -> Array:
+        return run_graph(bundle, graph, features, lambda: None)["score"]
+
+    hops: list[HopRecord] = []
+    if split is None or reference is None:
+        fed = golden.unit_inputs["text"]
+        hops += text_hops(
+            bundle,
+            tokens=np.stack([fed["input_ids"], fed["attention_mask"]], axis=1),
+            features=golden.inputs,
+            truth=golden.reference["score"],
+            truth_is_recorded=True,
+            lowerings=split is None,
+            labels=None,
+            ids=tuple(manifest.golden.ids),
+            score=score,
+            advance=advance,
+        )
+    if split is not None and split.tokens is not None:
+        hops += text_hops(
+            bundle,
+            tokens=split.tokens,
+            features=split.features(),
+            truth=reference(split)["score"] if reference is not None else None,
+            labels=split.labels,
+            ids=split.ids,
+            score=score,
+            advance=advance,
+        )
+    return hops
 
 
 def _unit_failures(bundle: Bundle, golden: Golden, advance: Callable[[], None]) -> list[HopRecord]:
@@ -288,10 +337,15 @@ def _with_backends(ledger: Ledger, graphs: dict[str, GraphRecord]) -> dict[str, 
 def record(bundle_path: Path, manifest: Manifest, ledger: Ledger) -> Manifest:
     """Writes the ledger and its verdicts into the bundle; returns the new manifest.
 
-    A lowering is never better proven than its fp32 graph. A GD-Unit graph alone shares the explain graph's verdict, because
-    its edges are compared there, unless it failed by itself.
+    A lowering is never better proven than its fp32 graph, nor a text graph than together with the fusion graph of its
+    precision. A GD-Unit graph alone shares the explain graph's verdict, because its edges are compared there, unless it failed
+    by itself.
     """
     hops = {hop.target: hop for hop in ledger.hops}
+    for name, graph in manifest.graphs.items():
+        together = hops.get(pair_of(graph.precision)) if graph.kind == "text" else None
+        if together is not None and name in hops and hops[name].status == "passed" and together.status != "passed":
+            hops[name] = together.model_copy(update={"reason": f"{together.target}: {together.reason}"})
     verdicts = {name: _verdict(graph.verdict, hops.get(name), ledger.data_sha256) for name, graph in manifest.graphs.items()}
     for name, graph in manifest.graphs.items():
         base = f"{'explain' if graph.kind.startswith('gd_') else graph.kind}.fp32"

@@ -23,6 +23,7 @@ from dmdkit.runtime.choice import choose, has_passed
 from dmdkit.runtime.inputs import CheckedInputs, RangeGuard, check_inputs
 from dmdkit.runtime.manifest import Manifest
 from dmdkit.runtime.self_check import GraphCheck, SelfCheck, check_outputs
+from dmdkit.runtime.text import TextStage, is_words, require_text, text_graph_for
 
 if TYPE_CHECKING:
     from dmdkit.runtime.backends.base import Runner
@@ -48,12 +49,14 @@ class Prediction:
         latency_ms: Time inside ``predict``.
         graph: The graph that answered.
         out_of_range: Modality -> share of its values outside the training range, where that is worth a look.
+        truncated: How many sentences were longer than the text encoder reads, and cut.
     """
 
     score: Array
     latency_ms: float
     graph: str
     out_of_range: dict[str, float] = field(default_factory=dict)
+    truncated: int = 0
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,8 @@ def open_runner(
     else:
         from dmdkit.runtime.backends.onnxruntime import OnnxRuntimeRunner
 
-        runner = OnnxRuntimeRunner(graph, model, record.session_options, threads=threads, device=device)
+        options = dict[str, str](record.session_options.items())
+        runner = OnnxRuntimeRunner(graph, model, options, threads=threads, device=device)
     if not record.kind.startswith("gd_"):
         expected, outputs = _signature(bundle.manifest, record.kind)
         if set(runner.inputs) != expected or not outputs <= set(runner.outputs):
@@ -196,6 +200,8 @@ class Runtime:
         self._guard = RangeGuard(bundle.manifest.inputs)
         self._count_lock, self._explain_lock = threading.Lock(), threading.Lock()
         self._explain_runner: Runner | None = None
+        self._text_stage: TextStage | None = None
+        self._truncated_count = 0
         self._out_of_range_count = 0
         self._closed = False
         self._engine = False
@@ -297,6 +303,11 @@ class Runtime:
         """How many calls had inputs outside the training range."""
         return self._out_of_range_count
 
+    @property
+    def truncated_count(self) -> int:
+        """How many sentences were longer than the text encoder reads, and cut."""
+        return self._truncated_count
+
     def _require_open(self) -> None:
         if self._closed:
             raise InputError("this runtime is closed")
@@ -311,23 +322,54 @@ class Runtime:
         return alarms
 
     def predict(self, *, text: object = None, audio: object = None, vision: object = None) -> Prediction:
-        """Scores raw features.
+        """Scores raw features, or words where the bundle has a text encoder. The first words open the encoder.
 
         Args:
-            text: float32 (B, T, D) or (T, D) of the manifest's sizes; None only where the model was trained without it.
-            audio: The same.
+            text: float32 (B, T, D) or (T, D) of the manifest's sizes; None only where the model was trained without it. With a
+                text encoder also a str, a list of B of them, or token ids: int64 (n,) or (B, n), or B lists of them, with or
+                without padding. A sentence longer than the encoder reads is cut and counted.
+            audio: float32 (B, T, D) or (T, D), or None likewise.
             vision: The same.
 
         Raises:
             InputError: An input has a wrong name, shape, dtype or value, or may not be absent.
+            BundleError: Words came and the bundle has no text encoder, or none that passed parity.
+            MissingDependencyError: A string came and the tokenizers library is not installed.
         """
         start = time.perf_counter()
         self._require_open()
+        text, truncated = self._text_features(text)
         checked = check_inputs({"text": text, "audio": audio, "vision": vision}, self.manifest.inputs, self._guard)
         alarms = self._note_range(checked)
         score = self._runner.infer(checked.feed)["score"]
         latency_ms = (time.perf_counter() - start) * 1e3
-        return Prediction(score if checked.batched else score[0], latency_ms, self.graph, alarms)
+        return Prediction(score if checked.batched else score[0], latency_ms, self.graph, alarms, truncated)
+
+    def _text_features(self, text: object) -> tuple[object, int]:
+        """Features for words, and how many sentences were cut; anything else is left to the check of features."""
+        if not is_words(text) or (self.manifest.text is None and not isinstance(text, (str, bytes))):
+            return text, 0
+        require_text(self.manifest, self._bundle.path)
+        found = self._text().features(text)
+        if found.truncated:
+            with self._count_lock:
+                self._truncated_count += found.truncated
+        return found.features, found.truncated
+
+    def _text(self) -> TextStage:
+        with self._explain_lock:
+            self._require_open()
+            if self._text_stage is None:
+                name = text_graph_for(self.manifest, self.graph, asked_for=self._asked_for)
+                # Engines and OpenVINO run features; the encoder in front of them is ONNX Runtime's.
+                runner = open_runner(self._bundle, name, threads=self._threads, device=self._device)
+                self._text_stage = TextStage(self._bundle, runner)
+            return self._text_stage
+
+    @property
+    def text_graph(self) -> str | None:
+        """The graph that reads words, once some came."""
+        return None if self._text_stage is None else self._text_stage.runner.name
 
     def _backend_for(self, graph: str) -> BackendName:
         """The predicting backend where it is proven for ``graph`` too; else ONNX Runtime, which every graph runs in."""
@@ -359,6 +401,7 @@ class Runtime:
         """
         start = time.perf_counter()
         self._require_open()
+        text, _ = self._text_features(text)
         checked = check_inputs({"text": text, "audio": audio, "vision": vision}, self.manifest.inputs, self._guard)
         self._note_range(checked)
         runner = self._explainer()
@@ -387,6 +430,8 @@ class Runtime:
         if not every_graph:
             with suppress(BundleError):  # nothing explains, so there is nothing to check
                 names.append(explain_graph(self.manifest, self.graph, asked_for=self._asked_for))
+            if self._text_stage is not None:
+                names.append(self._text_stage.runner.name)
         checks = []
         for name in names:
             record = self.manifest.graphs[name]
@@ -412,6 +457,8 @@ class Runtime:
             self._runner.close()
             if self._explain_runner is not None:
                 self._explain_runner.close()
+            if self._text_stage is not None:
+                self._text_stage.runner.close()
 
     def __enter__(self) -> Runtime:
         return self

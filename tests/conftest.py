@@ -132,3 +132,42 @@ def searched_bundle(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def bundle_copy(tiny_bundle: Path, tmp_path: Path) -> Path:
     """A copy of the tiny bundle that a test may damage."""
     return Path(shutil.copytree(tiny_bundle, tmp_path / "copy.dmd"))
+
+
+TEXT_SETTINGS = [*TINY_SETTINGS, "text_encoder.max_tokens=8", "text_encoder.learning_rate=1e-3"]
+
+
+@pytest.fixture(scope="session")
+def text_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny set with transcripts, and beside it a tiny BERT in the folder ``bert``."""
+    pytest.importorskip("transformers", reason="the extra text is not installed")
+    from tests.text_builders import text_dataset, write_bert
+
+    folder = tmp_path_factory.mktemp("text")
+    write_bert(folder / "bert")
+    write_dataset(text_dataset(), folder / "text.npz")
+    return folder / "text.npz"
+
+
+@pytest.fixture(scope="session")
+def text_run(text_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with a fine-tuned text encoder; tests must not change it."""
+    out = tmp_path_factory.mktemp("run") / "words"
+    settings = [part for setting in TEXT_SETTINGS for part in ("--set", setting)]
+    encoder = ["--text-encoder", str(text_data.parent / "bert")]
+    assert main(["train", "--data", str(text_data), "--out", str(out), "--device", "cpu", *encoder, *settings]) == 0
+    return out
+
+
+@pytest.fixture(scope="session")
+def text_bundle(text_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of that run with every INT8 form, parity measured; tests must copy it before changing it."""
+    out = tmp_path_factory.mktemp("bundle") / "words.dmd"
+    assert main(["export", str(text_run), "--int8", "--int8-search", "none", "--out", str(out)]) in (0, 2)
+    return out
+
+
+@pytest.fixture
+def text_bundle_copy(text_bundle: Path, tmp_path: Path) -> Path:
+    """A copy of the text bundle that a test may damage."""
+    return Path(shutil.copytree(text_bundle, tmp_path / "words.dmd"))

@@ -106,6 +106,11 @@ def test_the_target_table_shows_both_shares_and_names_the_machine(facts: Facts):
     assert "fp16" not in shown
 
 
+def test_a_measured_ratio_stands_in_for_a_latency_that_was_not_measured_here(facts: Facts):
+    page = text(render(dataclasses.replace(with_int8(facts), latencies=[])))
+    assert "0.80× the latency of fp32 fusion.int8-cpu, median of 200 paired rounds on Big CPU" in page
+
+
 def test_fp16_stands_beside_int8_where_the_bundle_has_it(facts: Facts):
     half = target(fp16_size_bytes=510, fp16_metrics=[{"name": "mae", "before": 0.9, "after": 0.9}])
     shown = text(targets_section(with_int8(facts, targets=[half])).body)

@@ -88,6 +88,14 @@ def test_the_runtime_works_in_an_environment_of_base_dependencies(tiny_bundle: P
     assert json.loads(run(BASE_PYTHON, USE_A_BUNDLE, str(tiny_bundle)))["passed"]
 
 
+@pytest.mark.skipif(not BASE_PYTHON.exists(), reason="build/envs/base is not here; `make test` builds it")
+def test_the_report_is_drawn_in_an_environment_of_base_dependencies(bundle_copy: Path):
+    before = (bundle_copy / "report/report.html").read_text(encoding="utf-8")
+    (bundle_copy / "report/report.html").unlink()
+    run(BASE_PYTHON, "import sys; from dmdkit.cli import main; sys.exit(main(['report', sys.argv[1]]))", str(bundle_copy))
+    assert (bundle_copy / "report/report.html").read_text(encoding="utf-8") == before
+
+
 @pytest.mark.skipif(not OLD_ORT.exists(), reason="build/envs/onnxruntime-1.22.1 is not here; `make test` builds it")
 def test_the_oldest_onnx_runtime_gives_the_recorded_outputs_of_every_graph(tiny_bundle: Path):
     found = json.loads(run(sys.executable, COMPARE_WITH_GOLDEN, str(tiny_bundle), path=OLD_ORT))

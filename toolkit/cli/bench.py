@@ -167,6 +167,6 @@ def _say_what_next(bundle: Bundle, result: dict[str, Any]) -> None:
         if open_question:
             note(f"only graphs that passed parity on a backend are chosen there; next: dmdkit check {name} --data FEATURES")
     if result["cache"] is not None:
-        note(f"kept in {result['cache']}")
+        note(f"kept in {result['cache']}; dmdkit report {name} draws it")
     elif result["batch"] == 1:
         note("the cache directory cannot be written, so nothing is kept (set XDG_CACHE_HOME to a place that can)")

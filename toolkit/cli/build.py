@@ -74,7 +74,7 @@ def _with_wanted_forms(bundle: Bundle, precision: EnginePrecision, parity_data: 
     if parity_data is not None:
         from dmdkit.cli.feature_files import NanPolicy, dataset_for_bundle, split_for_bundle
 
-        dataset = dataset_for_bundle(parity_data, bundle.manifest, nan_policy=NanPolicy.refuse)
+        dataset = dataset_for_bundle(parity_data, bundle, split, nan_policy=NanPolicy.refuse)
         split_for_bundle(dataset, split, bundle.manifest)
         parity = (dataset, split)
     else:

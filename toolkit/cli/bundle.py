@@ -21,21 +21,32 @@ if TYPE_CHECKING:
 
     from dmdkit.data import Split
     from dmdkit.runtime.manifest import Manifest
+    from dmdkit.training.run import Run
 
 __all__ = ["check", "inspect", "predict"]
 
 
-def _reference(run: Path, manifest: Manifest) -> Callable[[Split], dict[str, Any]]:
+def _run_of(run: Path, manifest: Manifest) -> Run:
+    """The run a bundle was exported from."""
     require("the PyTorch hop of `check --run`", "train", "torch")
     from dmdkit.errors import RunError
-    from dmdkit.export.reference import reference_outputs
-    from dmdkit.training.evaluation import load_system
-    from dmdkit.training.run import Run
+    from dmdkit.files import sha256_of_file
+    from dmdkit.training.run import TEXT_DIR, Run
 
     opened = Run.open(run)
     if opened.model_sha256 != manifest.source.model_sha256:
         raise RunError(f"{run} is not the run this bundle was exported from (its model.safetensors differs)")
-    system = load_system(opened)
+    encoder = run / TEXT_DIR / "model.safetensors"
+    if manifest.text is not None and (not encoder.is_file() or sha256_of_file(encoder) != manifest.text.encoder_sha256):
+        raise RunError(f"{run} is not the run this bundle was exported from (its text encoder differs)")
+    return opened
+
+
+def _reference(run: Run) -> Callable[[Split], dict[str, Any]]:
+    from dmdkit.export.reference import reference_outputs
+    from dmdkit.training.evaluation import load_system
+
+    system = load_system(run)
     return lambda split: reference_outputs(system, split)
 
 
@@ -82,8 +93,13 @@ def check(
         raise DataError("--run needs --data: the PyTorch hop is recomputed on held-out samples")
     opened = Bundle.open(bundle)
     opened.verify()
-    reference = _reference(run, opened.manifest) if run is not None else None
-    dataset = dataset_for_bundle(data, opened.manifest, nan_policy=nan_policy) if data is not None else None
+    opened_run = _run_of(run, opened.manifest) if run is not None else None
+    reference = _reference(opened_run) if opened_run is not None else None
+    dataset = None
+    if data is not None:
+        dataset = dataset_for_bundle(data, opened, split, nan_policy=nan_policy, encode_with=opened_run)
+        for text in dataset.notes if opened.manifest.text is not None else ():
+            note(f"{data}: {text}")
     held_out = split_for_bundle(dataset, split, opened.manifest) if dataset is not None else None
     with steps("checking") as advance:
         advance(f"{len(opened.manifest.graphs)} graphs")
@@ -138,19 +154,19 @@ def predict(
     Example: dmdkit predict face.dmd --data mosi.pkl --limit 5
     """
     from dmdkit.runtime import Runtime
+    from dmdkit.runtime.bundle import Bundle
 
-    if out_file is not None and out_file.suffix not in (".csv", ".json"):
-        raise InputError(f"--out {out_file}: expected a name ending in .csv or .json")
-    if out_file is not None and out_file.exists() and not force:
-        raise InputError(f"{out_file} exists; choose another --out or pass --force")
-    if explain and out_file is not None and out_file.suffix == ".csv":
-        raise InputError(f"--out {out_file}: explanations do not fit a .csv; name a .json, or leave out --explain")
+    if out_file is not None:
+        _check_out_file(out_file, force=force, explain=explain)
     with Runtime.open(bundle, graph=graph) as runtime:
-        dataset = dataset_for_bundle(data, runtime.manifest, nan_policy=nan_policy, check_range=False)
+        opened = Bundle.open(bundle)
+        dataset = dataset_for_bundle(data, opened, split, nan_policy=nan_policy, check_range=False, encode=False)
         part = split_for_bundle(dataset, split, runtime.manifest)
         rows = []
         for index in range(min(len(part), limit or len(part))):
-            sample = {name: array[index] for name, array in part.features().items()}
+            sample: dict[str, Any] = {name: array[index] for name, array in part.features().items()}
+            if part.tokens is not None:
+                sample["text"] = _words(part, index)
             try:
                 found = runtime.predict(**sample)
             except InputError as cause:
@@ -166,8 +182,11 @@ def predict(
             if explain:
                 row["explanation"] = _explanation(runtime.explain(**sample))
             rows.append(row)
-        graph_name, strange = runtime.graph, runtime.out_of_range_count
+        graph_name, strange, cut = runtime.graph, runtime.out_of_range_count, runtime.truncated_count
+        graph_name += f" after {runtime.text_graph}" if runtime.text_graph is not None else ""
     note(f"{len(rows)} samples of the {split} split with {graph_name}")
+    if cut:
+        note(f"{cut} sentences are longer than the text encoder reads and were cut")
     if strange:
         note(f"warning: {strange} samples lie outside the training range; were the features made the same way?")
     if out_file is not None:
@@ -177,6 +196,21 @@ def predict(
         print_json({"bundle": str(bundle), "graph": graph_name, "samples": rows})
     else:
         _print_rows(rows)
+
+
+def _check_out_file(path: Path, *, force: bool, explain: bool) -> None:
+    if path.suffix not in (".csv", ".json"):
+        raise InputError(f"--out {path}: expected a name ending in .csv or .json")
+    if path.exists() and not force:
+        raise InputError(f"{path} exists; choose another --out or pass --force")
+    if explain and path.suffix == ".csv":
+        raise InputError(f"--out {path}: explanations do not fit a .csv; name a .json, or leave out --explain")
+
+
+def _words(part: Split, index: int) -> Any:
+    """What a sample says: its transcript, or its token ids where the file has only those."""
+    assert part.tokens is not None
+    return part.raw_text[index] if part.raw_text is not None else part.tokens[index, 0][part.tokens[index, 1] == 1]
 
 
 def _print_rows(rows: list[dict[str, Any]]) -> None:
@@ -288,6 +322,13 @@ def _print_manifest(manifest: Manifest) -> None:
         ]
         for key, graph in manifest.graphs.items()
     ]
+    if manifest.text is not None:
+        text = manifest.text
+        trained = "fine-tuned" if text.fine_tuned else "as it came"
+        say(
+            f"text encoder ({trained}): {text.vocabulary_size} tokens, at most {text.max_tokens} a sentence, padded on the "
+            f"{text.padding_side}, padded steps {text.padded_steps}"
+        )
     numbers = ["size", "stored", "computed", "mult-adds", "samples"]
     heads = ["graph", *numbers[:4], "verdict", "samples"]
     print_table(heads, graphs, title="graphs; the share of weights stored and of multiply-adds computed in INT8", right=numbers)

@@ -18,6 +18,7 @@ from dmdkit.errors import ExitCode, RunError
 __all__ = ["demo"]
 
 _DEMO_SETTINGS = ["training.epochs=8"]
+_DEMO_SEARCH_SECONDS = 30.0
 
 
 def demo(
@@ -41,7 +42,7 @@ def demo(
     note("2/5 train")
     run = train_run(data, "small", run_dir, _DEMO_SETTINGS, device="cpu", force=force)
     note("3/5 export --int8, and 4/5 parity on the test split")
-    manifest, ledger = export_run(run, bundle, int8=True, force=force)
+    manifest, ledger = export_run(run, bundle, int8=True, int8_search_seconds=_DEMO_SEARCH_SECONDS, force=force)
     assert ledger is not None
 
     note("5/5 predict, without PyTorch")
@@ -66,7 +67,7 @@ def demo(
     say(f"self-check of {len(healthy.graphs)} graphs: {'passed' if healthy.passed else 'FAILED'}")
     graphs_table(manifest)
     parity_table(ledger, manifest)
-    say(f"{time.monotonic() - begin:.0f} s; bundle: {bundle.resolve()}")
+    say(f"{time.monotonic() - begin:.0f} s; bundle: {bundle.resolve()}; open its report/report.html in a browser")
     finish(f"{bundle}/", f"dmdkit inspect {shlex.quote(str(bundle))}")
     if outcome(ledger, manifest) != "passed" or not healthy.passed:
         raise typer.Exit(int(ExitCode.NOT_PASSED))

@@ -27,6 +27,8 @@ _PACKAGES: tuple[tuple[str, str, str], ...] = (
     ("onnxscript", "export", "export"),
     ("nvidia-modelopt", "quantize", "export --int8"),
     ("onnx-graphsurgeon", "quantize", "export --int8"),
+    ("transformers", "text", "train with a text encoder"),
+    ("tokenizers", "tokens", "strings in, with a text encoder"),
     ("openvino", "openvino", "a second backend for CPUs"),
     ("tensorrt-rtx-cu13", "rtx", "build for desktop RTX"),
     ("cuda-python", "tensorrt", "run engines"),

@@ -242,6 +242,7 @@ def export(
             layers_table(report)
             verdict_sentences(report)
     quoted = shlex.quote(str(target))
+    note(f"to read and to send on: {target}/report/report.html")
     if ledger is None:
         finish(f"{target}/, not yet proven", f"dmdkit check {quoted} --data FEATURES --run {shlex.quote(str(opened.path))}")
         if triton is not None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from dmdkit.config import ModelShape, RunConfig
     from dmdkit.data import Dataset, Split
+    from dmdkit.runtime.bundle import Bundle
     from dmdkit.runtime.manifest import Manifest
     from dmdkit.training.run import Run
 
@@ -120,23 +121,43 @@ def own_dataset_of_run(
     return _with_text(dataset, run, only, device)
 
 
-def dataset_for_bundle(path: Path, manifest: Manifest, *, nan_policy: NanPolicy, check_range: bool = True) -> Dataset:
-    """The feature file ``path`` for a bundle.
+def dataset_for_bundle(
+    path: Path,
+    bundle: Bundle,
+    split: str,
+    *,
+    nan_policy: NanPolicy,
+    check_range: bool = True,
+    encode: bool = True,
+    encode_with: Run | None = None,
+) -> Dataset:
+    """The feature file ``path`` for a bundle; where that has a text encoder and the file has words, with their tokens.
 
     Args:
         path: The file.
-        manifest: The bundle's manifest.
+        bundle: The bundle.
+        split: The split that is needed.
         nan_policy: What to do with NaN and infinities.
         check_range: Whether labels must lie in the bundle's range: they must where something is measured with them.
+        encode: Whether text becomes what the encoder makes of the words; else whoever takes the tokens does it.
+        encode_with: The run whose PyTorch encoder does that; else the bundle's own ``text.fp32``.
 
     Raises:
         DataError: It cannot be read, or does not fit.
     """
     from dmdkit.data import load_dataset
+    from dmdkit.runtime.text import dataset_with_text
 
+    manifest = bundle.manifest
     label_range = manifest.label_range if check_range else None
     dataset = load_dataset(path, task=manifest.task, label_range=label_range, nan_policy=nan_policy.value)
-    check_fits(dataset, manifest.model, manifest.task, "the bundle")
+    if encode_with is not None:
+        dataset = _with_text(dataset, encode_with, (split,), "cpu")
+    else:
+        dataset = dataset_with_text(bundle, dataset, (split,), encode=encode)
+    found = dataset.splits.get(split)
+    lacks_features = not encode and found is not None and found.tokens is not None
+    check_fits(dataset, manifest.model, manifest.task, "the bundle", skip=("text",) if lacks_features else ())
     return dataset
 
 
@@ -148,6 +169,8 @@ def split_for_bundle(dataset: Dataset, name: str, manifest: Manifest) -> Split:
     """
     split = split_of(dataset, name)
     for modality, features in split.features().items():
+        if modality == "text" and split.tokens is not None:
+            continue
         if not features.any() and not manifest.inputs[modality].trained_absent:
             raise DataError(
                 f"{dataset.source}: {modality} is zero in every {name} sample, and the model never did without it; give it "
@@ -167,7 +190,7 @@ def split_of(dataset: Dataset, name: str) -> Split:
     return dataset.splits[name]
 
 
-def check_fits(dataset: Dataset, shape: ModelShape, task: str, model: str) -> None:
+def check_fits(dataset: Dataset, shape: ModelShape, task: str, model: str, skip: Collection[str] = ()) -> None:
     """Checks that a dataset can be fed to a model.
 
     Args:
@@ -175,12 +198,15 @@ def check_fits(dataset: Dataset, shape: ModelShape, task: str, model: str) -> No
         shape: The model's sizes.
         task: What the model was trained for.
         model: What to call it.
+        skip: Modalities whose features are not used.
 
     Raises:
         DataError: Other lengths, widths or labels.
     """
     widths = shape.feature_dims.as_dict()
     for name, steps in shape.lengths.as_dict().items():
+        if name in skip:
+            continue
         found = (dataset.lengths[name], dataset.feature_dims[name])
         if found != (steps, widths[name]):
             raise DataError(

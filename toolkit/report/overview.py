@@ -126,6 +126,12 @@ def _latency_tile(facts: Facts) -> Markup:
     scoring = [entry for entry in facts.latencies if kind_of(entry.graph) == _SCORE]
     usable = [entry for entry in scoring if _usable(facts.manifest.graphs[entry.graph], entry.backend)]
     if not usable:
+        targets = [] if facts.int8 is None else facts.int8.targets
+        paired = next((t for t in targets if kind_of(t.graph) == _SCORE and t.latency.ratio is not None), None)
+        if paired is not None and paired.latency.ratio is not None:
+            where = paired.latency.machine.get("cpu", "a machine without a name")
+            note = f"{paired.graph}, median of {paired.latency.rounds} paired rounds on {where}"
+            return _tile(f"{paired.latency.ratio:.2f}×", "the latency of fp32", note)
         return _tile(MISSING, "latency", "not measured on this machine" if not scoring else "no graph has passed")
     best = min(usable, key=lambda entry: entry.p50_ms)
     note = f"{best.graph} in {best.backend}, {facts.threads} thread(s), {facts.machine.get('cpu', 'this machine')}"
@@ -141,7 +147,8 @@ def tiles(facts: Facts) -> Markup:
         before, after = sum(map(facts.size, bases)), sum(map(facts.size, names))
         note = f"{' and '.join(names)}: {megabytes(after)} instead of {megabytes(before)}"
         parts.append(_tile(f"{before / after:.1f}× smaller", "than fp32", note))
-        hop = facts.hop_to(f"{_SCORE}.{found[0]}")
+        # With a text encoder the hop that counts is the one of both graphs together.
+        hop = facts.hop_to(f"text.{found[0]}+{_SCORE}.{found[0]}") or facts.hop_to(f"{_SCORE}.{found[0]}")
         metric = None if hop is None else hop.metrics.get(facts.metric)
         if hop is not None and metric is not None and metric.before is not None and metric.after is not None:
             note = f"{hop.target}: {number(metric.before)} before, {number(metric.after)} after"
@@ -222,4 +229,4 @@ def _reading(facts: Facts) -> str:
         "Error: how far the score is from that of the version before (p99: all but the worst hundredth). "
         "Stored: share of weights kept as INT8. Computed: share of multiply-adds done in INT8; 0 % means weights only."
     )
-    return text + ("" if facts.latencies else " Latency has not been measured on this machine.")
+    return text + ("" if facts.latencies else " Milliseconds: run dmdkit bench, then dmdkit report.")

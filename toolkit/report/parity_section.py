@@ -118,7 +118,7 @@ def _missing(facts: Facts) -> list[str]:
 def parity_section(facts: Facts) -> Section:
     """A card per hop; those of explaining graphs, whose score is the same, are folded."""
     parts: list[Child] = []
-    for kind in dict.fromkeys(kind_of(hop.target) for hop in facts.hops):
+    for kind in sorted(dict.fromkeys(kind_of(hop.target) for hop in facts.hops), key=is_explaining):
         cards = [_card(hop) for hop in facts.hops if kind_of(hop.target) == kind]
         title = _TITLES.get(kind, f"Graphs {kind}")
         if is_explaining(kind):

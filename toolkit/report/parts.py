@@ -43,9 +43,9 @@ def figures(parts: Iterable[Child], kind: str | None = None) -> Markup:
     return tag("div", *parts, class_="figures" if kind is None else f"figures {kind}")
 
 
-def details(summary: Child, *body: Child) -> Markup:
-    """A box that opens on a click, and is open in print."""
-    return tag("details", tag("summary", summary), *body)
+def details(summary: Child, *body: Child, deep: bool = False) -> Markup:
+    """A box that opens on a click, and is open in print unless it is ``deep``: a table of many pages."""
+    return tag("details", tag("summary", summary), *body, class_="deep" if deep else None)
 
 
 def table(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from dmdkit.config import PaddedSteps, RunConfig, TextEncoderConfig, TokensFrom
 from dmdkit.data.dataset import Dataset, Split
@@ -163,8 +164,8 @@ def with_tokens(dataset: Dataset, tokenizer: SentenceTokenizer, tokens_from: Tok
     return replace(dataset, splits=splits, notes=tuple(notes))
 
 
-def encoded_split(split: Split, encoder: TextEncoder, device: torch.device | str = "cpu") -> Split:
-    """``split`` with ``text`` as the encoder makes it from its tokens, float32 (N, T, D), in evaluation mode."""
+def encoded_split(split: Split, encoder: nn.Module, device: torch.device | str = "cpu") -> Split:
+    """``split`` with ``text`` as a :class:`TextEncoder`, bare or wrapped, makes it from its tokens, float32 (N, T, D)."""
     assert split.tokens is not None, "tokens come first"
     training = encoder.training
     encoder.eval()

@@ -1,0 +1,214 @@
+"""The text encoder of a bundle: strings or token ids in, the features of the input ``text`` out."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from dmdkit.data.dataset import Dataset
+from dmdkit.errors import BundleError, InputError
+from dmdkit.runtime.bundle import Bundle
+from dmdkit.runtime.manifest import Manifest, TextRecord
+from dmdkit.runtime.tokens import Layout, SentenceTokenizer, TokenBatch, lay_out
+from dmdkit.runtime.transcripts import tokenised
+
+if TYPE_CHECKING:
+    from dmdkit.runtime.backends.base import Runner
+
+__all__ = [
+    "TextFeatures",
+    "TextStage",
+    "dataset_with_text",
+    "encode_tokens",
+    "is_words",
+    "layout_of",
+    "require_text",
+    "text_graph_for",
+    "tokenizer_of",
+]
+
+Array = npt.NDArray[np.float32]
+
+
+def layout_of(record: TextRecord) -> Layout:
+    """How tokens fill the text graphs' inputs."""
+    return Layout(record.max_tokens, record.pad_id, record.padding_side, record.vocabulary_size)
+
+
+def tokenizer_of(bundle: Bundle) -> SentenceTokenizer:
+    """The bundle's tokenizer.
+
+    Raises:
+        BundleError: The file is damaged.
+        MissingDependencyError: The tokenizers library is not installed.
+    """
+    record = bundle.manifest.text
+    assert record is not None, "only a bundle with a text encoder is asked for its tokenizer"
+    return SentenceTokenizer(bundle.read(record.tokenizer), layout_of(record), f"{bundle.path}/{record.tokenizer}")
+
+
+def text_graph_for(manifest: Manifest, predicting: str, *, asked_for: bool) -> str:
+    """The name of the text graph that goes with graph ``predicting``.
+
+    Where the predicting graph was asked for by name, the text graph of its precision, or else fp32, whatever its verdict;
+    otherwise the first that passed parity.
+
+    Raises:
+        BundleError: None has passed.
+    """
+    from dmdkit.runtime.runtime import choose_graph
+
+    precision = manifest.graphs[predicting].precision
+    if asked_for:
+        return f"text.{precision}" if f"text.{precision}" in manifest.graphs else "text.fp32"
+    return choose_graph(manifest, "text", None)
+
+
+def is_words(value: object) -> bool:
+    """Whether ``value`` is for a text encoder: strings, or token ids, which are whole numbers as features never are."""
+    if isinstance(value, (str, bytes)):
+        return True
+    if isinstance(value, np.ndarray):
+        return value.dtype.kind in "USiu"
+    if not isinstance(value, (list, tuple)) or not value:
+        return False
+    first = value[0]
+    if isinstance(first, (list, tuple, np.ndarray)):
+        return len(first) > 0 and isinstance(first[0], (int, np.integer))
+    return isinstance(first, (str, bytes, int, np.integer))
+
+
+@dataclass(frozen=True)
+class TextFeatures:
+    """What the encoder made of words.
+
+    Attributes:
+        features: float32 (B, T, D), or (T, D) for a single sentence.
+        truncated: How many sentences were longer than T tokens and cut.
+    """
+
+    features: Array
+    truncated: int
+
+
+class TextStage:
+    """A tokenizer and an opened text graph. Calls from several threads at once are safe.
+
+    Args:
+        bundle: A bundle with a text encoder.
+        runner: One of its text graphs.
+    """
+
+    def __init__(self, bundle: Bundle, runner: Runner) -> None:
+        assert bundle.manifest.text is not None
+        self._bundle, self.runner, self._record = bundle, runner, bundle.manifest.text
+        self._lock = threading.Lock()
+        self._tokenizer: SentenceTokenizer | None = None
+
+    def _sentence_tokenizer(self) -> SentenceTokenizer:
+        with self._lock:
+            if self._tokenizer is None:  # ids alone need no tokenizers library
+                self._tokenizer = tokenizer_of(self._bundle)
+            return self._tokenizer
+
+    def tokens(self, value: object) -> tuple[TokenBatch, bool]:
+        """The tokens of strings or ids, and whether the caller passed a batch.
+
+        Raises:
+            InputError: It is neither.
+            MissingDependencyError: A string came and the tokenizers library is not installed.
+        """
+        if isinstance(value, str):
+            return self._sentence_tokenizer()([value]), False
+        if isinstance(value, bytes):
+            raise InputError("input 'text' is bytes, expected a str; decode it")
+        rows: list[object] = value.tolist() if isinstance(value, np.ndarray) else list(value)  # type: ignore[call-overload]
+        if not rows:
+            raise InputError("input 'text' is empty; pass at least one sentence")
+        if isinstance(rows[0], str):
+            return self._sentence_tokenizer()(rows), True  # type: ignore[arg-type]
+        batched = isinstance(rows[0], (list, tuple, np.ndarray))
+        return lay_out([self._ids(row) for row in (rows if batched else [rows])], layout_of(self._record)), batched
+
+    def _ids(self, row: object) -> list[int]:
+        """One sentence's ids without its padding, on whichever side that was."""
+        if not isinstance(row, (list, tuple, np.ndarray)):
+            raise InputError(f"input 'text' mixes sentences with a {type(row).__name__}")
+        wrong = next((item for item in row if isinstance(item, bool) or not isinstance(item, (int, np.integer))), None)
+        if wrong is not None:
+            raise InputError(f"input 'text' holds {wrong!r:.40} among token ids, expected whole numbers")
+        return [int(item) for item in row if item != self._record.pad_id]
+
+    def features(self, value: object) -> TextFeatures:
+        """The features of strings or ids.
+
+        Raises:
+            InputError: It is neither, or an id is not in the vocabulary.
+        """
+        batch, batched = self.tokens(value)
+        found = self.runner.infer(batch.feed())["text"]
+        return TextFeatures(found if batched else found[0], batch.truncated)
+
+
+def encode_tokens(runner: Runner, tokens: npt.NDArray[np.int64]) -> Array:
+    """Features (N, T, D) of tokens (N, 2, T), sample by sample: a dynamic INT8 range is that of the whole call."""
+    parts: list[Array] = []
+    for row in tokens:
+        feed = {"input_ids": row[None, 0].copy(), "attention_mask": row[None, 1].copy()}
+        parts.append(runner.infer(feed)["text"])
+    return np.concatenate(parts)
+
+
+def dataset_with_text(bundle: Bundle, dataset: Dataset, only: Sequence[str], *, encode: bool) -> Dataset:
+    """``dataset`` as a bundle with a text encoder takes it, where it has words; else as it is.
+
+    Args:
+        bundle: The bundle.
+        dataset: A feature file.
+        only: Splits that are needed; others are left out, unless none of them is there.
+        encode: Whether to put what ``text.fp32`` makes of the tokens into ``text``.
+
+    Raises:
+        DataError: The file's ids are not the encoder's.
+        BundleError: The graph or the tokenizer is damaged.
+        MissingDependencyError: The tokenizers library is not installed.
+    """
+    from dmdkit.runtime.runtime import open_runner
+
+    wanted = {name: split for name, split in dataset.splits.items() if name in only}
+    has_words = all(split.raw_text is not None or split.text_bert is not None for split in wanted.values())
+    if bundle.manifest.text is None or not wanted or not has_words:
+        return dataset
+    tokenizer, notes = tokenizer_of(bundle), list(dataset.notes)
+    splits = {}
+    for name, split in wanted.items():
+        found = tokenised(split, tokenizer, dataset.source)
+        splits[name] = found.split
+        if found.truncated:
+            notes.append(
+                f"{name}: {found.truncated} of {len(split)} sentences were cut to {tokenizer.layout.max_tokens} tokens"
+            )
+    if encode:
+        with open_runner(bundle, "text.fp32") as runner:
+            for name, split in splits.items():
+                assert split.tokens is not None
+                splits[name] = replace(split, text=encode_tokens(runner, split.tokens))
+    return replace(dataset, splits=splits, notes=tuple(notes))
+
+
+def require_text(manifest: Manifest, source: object) -> None:
+    """Raises unless the bundle has a text encoder.
+
+    Raises:
+        BundleError: It has none.
+    """
+    if manifest.text is None:
+        raise BundleError(
+            f"{source}: the bundle has no text encoder, so text is features, float32 (T, D), not strings or token ids; export "
+            "a run that was trained with one (docs/text.md)"
+        )
