@@ -56,12 +56,14 @@ native: $(ORT_SDK)/.ready
 # What takes long or needs more than a plain machine; run before a release.
 test-all: test sanitize fuzz test-aarch64 soak
 
-# AddressSanitizer with UndefinedBehaviorSanitizer, and ThreadSanitizer against the fake backend.
-sanitize: $(ORT_SDK)/.ready
+# AddressSanitizer with UndefinedBehaviorSanitizer, then also with ONNX Runtime loaded, and ThreadSanitizer against the fake
+# backend (ONNX Runtime is not built for it).
+sanitize: $(READY) $(ORT_SDK)/.ready
 	for preset in asan tsan; do \
-	  cmake --preset $$preset -DDMDKIT_BUILD_ONNXRUNTIME=OFF && cmake --build --preset $$preset --parallel 2 && \
+	  cmake --preset $$preset && cmake --build --preset $$preset --parallel 2 && \
 	  ctest --test-dir build/$$preset --output-on-failure || exit 1; \
 	done
+	$(BIN)/python -m pytest tests/cpp/test_sanitized.py -s
 
 # FUZZ_SECONDS in all, over four targets: manifest, engine sidecar, safetensors, npz (Debian: clang, libclang-rt-14-dev).
 FUZZ_SECONDS ?= 60

@@ -2,14 +2,13 @@
 
 from dmdkit.calibration.lowerings import Lowering, lower_for_cpu, lower_for_tensorrt
 from dmdkit.calibration.samples import CalibrationSet, calibration_set
-from dmdkit.calibration.weight_storage import check_scales, fold_quantized_weights, store_weights_int8
+from dmdkit.calibration.weight_storage import check_scales, store_weights_int8
 
 __all__ = [
     "CalibrationSet",
     "Lowering",
     "calibration_set",
     "check_scales",
-    "fold_quantized_weights",
     "lower_for_cpu",
     "lower_for_tensorrt",
     "store_weights_int8",

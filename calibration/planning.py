@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -20,7 +20,7 @@ from dmdkit.calibration.layers import layers_of
 from dmdkit.calibration.lowerings import lower_for_cpu, modelopt_scales
 from dmdkit.calibration.qdq import LayerScales
 from dmdkit.calibration.ranges import METHODS, Statistics, observe, single_threaded
-from dmdkit.calibration.search import Judge, candidate, choose_method, keep_in_float
+from dmdkit.calibration.search import Judge, candidate, choose_method, keep_in_float, with_room
 from dmdkit.calibration.search_state import SearchState
 from dmdkit.calibration.sensitivity import LayerError, rank, sensitivity
 from dmdkit.calibration.switchboard import Switchboard
@@ -119,6 +119,7 @@ def plan_int8(
         progress: Who hears of it.
     """
     progress = progress or Progress()
+    samples = replace(samples, judge=with_room(samples.judge))
     deadline = time.monotonic() + options.seconds
     hot = hot if hot is not None else model
     layers = layers_of(model)

@@ -14,7 +14,7 @@ from dmdkit.calibration.graph_facts import Weight, copy_of, weights
 from dmdkit.calibration.tidy import drop_unused
 from dmdkit.errors import CalibrationError
 
-__all__ = ["check_scales", "fold_quantized_weights", "quantize_per_channel", "store_weights_int8"]
+__all__ = ["check_scales", "quantize_per_channel", "store_weights_int8"]
 
 Float = npt.NDArray[np.float32]
 _INT8_MAX = 127
@@ -34,46 +34,6 @@ def quantize_per_channel(weight: Float, axis: int) -> tuple[npt.NDArray[np.int8]
 def _replace_nodes(model: ModelProto, nodes: list[NodeProto]) -> None:
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-
-
-def fold_quantized_weights(model: ModelProto) -> ModelProto:
-    """A copy in which every QuantizeLinear on an initialiser has been carried out, so that the weight is stored as INT8.
-
-    Source: what modelopt writes keeps the weight in float32 in front of Q and DQ; the file would not shrink.
-    """
-    model = copy_of(model)
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    arrays = {name: numpy_helper.to_array(tensor) for name, tensor in constants.items()}
-    folded: dict[str, str] = {}
-    nodes = []
-    for node in model.graph.node:
-        if node.op_type != "QuantizeLinear" or node.input[0] not in constants:
-            nodes.append(node)
-            continue
-        weight, scale = arrays[node.input[0]].astype(np.float32), arrays[node.input[1]].astype(np.float32)
-        zero = arrays[node.input[2]] if len(node.input) > 2 and node.input[2] else np.zeros_like(scale, np.int8)
-        if zero.dtype != np.int8:
-            raise CalibrationError(f"weight {node.input[0]} is quantised to {zero.dtype}, expected int8")
-        axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
-        shape = [1] * weight.ndim
-        if scale.ndim:
-            shape[axis] = -1
-        levels = np.rint(weight / scale.reshape(shape)) + zero.reshape(shape)
-        stored = np.clip(levels, -128, 127).astype(np.int8)
-        name = f"{node.input[0]}.int8"
-        model.graph.initializer.append(numpy_helper.from_array(stored, name))
-        folded[node.output[0]] = name
-    for node in nodes:
-        for index, name in enumerate(node.input):
-            if name in folded:
-                node.input[index] = folded[name]
-        # A zero point of 0 is DequantizeLinear's default; one byte per channel adds up.
-        stored_weight = node.op_type == "DequantizeLinear" and node.input[0] in folded.values()
-        if stored_weight and len(node.input) > 2 and not arrays[node.input[2]].any():
-            del node.input[2]
-    _replace_nodes(model, nodes)
-    drop_unused(model)
-    return model
 
 
 def store_weights_int8(model: ModelProto) -> ModelProto:

@@ -200,6 +200,20 @@ def _check_parity_data(run: Run, parity: ParityData) -> None:
             )
 
 
+def _calibration(run: Run, options: ExportOptions, records: dict[str, InputRecord]) -> CalibrationSet:
+    if options.calibration is None:
+        raise CalibrationError("--int8 needs calibration data: pass --calib FILE (its training split is used)")
+    return calibration_set(
+        options.calibration,
+        records,
+        held_out={options.parity.split_name: options.parity.split} if options.parity else {},
+        count=options.calibration_samples,
+        own_sha256=run.config.data.sha256,
+        label_range=run.facts.label_range,
+        classes=run.facts.shape.num_outputs if run.facts.task == "classification" else None,
+    )
+
+
 def _name_of(out: Path) -> str:
     return out.name.removesuffix(".dmd")
 
@@ -230,20 +244,7 @@ def export_bundle(
     if options.parity is not None:
         _check_parity_data(run, options.parity)
     records = _input_records(run, options.calibration)
-    calibration: CalibrationSet | None = None
-    if options.int8:
-        if options.calibration is None:
-            raise CalibrationError("--int8 needs calibration data: pass --calib FILE (its training split is used)")
-        held_out = {options.parity.split_name: options.parity.split} if options.parity else {}
-        calibration = calibration_set(
-            options.calibration,
-            records,
-            held_out=held_out,
-            count=options.calibration_samples,
-            own_sha256=run.config.data.sha256,
-            label_range=run.facts.label_range,
-            classes=run.facts.shape.num_outputs if run.facts.task == "classification" else None,
-        )
+    calibration = _calibration(run, options, records) if options.int8 else None
     system = load_system(run)
     golden_split, golden_kind = _golden_split(options, records)
 
@@ -310,7 +311,9 @@ def export_bundle(
             ledger = _parity(directory, system, options.parity)
             manifest = record(directory, manifest, ledger)
         if plan is not None and calibration is not None:
-            write_int8(directory, plan, calibration, manifest, ledger, options.search, advance)
+            rest = report.graphs.get("explain.int8-trt") if report is not None else None
+            kept = rest.kept_fp32 if rest is not None else None
+            write_int8(directory, plan, calibration, manifest, ledger, options.search, advance, kept)
         write_report(directory)
     return manifest, ledger
 

@@ -16,10 +16,14 @@ from dmdkit.calibration.fp16 import lower_to_fp16, near_zero_samples
 from dmdkit.data import Dataset
 from dmdkit.errors import BundleError, ExportError
 from dmdkit.export.graphs import ExportedGraph
+from dmdkit.export.int8_stage import with_fp16_rest
 from dmdkit.export.onnx_writer import check_contract
 from dmdkit.files import atomic_directory, sha256_of_bytes, write_json
+from dmdkit.report import write_report
 from dmdkit.runtime.backends.onnxruntime import OnnxRuntimeRunner
 from dmdkit.runtime.bundle import Bundle, Golden
+from dmdkit.runtime.int8_report import read_int8_report, write_int8_report
+from dmdkit.runtime.int8_verdict import judged_again
 from dmdkit.runtime.ledger import measure, record
 from dmdkit.runtime.manifest import FileRecord, Manifest, write_manifest
 from dmdkit.runtime.parity import COMPRESSED_P99_ERROR_SD
@@ -127,7 +131,7 @@ def _load(bundle: Bundle) -> list[ExportedGraph]:
             graph.kind,
             graph.precision,
             onnx.load_from_string(bundle.read(graph.file)),
-            graph.session_options,
+            dict[str, str](graph.session_options.items()),
             graph.simulated_on_cpu,
             bundle.manifest.calibration is not None and name in bundle.manifest.calibration.used_by,
         )
@@ -188,4 +192,10 @@ def add_fp16_graphs(
             source=Path(dataset.source).name if dataset is not None else "golden samples",
             data_sha256=dataset.sha256 if dataset is not None else None,
         )
-        return record(directory, updated, ledger), report
+        judged = record(directory, updated, ledger)
+        int8, rest = read_int8_report(directory), report.graphs.get("explain.int8-trt")
+        if int8 is not None:
+            layers = with_fp16_rest(int8.layers, rest.kept_fp32) if rest is not None else int8.layers
+            write_int8_report(directory, judged_again(int8.model_copy(update={"layers": layers}), judged, ledger))
+        write_report(directory)
+        return judged, report

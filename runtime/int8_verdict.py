@@ -69,6 +69,7 @@ def judge_targets(
     ledger: Ledger | None,
     tried: Mapping[str, Tried],
     latencies: Mapping[str, LatencyRecord],
+    earlier: Mapping[str, list[MetricRecord]] | None = None,
 ) -> list[TargetRecord]:
     """A record per INT8 graph of the bundle.
 
@@ -77,17 +78,21 @@ def judge_targets(
         ledger: Parity as measured now; None: it was not.
         tried: Graph name -> how it came about.
         latencies: Graph name -> latency on this machine, where it was measured.
+        earlier: Graph name -> metrics known from an earlier check, which stand where ``ledger`` has none (golden samples
+            have no labels).
     """
+    earlier = earlier or {}
     records = []
     for name, graph in manifest.graphs.items():
         base = manifest.graphs.get(f"{graph.kind}.fp32")
         if not graph.precision.startswith("int8") or base is None:
             continue
         half = manifest.graphs.get(f"{graph.kind}.fp16")
+        half_name = f"{graph.kind}.fp16"
         size, full = (manifest.files[item.file].size_bytes for item in (graph, base))
         half_size = manifest.files[half.file].size_bytes if half is not None else None
         latency = SIMULATED if graph.simulated_on_cpu else latencies.get(name, NOT_MEASURED)
-        metrics = _metrics(ledger, name)
+        metrics = _metrics(ledger, name) or earlier.get(name, [])
         worth_it, sentence = _sentence(
             graph.verdict.status,
             graph.verdict.reason,
@@ -110,7 +115,7 @@ def judge_targets(
                 computed_int8=graph.multiply_adds_int8,
                 latency=latency,
                 metrics=metrics,
-                fp16_metrics=_metrics(ledger, half_name) if (half_name := f"{graph.kind}.fp16") in manifest.graphs else [],
+                fp16_metrics=_metrics(ledger, half_name) or earlier.get(half_name, []) if half is not None else [],
                 parity=graph.verdict.status,
                 samples=graph.verdict.samples,
                 worth_it=worth_it,
@@ -130,6 +135,8 @@ def judged_again(report: Int8Report, manifest: Manifest, ledger: Ledger) -> Int8
                 ledger,
                 {target.graph: Tried(target.method, tuple(target.candidates)) for target in report.targets},
                 {t.graph: t.latency for t in report.targets if t.latency.status == "measured" and t.latency.machine == here},
+                {target.graph: target.metrics for target in report.targets}
+                | {f"{target.graph.split('.')[0]}.fp16": target.fp16_metrics for target in report.targets},
             )
         }
     )

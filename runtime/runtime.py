@@ -104,7 +104,8 @@ def open_runner(
     else:
         from dmdkit.runtime.backends.onnxruntime import OnnxRuntimeRunner
 
-        runner = OnnxRuntimeRunner(graph, model, record.session_options, threads=threads, device=device)
+        options = dict[str, str](record.session_options.items())
+        runner = OnnxRuntimeRunner(graph, model, options, threads=threads, device=device)
     if not record.kind.startswith("gd_"):
         expected, outputs = _signature(bundle.manifest, record.kind)
         if set(runner.inputs) != expected or not outputs <= set(runner.outputs):

@@ -18,13 +18,13 @@ from dmdkit.calibration.lowerings import lower_for_cpu, modelopt_scales
 from dmdkit.calibration.planning import Progress, SearchOptions, plan_int8
 from dmdkit.calibration.qdq import scales_in
 from dmdkit.calibration.ranges import observe, single_threaded
-from dmdkit.calibration.search import choose_method, keep_in_float
+from dmdkit.calibration.search import choose_method, keep_in_float, with_room
 from dmdkit.calibration.search_state import SearchState
 from dmdkit.calibration.sensitivity import LayerError
 from dmdkit.calibration.switchboard import Switchboard
 from dmdkit.runtime.int8_report import CandidateRecord, ErrorFigures
 from dmdkit.runtime.paired_latency import paired_ratio
-from dmdkit.runtime.parity import HopRecord
+from dmdkit.runtime.parity import HopRecord, compare
 from tests.calibration.builders import samples_of
 from tests.conftest import tiny_dataset
 
@@ -242,3 +242,30 @@ def test_a_paired_ratio_is_the_median_of_the_rounds_and_its_interval_holds_it():
     assert found.rounds == 200
     single = paired_ratio([2.0], [1.0])
     assert (single.low, single.ratio, single.high) == (2.0, 2.0, 2.0)
+
+
+@pytest.mark.parametrize(("share", "status"), [(0.3, "passed"), (0.7, "failed")])
+@pytest.mark.parametrize("what", ["edges", "score"])
+def test_what_passes_only_just_on_few_samples_is_not_taken(share: float, status: str, what: str):
+    generator = np.random.default_rng(0)
+    before = {
+        "score": generator.normal(size=(200, 1)).astype(np.float32),
+        "edges_homo": np.full((200, 6), 1 / 6, np.float32),
+    }
+    after = {name: array.copy() for name, array in before.items()}
+    if what == "edges":
+        after["edges_homo"][3, 0] += np.float32(share * 0.02)
+    else:
+        after["score"][:4] += np.float32(share * 0.25 * before["score"].std())  # 2 % of the samples, both ways
+        after["score"][4:8] -= np.float32(share * 0.25 * before["score"].std())
+
+    def judge(old, new) -> HopRecord:
+        return compare(
+            "a", "b", old, new, precision="int8-trt", task="regression", label_range=(-3.0, 3.0),
+            labels=before["score"][:, 0], ids=tuple(map(str, range(200))),
+        )  # fmt: skip
+
+    assert judge(before, after).status == "passed"
+    found = with_room(judge)(before, after)
+    assert found.status == status
+    assert status == "passed" or "too near the limit" in found.reason

@@ -1,4 +1,4 @@
-"""Weights as INT8 behind DequantizeLinear: exactness of the fold, axes of the scales, bytes."""
+"""Weights as INT8 behind DequantizeLinear: what is stored, axes of the scales, bytes."""
 
 import numpy as np
 import onnx
@@ -6,7 +6,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from dmdkit.calibration import check_scales, fold_quantized_weights, store_weights_int8
+from dmdkit.calibration import check_scales, store_weights_int8
 from dmdkit.calibration.graph_facts import (
     multiply_adds,
     share_computed_int8,
@@ -145,24 +145,6 @@ def test_an_all_zero_channel_has_scale_one_and_stays_zero() -> None:
     levels, scale = quantize_per_channel(weight, 1)
     assert scale[2] == 1.0
     assert not levels[:, 2].any()
-
-
-def test_folding_carries_out_the_quantisation_of_weights_exactly() -> None:
-    levels, scale = quantize_per_channel(normal(24, 16), 1)
-    weight = (levels * scale).astype(np.float32)
-    nodes = [
-        helper.make_node("QuantizeLinear", ["w", "s", "z"], ["wq"], "q", axis=1),
-        helper.make_node("DequantizeLinear", ["wq", "s", "z"], ["wd"], "d", axis=1),
-        helper.make_node("MatMul", ["x", "wd"], ["y"], "product"),
-    ]
-    model = model_of(nodes, {"w": weight, "s": scale, "z": np.zeros(16, np.int8)}, [5, 24], [5, 16])
-    folded = fold_quantized_weights(model)
-    kinds = {t.name: t.data_type for t in folded.graph.initializer}
-    assert TensorProto.INT8 in kinds.values()
-    assert all(len(t.dims) < 2 or t.data_type == TensorProto.INT8 for t in folded.graph.initializer)
-    assert [node.op_type for node in folded.graph.node] == ["DequantizeLinear", "MatMul"]
-    x = input_of(model)
-    np.testing.assert_array_equal(run(folded, x), run(model, x))
 
 
 def test_quantising_without_samples_is_refused_because_modelopt_would_use_random_ones() -> None:

@@ -162,3 +162,37 @@ def test_check_notices_audio_on_another_scale(bundle_copy: Path, tmp_path: Path,
     assert "of the audio values lie outside the training range" in capsys.readouterr().out
     main(["check", str(bundle_copy), "--data", str(loud), "--backend", "onnxruntime", "--json"])
     assert set(json.loads(capsys.readouterr().out)["out_of_range"]) == {"audio"}
+
+
+def test_a_terminal_sees_a_bar_and_a_log_sees_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    import io
+
+    from rich.console import Console
+
+    from dmdkit.cli import console
+
+    for terminal in (True, False):
+        stream = io.StringIO()
+        monkeypatch.setattr(console, "err", Console(file=stream, force_terminal=terminal, width=100))
+        with console.counted_steps("exporting") as (advance, tick):
+            advance("int8 sensitivity [red]")
+            tick(3, 7)
+            tick(7, 7)
+        said = stream.getvalue()
+        assert "int8 sensitivity [red]" in said
+        assert ("7/7" in said) == terminal
+
+
+def test_a_search_without_time_says_so_and_still_gives_a_bundle(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("dmdkit.calibration.planning.DEFAULT_SEARCH_SECONDS", 0.0)
+    out = tmp_path / "b.dmd"
+    assert main(["export", str(tiny_run), "--int8", "--out", str(out)]) in (0, 2)
+    assert "the INT8 search is not complete" in capsys.readouterr().out
+    report = read_int8_report(out)
+    assert report is not None
+    assert report.search is not None
+    assert not report.search.complete
+    assert all(target.sentence for target in report.targets)

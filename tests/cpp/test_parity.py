@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -19,8 +20,9 @@ from tests.conftest import shared_path
 pytestmark = pytest.mark.slow
 
 
-def run_tool(tool: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(tool), *map(str, arguments)], capture_output=True, text=True, check=False)
+def run_tool(tool: Path, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [str(tool), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **environment})
 
 
 @pytest.fixture(scope="session")
@@ -166,6 +168,29 @@ def test_a_full_disk_and_a_nan_are_one_line(
     refused = run_tool(dmdkit_run, tiny_bundle, "--graph", "fp32", "--input", tmp_path / "bad.npz")
     assert refused.returncode == 1
     assert "input 'audio' holds nan at sample 0, step 2, feature 1" in refused.stderr
+
+
+def test_thread_options_reach_onnxruntime(dmdkit_run: Path, tiny_bundle: Path, samples_npz: Path) -> None:
+    given = (tiny_bundle, "--graph", "fp32", "--input", samples_npz)
+    plain = json.loads(run_tool(dmdkit_run, *given).stdout)["score"]["values"]
+    for options in (
+        ("--threads", 2, "--spin", "no"),
+        ("--threads", 2, "--spin", "yes", "--affinity", "1"),
+        ("--provider-option", "session.intra_op.allow_spinning=0"),
+    ):
+        done = run_tool(dmdkit_run, *given, *options)
+        assert done.returncode == 0, done.stderr
+        np.testing.assert_allclose(json.loads(done.stdout)["score"]["values"], plain, atol=1e-6)
+    for options, words in (
+        (("--threads", 2, "--affinity", "moon"), "only digits: moon"),  # as ONNX Runtime says it: the option arrived
+        (("--spin", "maybe"), "--spin maybe: expected yes or no"),
+        (("--provider-option", "x"), "--provider-option x: expected KEY=VALUE"),
+        (("--device", "cuda", "--provider-option", "device_id=0"), "device='cuda': this ONNX Runtime has only cpu"),
+    ):
+        refused = run_tool(dmdkit_run, *given, *options)
+        assert refused.returncode == 1
+        assert words in refused.stderr
+        assert refused.stderr.count("\n") == 1
 
 
 def test_examples_run(dmdkit_run: Path, tiny_bundle: Path, test_samples: dict[str, np.ndarray], tmp_path: Path) -> None:

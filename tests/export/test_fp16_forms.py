@@ -85,6 +85,7 @@ def test_adding_fp16_to_a_bundle_measures_its_verdict_and_keeps_the_others(bundl
     assert manifest.graphs["fusion.fp16"].verdict.samples == 60
     assert "fusion.fp16" in bundle.golden().recorded
     assert manifest.graphs["fusion.int8-cpu"] == before.graphs["fusion.int8-cpu"]
+    assert "fusion.fp16" in (bundle_copy / "report/report.html").read_text(encoding="utf-8")
 
 
 def test_a_failure_leaves_the_bundle_as_it_was(bundle_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from dmdkit.errors import ExitCode, RunError
 __all__ = ["demo"]
 
 _DEMO_SETTINGS = ["training.epochs=8"]
+_DEMO_SEARCH_SECONDS = 30.0
 
 
 def demo(
@@ -41,7 +42,7 @@ def demo(
     note("2/5 train")
     run = train_run(data, "small", run_dir, _DEMO_SETTINGS, device="cpu", force=force)
     note("3/5 export --int8, and 4/5 parity on the test split")
-    manifest, ledger = export_run(run, bundle, int8=True, force=force)
+    manifest, ledger = export_run(run, bundle, int8=True, int8_search_seconds=_DEMO_SEARCH_SECONDS, force=force)
     assert ledger is not None
 
     note("5/5 predict, without PyTorch")

@@ -84,6 +84,11 @@ def tried_table(report: Int8Report) -> None:
 
 def verdict_sentences(report: Int8Report) -> None:
     """Prints one sentence per INT8 graph, with both shares side by side, on standard output."""
+    search = report.search
+    if search is not None and not search.complete:
+        say(
+            f"the INT8 search is not complete after {search.seconds:.0f} s; export again with --force and it goes on from there"
+        )
     for target in report.targets:
         shares = (
             f"{target.stored_int8:.0%} of the weights stored, {target.computed_int8:.0%} of the arithmetic computed in INT8"

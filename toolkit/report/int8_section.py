@@ -189,7 +189,7 @@ def _strata(found: CoverageRecord) -> Markup:
         share = part.chosen / found.samples if found.samples else 0.0
         mark = part.available / found.available if found.available else 0.0
         bars.append(Bar(name, share, f"{part.chosen} of {part.available}", "bar", mark))
-    note = "Bars: share of the calibration samples. Black marks: share of the training samples. An even spread is wanted."
+    note = "Bars: share of the calibration samples. Upright marks: share of the training samples."
     return bar_chart("Labels of the calibration samples", "Calibration samples per part of the labels", bars, note=note)
 
 

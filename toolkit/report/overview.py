@@ -229,4 +229,4 @@ def _reading(facts: Facts) -> str:
         "Error: how far the score is from that of the version before (p99: all but the worst hundredth). "
         "Stored: share of weights kept as INT8. Computed: share of multiply-adds done in INT8; 0 % means weights only."
     )
-    return text + ("" if facts.latencies else " Latency has not been measured on this machine.")
+    return text + ("" if facts.latencies else " Milliseconds: run dmdkit bench, then dmdkit report.")

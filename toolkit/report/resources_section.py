@@ -66,6 +66,7 @@ def resources_section(facts: Facts) -> Section:
             said += " Graphs that a CPU only simulates have no bar: their time here says nothing about an engine."
     else:
         missing.append(
-            "Latency has not been measured on the machine that wrote this report: run dmdkit bench, then dmdkit report."
+            "Latency in milliseconds has not been measured on the machine that wrote this report: run dmdkit bench, "
+            "then dmdkit report."
         )
     return Section("Size and latency", join([figures(drawn), None if said is None else tag("p", said, class_="note")]), missing)

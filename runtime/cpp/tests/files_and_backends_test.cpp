@@ -62,9 +62,18 @@ TEST_F(BackendFileTest, BackendNamesCannotLeaveTheirFolder) {
 }
 
 TEST_F(BackendFileTest, AnUnreadableFileIsAStatus) {
-  if (::geteuid() == 0) GTEST_SKIP() << "root reads everything";
-  std::filesystem::permissions(folder + "/manifest.json", std::filesystem::perms::none);
-  EXPECT_EQ(open_status().code(), StatusCode::kFileUnreadable);
+  constexpr uid_t kNobody = 65534;
+  std::filesystem::permissions(folder, std::filesystem::perms::owner_all | std::filesystem::perms::others_all);
+  const bool root = ::geteuid() == 0;  // reads everything, so it steps down
+  for (const char* file : {"/manifest.json", "/graphs/fusion.int8-cpu.onnx"}) {
+    std::filesystem::permissions(folder + file, std::filesystem::perms::none);
+    ASSERT_TRUE(!root || ::seteuid(kNobody) == 0);
+    const Status status = open_status();
+    ASSERT_TRUE(!root || ::seteuid(0) == 0);
+    EXPECT_EQ(status.code(), StatusCode::kFileUnreadable) << status.message();
+    EXPECT_NE(status.message().find("cannot be read: Permission denied"), std::string::npos) << status.message();
+    std::filesystem::permissions(folder + file, std::filesystem::perms::owner_read | std::filesystem::perms::others_read);
+  }
 }
 
 TEST_F(BackendFileTest, AFolderInPlaceOfTheManifestIsAStatus) {

@@ -27,6 +27,9 @@ const char kUsage[] =
     "  --batch N          samples per call (1)\n"
     "  --threads N        threads inside one prediction (1)\n"
     "  --device NAME      auto, cpu or cuda\n"
+    "  --spin yes|no      whether idle worker threads spin; without it as the backend likes\n"
+    "  --affinity LIST    processors of the worker threads besides the caller's, \"1;2\"\n"
+    "  --provider-option KEY=VALUE   handed to the execution provider; may be given more than once\n"
     "  --self-check       replay the golden samples and compare; exit 2 if the check does not pass\n"
     "  --every-graph      with --self-check: all graphs of the bundle\n"
     "  --bench            time predictions on the input's samples in turn and print the quantiles\n"
@@ -66,6 +69,17 @@ bool parse_arguments(int argc, char** argv, Arguments& arguments, std::string& p
       arguments.options.graph = value;
     } else if (word == "--device") {
       arguments.options.device = value;
+    } else if (word == "--spin") {
+      if (value != "yes" && value != "no") return problem = "--spin " + value + ": expected yes or no", false;
+      arguments.options.spin = value == "yes";
+    } else if (word == "--affinity") {
+      arguments.options.affinity = value;
+    } else if (word == "--provider-option") {
+      const std::size_t equals = value.find('=');
+      if (equals == std::string::npos || equals == 0) {
+        return problem = "--provider-option " + value + ": expected KEY=VALUE", false;
+      }
+      arguments.options.provider_options[value.substr(0, equals)] = value.substr(equals + 1);
     } else if (word == "--backend") {
       arguments.options.backend = value;
     } else if (word == "--backend-directory") {
