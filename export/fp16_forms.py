@@ -131,7 +131,7 @@ def _load(bundle: Bundle) -> list[ExportedGraph]:
             graph.kind,
             graph.precision,
             onnx.load_from_string(bundle.read(graph.file)),
-            graph.session_options,
+            dict[str, str](graph.session_options.items()),
             graph.simulated_on_cpu,
             bundle.manifest.calibration is not None and name in bundle.manifest.calibration.used_by,
         )

@@ -104,7 +104,8 @@ def open_runner(
     else:
         from dmdkit.runtime.backends.onnxruntime import OnnxRuntimeRunner
 
-        runner = OnnxRuntimeRunner(graph, model, record.session_options, threads=threads, device=device)
+        options = dict[str, str](record.session_options.items())
+        runner = OnnxRuntimeRunner(graph, model, options, threads=threads, device=device)
     if not record.kind.startswith("gd_"):
         expected, outputs = _signature(bundle.manifest, record.kind)
         if set(runner.inputs) != expected or not outputs <= set(runner.outputs):
@@ -340,7 +341,7 @@ class Runtime:
         text, truncated = self._text_features(text)
         checked = check_inputs({"text": text, "audio": audio, "vision": vision}, self.manifest.inputs, self._guard)
         alarms = self._note_range(checked)
-        score = self._runner.infer(checked.feed)["score"]
+        score = self._runner.infer_checked(checked.feed)["score"]
         latency_ms = (time.perf_counter() - start) * 1e3
         return Prediction(score if checked.batched else score[0], latency_ms, self.graph, alarms, truncated)
 

@@ -25,8 +25,13 @@ TEXT_FP32_TOLERANCE = 1e-4
 """A text encoder's features, times max(1, |value|): its layers follow each other without the model's small gains. Measured
 1.8e-5 between PyTorch and ONNX Runtime on MiniLM."""
 
-INT8_TEXT_TOLERANCE_SD = 0.5
-"""Placeholder."""
+INT8_TEXT_TOLERANCE_SD = 2.0
+"""A text encoder's features in INT8, in standard deviations of the features: a rounding that falls otherwise in an early layer
+goes through all the later ones, and the largest of 300,000 errors counts. Between ONNX Runtime 1.22 and 1.31 a fine-tuned MiniLM
+moved by 0.6 at most; with the scale of any one of its weight matrices doubled it moves by 4.2 at least."""
+
+INT8_TEXT_MIN_CORRELATION = 0.99
+"""Likewise: 0.9990 between those versions, 0.963 at most with one scale doubled."""
 
 INT8_MIN_CORRELATION = 0.999
 
@@ -88,8 +93,9 @@ def check_outputs(
         limit = _limit(name, recorded.get(name), output_sd, exact=exact)
         error = _error(found.get(name), recorded.get(name), relative=exact)
         if name in ("score", "text") and not exact and error < np.inf:
-            score_correlation = correlation(recorded[name], found[name])
-            passed &= score_correlation is None or score_correlation >= INT8_MIN_CORRELATION
+            score_correlation = correlation(recorded[name].ravel(), found[name].ravel())
+            least = INT8_TEXT_MIN_CORRELATION if name == "text" else INT8_MIN_CORRELATION
+            passed &= score_correlation is None or score_correlation >= least
         passed &= error <= limit
         use = error / limit if limit > 0 else (np.inf if error > 0 else 0.0)
         if use > worst_use:
@@ -101,7 +107,6 @@ def _limit(name: str, then: Array | None, output_sd: float, *, exact: bool) -> f
     if name == "text":
         if exact:
             return TEXT_FP32_TOLERANCE
-        # In units of the features' own spread; single ones of many thousands may stray further than a score may.
         return INT8_TEXT_TOLERANCE_SD * (float(then.std()) if then is not None else 0.0)
     return FP32_TOLERANCE if exact else INT8_TOLERANCE_SD * (1.0 if name.startswith("edges") else output_sd)
 
