@@ -82,7 +82,10 @@ def _check_finite(name: str, array: Array) -> None:
 
 
 def check_inputs(
-    values: Mapping[str, object | None], records: Mapping[str, InputRecord], guard: RangeGuard | None = None
+    values: Mapping[str, object | None],
+    records: Mapping[str, InputRecord],
+    guard: RangeGuard | None = None,
+    computed: Collection[str] = (),
 ) -> CheckedInputs:
     """``values`` as arrays a runner takes; an absent modality becomes zeros where the model was trained for that.
 
@@ -91,6 +94,7 @@ def check_inputs(
         records: The manifest's inputs.
         guard: Asked first, because a value in the training range is finite too: each look at the features counts, on
             caches that the last prediction filled with weights.
+        computed: Modalities whose features one of the bundle's own graphs made, so that they are what training saw.
 
     Raises:
         InputError: Wrong name, dtype, shape, value or batch, or a modality absent that may not be.
@@ -105,7 +109,7 @@ def check_inputs(
         value = values.get(name)
         if value is not None:
             arrays[name], batched[name] = array, _ = _check_array(name, value, records[name])
-            if guard is not None and guard.is_ordinary(name, array):
+            if name in computed or (guard is not None and guard.is_ordinary(name, array)):
                 ordinary.append(name)
             else:
                 _check_finite(name, array)
