@@ -88,7 +88,10 @@ def _check_finite(name: str, array: Array) -> None:
 
 
 def check_inputs(
-    values: Mapping[str, object | None], records: Mapping[str, InputRecord], guard: RangeGuard | None = None
+    values: Mapping[str, object | None],
+    records: Mapping[str, InputRecord],
+    guard: RangeGuard | None = None,
+    computed: Collection[str] = (),
 ) -> CheckedInputs:
     """``values`` as arrays a runner takes; an absent modality becomes zeros where the model was trained for that.
 
@@ -97,6 +100,7 @@ def check_inputs(
         records: The manifest's inputs.
         guard: Asked first, because a value in the training range is finite too: each look at the features counts, on
             caches that the last prediction filled with weights.
+        computed: Modalities whose features one of the bundle's own graphs made, so that they are what training saw.
 
     Raises:
         InputError: Wrong name, dtype, shape, value or batch, or a modality absent that may not be.
@@ -113,7 +117,7 @@ def check_inputs(
             array, batched = _check_array(name, value, records[name])
             arrays[name] = array
             batches.add((len(array), batched))
-            if guard is not None and guard.is_ordinary(name, array):
+            if name in computed or (guard is not None and guard.is_ordinary(name, array)):
                 ordinary.append(name)
             else:
                 _check_finite(name, array)

@@ -23,7 +23,7 @@ from dmdkit.runtime.choice import choose, has_passed
 from dmdkit.runtime.inputs import CheckedInputs, RangeGuard, check_inputs
 from dmdkit.runtime.manifest import Manifest
 from dmdkit.runtime.self_check import GraphCheck, SelfCheck, check_outputs
-from dmdkit.runtime.text import TextStage, is_words, require_text, text_graph_for
+from dmdkit.runtime.text import TextFeatures, TextStage, is_words, require_text, text_graph_for
 
 if TYPE_CHECKING:
     from dmdkit.runtime.backends.base import Runner
@@ -338,23 +338,26 @@ class Runtime:
         """
         start = time.perf_counter()
         self._require_open()
-        text, truncated = self._text_features(text)
-        checked = check_inputs({"text": text, "audio": audio, "vision": vision}, self.manifest.inputs, self._guard)
+        words = self._text_features(text)
+        values = {"text": text if words is None else words.features, "audio": audio, "vision": vision}
+        checked = check_inputs(values, self.manifest.inputs, self._guard, () if words is None else ("text",))
         alarms = self._note_range(checked)
         score = self._runner.infer_checked(checked.feed)["score"]
         latency_ms = (time.perf_counter() - start) * 1e3
-        return Prediction(score if checked.batched else score[0], latency_ms, self.graph, alarms, truncated)
+        return Prediction(
+            score if checked.batched else score[0], latency_ms, self.graph, alarms, 0 if words is None else words.truncated
+        )
 
-    def _text_features(self, text: object) -> tuple[object, int]:
-        """Features for words, and how many sentences were cut; anything else is left to the check of features."""
+    def _text_features(self, text: object) -> TextFeatures | None:
+        """What the encoder makes of words; None for anything else, which is left to the check of features."""
         if not is_words(text) or (self.manifest.text is None and not isinstance(text, (str, bytes))):
-            return text, 0
+            return None
         require_text(self.manifest, self._bundle.path)
         found = self._text().features(text)
         if found.truncated:
             with self._count_lock:
                 self._truncated_count += found.truncated
-        return found.features, found.truncated
+        return found
 
     def _text(self) -> TextStage:
         with self._explain_lock:
@@ -401,8 +404,9 @@ class Runtime:
         """
         start = time.perf_counter()
         self._require_open()
-        text, _ = self._text_features(text)
-        checked = check_inputs({"text": text, "audio": audio, "vision": vision}, self.manifest.inputs, self._guard)
+        words = self._text_features(text)
+        values = {"text": text if words is None else words.features, "audio": audio, "vision": vision}
+        checked = check_inputs(values, self.manifest.inputs, self._guard, () if words is None else ("text",))
         self._note_range(checked)
         runner = self._explainer()
         found = {name: a if checked.batched else a[0] for name, a in runner.infer(checked.feed).items()}
