@@ -342,7 +342,7 @@ class Runtime:
         values = {"text": text if words is None else words.features, "audio": audio, "vision": vision}
         checked = check_inputs(values, self.manifest.inputs, self._guard, () if words is None else ("text",))
         alarms = self._note_range(checked)
-        score = self._runner.infer(checked.feed)["score"]
+        score = self._runner.infer_checked(checked.feed)["score"]
         latency_ms = (time.perf_counter() - start) * 1e3
         return Prediction(
             score if checked.batched else score[0], latency_ms, self.graph, alarms, 0 if words is None else words.truncated

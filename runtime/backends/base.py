@@ -67,8 +67,6 @@ class Runner(ABC):
         Raises:
             InputError: A wrong name, dtype or shape, or the runner is closed.
         """
-        if self._closed:
-            raise InputError(f"{self.name} is closed")
         for spec in self.inputs:
             array = feed.get(spec.name)
             if array is None:
@@ -77,6 +75,16 @@ class Runner(ABC):
                 raise InputError(
                     f"{self.name}: input {spec.name!r} is {array.dtype} {array.shape}, expected {spec.dtype} {_text(spec)}"
                 )
+        return self.infer_checked(feed)
+
+    def infer_checked(self, feed: Feed) -> dict[str, Array]:
+        """The same for a caller that has made sure of names, dtypes and shapes; anything else is undefined.
+
+        Raises:
+            InputError: The runner is closed.
+        """
+        if self._closed:
+            raise InputError(f"{self.name} is closed")
         return self._infer(feed)
 
     @property

@@ -79,7 +79,7 @@ class OnnxRuntimeRunner(Runner):
         if session is None:
             raise InputError(f"{self.name} is closed")
         try:
-            values = session.run(self._outputs, dict(feed))
+            values = session.run(self._outputs, feed)
         except Exception as cause:  # see above
             raise InputError(f"{self.name}: ONNX Runtime failed: {_first_line(cause)}") from cause
         return dict(zip(self._outputs, values, strict=True))

@@ -42,7 +42,7 @@ def _tried(target: TargetRecord) -> Markup | None:
     ]
     heads = ["Tried", "Samples", "Layers in float", "p99 error", "Correlation", "Edge change", "Verdict", "Why"]
     shown = table(f"What was tried for {target.graph}", heads, rows, right=range(1, 6))
-    return details(f"{target.graph}: {len(target.candidates)} candidates were compared", shown)
+    return details(f"{target.graph}: what was tried ({len(target.candidates)})", shown)
 
 
 def targets_section(facts: Facts) -> Section:
