@@ -129,7 +129,7 @@ def check_inputs(
     if not arrays:
         raise InputError("all inputs are absent; pass at least one modality")
     if len(batches) > 1:
-        found = (f"{name} {np.shape(values[name])}" for name in arrays)
+        found = (f"{name} {np.asarray(values[name]).shape}" for name in arrays)
         raise InputError(f"inputs disagree on the batch: {', '.join(found)}")
     ((size, has_batch),) = batches
     if len(arrays) < len(MODALITIES):
@@ -168,7 +168,7 @@ class RangeGuard:
         batch, steps, width = array.shape
         if not (batch == 1 and array.item((steps - 1) * width)) and not array[:, -1].any(-1).all():  # the last step is padding
             return False
-        return count_nonzero(array >= limits[0]) == array.size == count_nonzero(array <= limits[1])
+        return bool(count_nonzero(array >= limits[0]) == array.size == count_nonzero(array <= limits[1]))
 
     def _counts(self, name: str, array: Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Per sample, how many values lie outside and how many there are, padding left out."""
