@@ -188,19 +188,44 @@ def calibration_set(
     return CalibrationSet(chosen, dataset.sha256, coverage)
 
 
-def search_samples(dataset: Dataset, calibration: CalibrationSet, count: int = MAX_SEARCH_SAMPLES) -> tuple[str, Split]:
+def _left(split: Split, held_out: Iterable[Split], used: Iterable[str] = ()) -> Split:
+    """``split`` without the samples that are held out, by id or by content, and without those of these ids."""
+    ids, contents = set(used), set()
+    for other in held_out:
+        ids.update(other.ids)
+        contents.update(sample_hashes(other))
+    keep = [
+        index
+        for index, (sample, content) in enumerate(zip(split.ids, sample_hashes(split), strict=True))
+        if sample not in ids and content not in contents
+    ]
+    return split.take(np.array(keep, np.int64))
+
+
+def search_samples(
+    dataset: Dataset,
+    calibration: CalibrationSet,
+    *,
+    held_out: Mapping[str, Split] | None = None,
+    count: int = MAX_SEARCH_SAMPLES,
+) -> tuple[str, Split]:
     """Name and samples to rank layers and choose methods on: neither calibrated on nor what parity is measured on.
 
-    The validation split where it is large enough to judge by; else training samples that were not calibrated on, and where
-    there are none of those either, the calibration samples themselves (the name says so).
+    What the parity data leaves of the validation split where that is enough to judge by; else training samples that were not
+    calibrated on, and where there are none of those either, the calibration samples themselves (the name says so).
+
+    Args:
+        dataset: The feature file given for calibration.
+        calibration: The samples chosen from it.
+        held_out: Samples that must choose nothing (the parity data), by name.
+        count: How many to take at most.
     """
-    valid = dataset.splits.get("valid")
-    if valid is not None and len(valid) >= MIN_VERIFIED_SAMPLES:
-        return "valid", valid.take(_spread_over_labels(valid, count))
-    used = set(calibration.split.ids)
-    train = dataset.splits["train"]
-    rest = np.array([index for index, sample in enumerate(train.ids) if sample not in used], np.int64)
-    if len(rest) >= MIN_VERIFIED_SAMPLES:
-        left = train.take(rest)
+    proof = list((held_out or {}).values())
+    if "valid" in dataset.splits:
+        valid = _left(dataset.splits["valid"], proof)
+        if len(valid) >= MIN_VERIFIED_SAMPLES:
+            return "valid", valid.take(_spread_over_labels(valid, count))
+    left = _left(dataset.splits["train"], proof, calibration.split.ids)
+    if len(left) >= MIN_VERIFIED_SAMPLES:
         return "train, without the calibration samples", left.take(_spread_over_labels(left, count))
     return "the calibration samples", calibration.split

@@ -200,13 +200,18 @@ def _check_parity_data(run: Run, parity: ParityData) -> None:
             )
 
 
+def _held_out(options: ExportOptions) -> dict[str, Split]:
+    """What parity is measured on: it neither calibrates nor chooses."""
+    return {options.parity.split_name: options.parity.split} if options.parity else {}
+
+
 def _calibration(run: Run, options: ExportOptions, records: dict[str, InputRecord]) -> CalibrationSet:
     if options.calibration is None:
         raise CalibrationError("--int8 needs calibration data: pass --calib FILE (its training split is used)")
     return calibration_set(
         options.calibration,
         records,
-        held_out={options.parity.split_name: options.parity.split} if options.parity else {},
+        held_out=_held_out(options),
         count=options.calibration_samples,
         own_sha256=run.config.data.sha256,
         label_range=run.facts.label_range,
@@ -256,7 +261,8 @@ def export_bundle(
     plan: Int8Plan | None = None
     if calibration is not None:
         assert options.calibration is not None
-        plan = int8_plan(run, graphs, options.calibration, calibration, options.search, Progress(advance, tick))
+        told = Progress(advance, tick)
+        plan = int8_plan(run, graphs, options.calibration, calibration, options.search, _held_out(options), told)
         graphs += int8_graphs(graphs, plan, advance)
     report: Fp16Report | None = None
     if options.fp16:

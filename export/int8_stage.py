@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 from dmdkit.calibration import CalibrationSet
@@ -44,6 +44,7 @@ def int8_plan(
     dataset: Dataset,
     calibration: CalibrationSet,
     search: SearchOptions,
+    held_out: Mapping[str, Split],
     progress: Progress,
 ) -> Int8Plan:
     """The plan for the fusion and explain graphs of ``run``.
@@ -54,9 +55,10 @@ def int8_plan(
         dataset: The feature file that calibrates.
         calibration: The samples chosen from it.
         search: How to look.
+        held_out: What parity will be measured on, by name; it chooses nothing.
         progress: Who hears of it.
     """
-    name, held = search_samples(dataset, calibration)
+    name, held = search_samples(dataset, calibration, held_out=held_out)
     samples = Samples(calibration.split.features(), held.features(), name, _judge(run, held))
     return plan_for(graphs, samples, search, progress)
 

@@ -112,3 +112,16 @@ def test_search_samples_are_neither_calibrated_on_nor_judged_by() -> None:
     few = tiny_dataset(train=64)
     name, held = search_samples(few, calibration_set(few, RECORDS))
     assert name == "the calibration samples"
+
+
+def test_what_parity_is_measured_on_chooses_nothing_also_where_it_is_the_validation_split() -> None:
+    data = tiny_dataset(train=200, valid=120)
+    chosen = calibration_set(data, RECORDS, count=64)
+    valid = data.splits["valid"]
+    name, held = search_samples(data, chosen, held_out={"valid": valid})
+    assert name == "train, without the calibration samples"
+    # A file of its own whose samples have other names but the same features.
+    renamed = replace(valid.take(np.arange(60)), ids=tuple(f"other-{index}" for index in range(60)))
+    name, held = search_samples(data, chosen, held_out={"test": renamed})
+    assert name == "valid"
+    assert set(held.ids) == set(valid.ids[60:])
