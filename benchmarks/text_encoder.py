@@ -31,8 +31,8 @@ from dmdkit.config import RunConfig, validated
 from dmdkit.data import Split, load_dataset
 from dmdkit.runtime import Runtime
 from dmdkit.runtime.bundle import Bundle
+from dmdkit.runtime.opening import open_runner
 from dmdkit.runtime.parity import compare
-from dmdkit.runtime.runtime import open_runner
 from dmdkit.training.evaluation import load_system, predict
 from dmdkit.training.run import Run, metrics_of
 from dmdkit.training.trainer import train

@@ -1,7 +1,8 @@
 """The runtime: opens a bundle, predicts, explains and checks itself, with numpy and ONNX Runtime alone."""
 
 from dmdkit.errors import BundleError, DmdkitError, InputError
-from dmdkit.runtime.runtime import Explanation, Prediction, Runtime
+from dmdkit.runtime.answers import Explanation, Prediction
+from dmdkit.runtime.runtime import Runtime
 from dmdkit.runtime.self_check import GraphCheck, SelfCheck
 
 __all__ = [

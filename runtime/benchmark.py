@@ -20,7 +20,7 @@ import numpy.typing as npt
 from dmdkit.runtime.backends.base import Feed
 from dmdkit.runtime.backends.registry import BackendName, installed_backends
 from dmdkit.runtime.bundle import Bundle
-from dmdkit.runtime.runtime import open_runner
+from dmdkit.runtime.opening import open_runner
 
 __all__ = ["Footprint", "LatencySummary", "Target", "footprint", "measure_latency", "summarise", "targets", "timed_rounds"]
 

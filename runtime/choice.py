@@ -9,7 +9,10 @@ from dmdkit.runtime.backends.registry import BACKENDS, BackendName, installed_ba
 from dmdkit.runtime.latency import read_latencies
 from dmdkit.runtime.manifest import GraphRecord, Manifest
 
-__all__ = ["Choice", "check_backend", "choose", "has_passed"]
+__all__ = ["AUTO_ORDER", "Choice", "check_backend", "choose", "choose_graph", "explain_graph", "has_passed"]
+
+AUTO_ORDER = ("int8-cpu", "fp32")
+"""What ``auto`` prefers on a CPU among the graphs that passed parity; int8-trt belongs to TensorRT, a CPU only simulates it."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,50 @@ def check_backend(backend: str, device: str) -> None:
             raise MissingDependencyError("openvino", "openvino", "the OpenVINO backend")
 
 
+def choose_graph(manifest: Manifest, kind: str, graph: str | None, *, prefer: str | None = None) -> str:
+    """The name of the graph to open for ``kind``: the one asked for, or the preferred one that passed parity.
+
+    Args:
+        manifest: The bundle's manifest.
+        kind: fusion or explain.
+        graph: A full name (``fusion.int8-cpu``), a precision (``int8-cpu``), or None for automatic choice.
+        prefer: The precision that automatic choice looks at first.
+
+    Raises:
+        BundleError: There is none, or none has passed.
+    """
+    names = [name for name, record in manifest.graphs.items() if record.kind == kind]
+    if graph is not None:
+        name = graph if graph in manifest.graphs else f"{kind}.{graph}"
+        if name not in names:
+            raise BundleError(f"no {kind} graph {graph!r}; the bundle has {', '.join(names) or 'none'}")
+        return name
+    for precision in (*((prefer,) if prefer else ()), *AUTO_ORDER):
+        record = manifest.graphs.get(f"{kind}.{precision}")
+        if record is not None and record.verdict.status == "passed":
+            return f"{kind}.{precision}"
+    states = ", ".join(f"{name} {manifest.graphs[name].verdict.status}" for name in names)
+    raise BundleError(
+        f"no {kind} graph of this bundle has passed parity ({states or 'it has none'}); prove one with "
+        f"`dmdkit check`, or name one yourself (graph='fp32')"
+    )
+
+
+def explain_graph(manifest: Manifest, predicting: str, *, asked_for: bool) -> str:
+    """The name of the explain graph that goes with graph ``predicting``.
+
+    The same precision where possible, because an explanation of another model misleads. A caller who asked for a graph
+    by name answers for its verdict; otherwise only a graph that passed parity explains.
+
+    Raises:
+        BundleError: There is none, or none has passed.
+    """
+    precision = manifest.graphs[predicting].precision
+    if asked_for:
+        return choose_graph(manifest, "explain", precision if f"explain.{precision}" in manifest.graphs else "fp32")
+    return choose_graph(manifest, "explain", None, prefer=precision)
+
+
 def choose(manifest: Manifest, kind: str, graph: str | None, *, backend: str, device: str, threads: int) -> Choice:
     """The graph to open for ``kind`` and what runs it.
 
@@ -66,8 +113,6 @@ def choose(manifest: Manifest, kind: str, graph: str | None, *, backend: str, de
         InputError: There is no such backend, or not on that device.
         MissingDependencyError: The backend asked for is not installed.
     """
-    from dmdkit.runtime.runtime import AUTO_ORDER, choose_graph
-
     check_backend(backend, device)
     if graph is not None:
         return Choice(choose_graph(manifest, kind, graph), "openvino" if backend == "openvino" else "onnxruntime")

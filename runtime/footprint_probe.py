@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> None:
     path, graph, backend, device, threads = arguments
     from dmdkit.runtime.backends.registry import BACKENDS
     from dmdkit.runtime.bundle import Bundle
-    from dmdkit.runtime.runtime import open_runner
+    from dmdkit.runtime.opening import open_runner
 
     start = time.perf_counter()
     bundle = Bundle.open(Path(path))

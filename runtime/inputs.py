@@ -88,7 +88,10 @@ def _check_finite(name: str, array: Array) -> None:
 
 
 def check_inputs(
-    values: Mapping[str, object | None], records: Mapping[str, InputRecord], guard: RangeGuard | None = None
+    values: Mapping[str, object | None],
+    records: Mapping[str, InputRecord],
+    guard: RangeGuard | None = None,
+    computed: Collection[str] = (),
 ) -> CheckedInputs:
     """``values`` as arrays a runner takes; an absent modality becomes zeros where the model was trained for that.
 
@@ -97,6 +100,7 @@ def check_inputs(
         records: The manifest's inputs.
         guard: Asked first, because a value in the training range is finite too: each look at the features counts, on
             caches that the last prediction filled with weights.
+        computed: Modalities whose features one of the bundle's own graphs made, so that they are what training saw.
 
     Raises:
         InputError: Wrong name, dtype, shape, value or batch, or a modality absent that may not be.
@@ -113,7 +117,7 @@ def check_inputs(
             array, batched = _check_array(name, value, records[name])
             arrays[name] = array
             batches.add((len(array), batched))
-            if guard is not None and guard.is_ordinary(name, array):
+            if name in computed or (guard is not None and guard.is_ordinary(name, array)):
                 ordinary.append(name)
             else:
                 _check_finite(name, array)
@@ -125,7 +129,7 @@ def check_inputs(
     if not arrays:
         raise InputError("all inputs are absent; pass at least one modality")
     if len(batches) > 1:
-        found = (f"{name} {np.shape(values[name])}" for name in arrays)
+        found = (f"{name} {np.asarray(values[name]).shape}" for name in arrays)
         raise InputError(f"inputs disagree on the batch: {', '.join(found)}")
     ((size, has_batch),) = batches
     if len(arrays) < len(MODALITIES):
@@ -164,7 +168,7 @@ class RangeGuard:
         batch, steps, width = array.shape
         if not (batch == 1 and array.item((steps - 1) * width)) and not array[:, -1].any(-1).all():  # the last step is padding
             return False
-        return count_nonzero(array >= limits[0]) == array.size == count_nonzero(array <= limits[1])
+        return bool(count_nonzero(array >= limits[0]) == array.size == count_nonzero(array <= limits[1]))
 
     def _counts(self, name: str, array: Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Per sample, how many values lie outside and how many there are, padding left out."""

@@ -26,8 +26,8 @@ from dmdkit.runtime.manifest import (
     write_manifest,
 )
 from dmdkit.runtime.native import NativeRunner, language_hop
+from dmdkit.runtime.opening import open_runner
 from dmdkit.runtime.parity import HopRecord, Status, compare
-from dmdkit.runtime.runtime import open_runner
 from dmdkit.runtime.text_hops import pair_of, text_hops
 
 __all__ = ["Ledger", "measure", "outcome", "read_ledger", "record"]

@@ -151,7 +151,7 @@ class GraphRecord(_Record):
 
     @property
     def only_stores_int8(self) -> bool:
-        """Whether its weights are INT8 and its arithmetic is float, which ONNX Runtime repeats as exactly as an fp32 graph's."""
+        """Whether its weights are INT8 and its arithmetic float, which ONNX Runtime repeats as exactly as an fp32 graph's."""
         return self.precision == "int8-cpu" and self.multiply_adds_int8 == 0
 
 

@@ -13,7 +13,7 @@ from dmdkit.runtime.benchmark import timed_rounds
 from dmdkit.runtime.bundle import Bundle
 from dmdkit.runtime.int8_report import LatencyRecord
 from dmdkit.runtime.latency import machine_facts
-from dmdkit.runtime.runtime import open_runner
+from dmdkit.runtime.opening import open_runner
 
 __all__ = ["PairedRatio", "latency_record", "paired_ratio"]
 

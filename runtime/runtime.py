@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -16,165 +15,26 @@ import numpy as np
 import numpy.typing as npt
 
 from dmdkit.errors import BundleError, InputError
-from dmdkit.runtime.backends.base import TensorSpec
+from dmdkit.runtime.answers import Explanation, Prediction
 from dmdkit.runtime.backends.registry import BackendName
 from dmdkit.runtime.bundle import Bundle
-from dmdkit.runtime.choice import choose, has_passed
+from dmdkit.runtime.choice import choose, explain_graph, has_passed
 from dmdkit.runtime.inputs import CheckedInputs, RangeGuard, check_inputs
 from dmdkit.runtime.manifest import Manifest
+from dmdkit.runtime.opening import open_engine_or_say, open_runner
 from dmdkit.runtime.self_check import GraphCheck, SelfCheck, check_outputs
-from dmdkit.runtime.text import TextStage, is_words, require_text, text_graph_for
+from dmdkit.runtime.text import TextFeatures, TextStage, is_words, require_text, text_graph_for
 
 if TYPE_CHECKING:
     from dmdkit.runtime.backends.base import Runner
 
-__all__ = ["Explanation", "OutOfRange", "Prediction", "Runtime", "choose_graph", "open_runner"]
+__all__ = ["OutOfRange", "Runtime"]
 
 Array = npt.NDArray[np.float32]
-
-AUTO_ORDER = ("int8-cpu", "fp32")
-"""What ``auto`` prefers on a CPU among the graphs that passed parity; int8-trt belongs to TensorRT, a CPU only simulates it."""
 
 _LOG = logging.getLogger(__name__)
 
 OutOfRange = Callable[[dict[str, float]], None]
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What ``predict`` returns.
-
-    Attributes:
-        score: float32 (B, C), or (C,) where the inputs had no batch axis: regression value or raw class logits.
-        latency_ms: Time inside ``predict``.
-        graph: The graph that answered.
-        out_of_range: Modality -> share of its values outside the training range, where that is worth a look.
-        truncated: How many sentences were longer than the text encoder reads, and cut.
-    """
-
-    score: Array
-    latency_ms: float
-    graph: str
-    out_of_range: dict[str, float] = field(default_factory=dict)
-    truncated: int = 0
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """What ``explain`` returns; arrays lack the batch axis where the inputs did.
-
-    Attributes:
-        score: float32 (B, C).
-        logit_homo: float32 (B, 3, C), what each modality's common part says alone; order as in the manifest.
-        logit_hetero: float32 (B, 3, C), the same for the exclusive part.
-        edges_homo: float32 (B, 6), which modality teaches which; None for a bundle without GD-Units.
-        edges_hetero: float32 (B, 6), the same in the exclusive space.
-        modality_order: Order of the axis of three.
-        edge_order: (student, teacher) per edge.
-        latency_ms: Time inside ``explain``.
-        graph: The graph that answered.
-    """
-
-    score: Array
-    logit_homo: Array
-    logit_hetero: Array
-    edges_homo: Array | None
-    edges_hetero: Array | None
-    modality_order: tuple[str, ...]
-    edge_order: tuple[tuple[str, str], ...]
-    latency_ms: float
-    graph: str
-
-
-def open_runner(
-    bundle: Bundle, graph: str, *, threads: int = 1, device: str = "cpu", backend: BackendName = "onnxruntime"
-) -> Runner:
-    """Opens one graph of a bundle with a backend, after checking its hash and that it is what the manifest says.
-
-    Raises:
-        BundleError: The file is damaged, or takes or gives something else than the manifest says.
-        MissingDependencyError: The backend is not installed.
-    """
-    record = bundle.graph(graph)
-    model = bundle.read(record.file)
-    if backend == "openvino":
-        from dmdkit.runtime.backends.openvino import OpenVinoRunner
-
-        runner: Runner = OpenVinoRunner(graph, model, threads=threads)
-    else:
-        from dmdkit.runtime.backends.onnxruntime import OnnxRuntimeRunner
-
-        options = dict[str, str](record.session_options.items())
-        runner = OnnxRuntimeRunner(graph, model, options, threads=threads, device=device)
-    if not record.kind.startswith("gd_"):
-        expected, outputs = _signature(bundle.manifest, record.kind)
-        if set(runner.inputs) != expected or not outputs <= set(runner.outputs):
-            raise BundleError(
-                f"{bundle.path}: {record.file} takes {runner.signature} and gives {', '.join(runner.outputs)}, "
-                "not what the manifest says; export the bundle again"
-            )
-    return runner
-
-
-def _signature(manifest: Manifest, kind: str) -> tuple[set[TensorSpec], set[str]]:
-    """What a graph of this kind takes and must give."""
-    if kind == "text":
-        assert manifest.text is not None  # the manifest was checked
-        shape = (-1, manifest.text.max_tokens)
-        return {TensorSpec(name, shape, "int64") for name in ("input_ids", "attention_mask")}, {"text"}
-    inputs = {TensorSpec(name, (-1, i.steps, i.features)) for name, i in manifest.inputs.items()}
-    return inputs, {"score"} if kind == "fusion" else set(manifest.outputs)
-
-
-def open_engine_or_say(bundle: Bundle, kind: str, graph: str | None, *, allow_build: bool) -> tuple[Runner | None, str]:
-    """An engine of the bundle that runs on this machine, or None and one sentence that says why there is none."""
-    from dmdkit.runtime.engine_choice import engine_runner
-
-    return engine_runner(bundle, kind, graph, allow_build=allow_build)
-
-
-def choose_graph(manifest: Manifest, kind: str, graph: str | None, *, prefer: str | None = None) -> str:
-    """The name of the graph to open for ``kind``: the one asked for, or the preferred one that passed parity.
-
-    Args:
-        manifest: The bundle's manifest.
-        kind: fusion or explain.
-        graph: A full name (``fusion.int8-cpu``), a precision (``int8-cpu``), or None for automatic choice.
-        prefer: The precision that automatic choice looks at first.
-
-    Raises:
-        BundleError: There is none, or none has passed.
-    """
-    names = [name for name, record in manifest.graphs.items() if record.kind == kind]
-    if graph is not None:
-        name = graph if graph in manifest.graphs else f"{kind}.{graph}"
-        if name not in names:
-            raise BundleError(f"no {kind} graph {graph!r}; the bundle has {', '.join(names) or 'none'}")
-        return name
-    for precision in (*((prefer,) if prefer else ()), *AUTO_ORDER):
-        record = manifest.graphs.get(f"{kind}.{precision}")
-        if record is not None and record.verdict.status == "passed":
-            return f"{kind}.{precision}"
-    states = ", ".join(f"{name} {manifest.graphs[name].verdict.status}" for name in names)
-    raise BundleError(
-        f"no {kind} graph of this bundle has passed parity ({states or 'it has none'}); prove one with "
-        f"`dmdkit check`, or name one yourself (graph='fp32')"
-    )
-
-
-def explain_graph(manifest: Manifest, predicting: str, *, asked_for: bool) -> str:
-    """The name of the explain graph that goes with graph ``predicting``.
-
-    The same precision where possible, because an explanation of another model misleads. A caller who asked for a graph
-    by name answers for its verdict; otherwise only a graph that passed parity explains.
-
-    Raises:
-        BundleError: There is none, or none has passed.
-    """
-    precision = manifest.graphs[predicting].precision
-    if asked_for:
-        return choose_graph(manifest, "explain", precision if f"explain.{precision}" in manifest.graphs else "fp32")
-    return choose_graph(manifest, "explain", None, prefer=precision)
 
 
 class Runtime:
@@ -338,23 +198,26 @@ class Runtime:
         """
         start = time.perf_counter()
         self._require_open()
-        text, truncated = self._text_features(text)
-        checked = check_inputs({"text": text, "audio": audio, "vision": vision}, self.manifest.inputs, self._guard)
+        words = self._text_features(text)
+        values = {"text": text if words is None else words.features, "audio": audio, "vision": vision}
+        checked = check_inputs(values, self.manifest.inputs, self._guard, () if words is None else ("text",))
         alarms = self._note_range(checked)
         score = self._runner.infer_checked(checked.feed)["score"]
         latency_ms = (time.perf_counter() - start) * 1e3
-        return Prediction(score if checked.batched else score[0], latency_ms, self.graph, alarms, truncated)
+        return Prediction(
+            score if checked.batched else score[0], latency_ms, self.graph, alarms, 0 if words is None else words.truncated
+        )
 
-    def _text_features(self, text: object) -> tuple[object, int]:
-        """Features for words, and how many sentences were cut; anything else is left to the check of features."""
+    def _text_features(self, text: object) -> TextFeatures | None:
+        """What the encoder makes of words; None for anything else, which is left to the check of features."""
         if not is_words(text) or (self.manifest.text is None and not isinstance(text, (str, bytes))):
-            return text, 0
+            return None
         require_text(self.manifest, self._bundle.path)
         found = self._text().features(text)
         if found.truncated:
             with self._count_lock:
                 self._truncated_count += found.truncated
-        return found.features, found.truncated
+        return found
 
     def _text(self) -> TextStage:
         with self._explain_lock:
@@ -401,8 +264,9 @@ class Runtime:
         """
         start = time.perf_counter()
         self._require_open()
-        text, _ = self._text_features(text)
-        checked = check_inputs({"text": text, "audio": audio, "vision": vision}, self.manifest.inputs, self._guard)
+        words = self._text_features(text)
+        values = {"text": text if words is None else words.features, "audio": audio, "vision": vision}
+        checked = check_inputs(values, self.manifest.inputs, self._guard, () if words is None else ("text",))
         self._note_range(checked)
         runner = self._explainer()
         found = {name: a if checked.batched else a[0] for name, a in runner.infer(checked.feed).items()}

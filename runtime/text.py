@@ -13,7 +13,9 @@ import numpy.typing as npt
 from dmdkit.data.dataset import Dataset
 from dmdkit.errors import BundleError, InputError
 from dmdkit.runtime.bundle import Bundle
+from dmdkit.runtime.choice import choose_graph
 from dmdkit.runtime.manifest import Manifest, TextRecord
+from dmdkit.runtime.opening import open_runner
 from dmdkit.runtime.tokens import Layout, SentenceTokenizer, TokenBatch, lay_out
 from dmdkit.runtime.transcripts import tokenised
 
@@ -61,8 +63,6 @@ def text_graph_for(manifest: Manifest, predicting: str, *, asked_for: bool) -> s
     Raises:
         BundleError: None has passed.
     """
-    from dmdkit.runtime.runtime import choose_graph
-
     precision = manifest.graphs[predicting].precision
     if asked_for:
         return f"text.{precision}" if f"text.{precision}" in manifest.graphs else "text.fp32"
@@ -178,8 +178,6 @@ def dataset_with_text(bundle: Bundle, dataset: Dataset, only: Sequence[str], *, 
         BundleError: The graph or the tokenizer is damaged.
         MissingDependencyError: The tokenizers library is not installed.
     """
-    from dmdkit.runtime.runtime import open_runner
-
     wanted = {name: split for name, split in dataset.splits.items() if name in only}
     has_words = all(split.raw_text is not None or split.text_bert is not None for split in wanted.values())
     if bundle.manifest.text is None or not wanted or not has_words:

@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from dmdkit.data.dataset import LabelArray, TokenArray
 from dmdkit.runtime.bundle import Bundle
+from dmdkit.runtime.opening import open_runner
 from dmdkit.runtime.parity import HopRecord, compare
-from dmdkit.runtime.runtime import open_runner
 from dmdkit.runtime.text import encode_tokens
 
 __all__ = ["pair_of", "text_hops"]

@@ -18,7 +18,7 @@ from dmdkit.runtime.bundle import Bundle
 from dmdkit.runtime.latency import write_latencies
 from dmdkit.runtime.ledger import measure, record
 from dmdkit.runtime.manifest import read_manifest
-from dmdkit.runtime.runtime import open_runner
+from dmdkit.runtime.opening import open_runner
 from tests.runtime.builders import golden_inputs, one_sample, put_file, set_verdict
 
 FP32 = "fusion.fp32"
