@@ -84,7 +84,8 @@ def _forms(model: ModelProto, samples: dict[str, np.ndarray], folder: Path) -> d
     for_cpu, for_engine = (best_strengths(model, activations, dynamic=dynamic) for dynamic in (True, False))
 
     def dynamic(strengths: dict[str, float | None]) -> ModelProto:
-        return store_tables_int8(dynamic_products(smoothed(model, activations, strengths)), for_engine=False)
+        smooth = smoothed(model, activations, strengths, into_values=True)
+        return store_tables_int8(dynamic_products(smooth), for_engine=False)
 
     def static(strengths: dict[str, float | None], method: str = "max") -> ModelProto:
         smooth = smoothed(model, activations, strengths)

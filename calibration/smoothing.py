@@ -137,7 +137,40 @@ def best_strengths(model: ModelProto, activations: Mapping[str, Activations], *,
     return chosen
 
 
-def smoothed(model: ModelProto, activations: Mapping[str, Activations], strengths: Mapping[str, float | None]) -> ModelProto:
+def _divide_values(model: ModelProto, name: str, factor: Float) -> bool:
+    """Divides what attention hands to its output product, if ``name`` is one, by dividing the values' weights and bias.
+
+    What the product reads is linear in the values, channel by channel, so nothing has to be divided at run time. The names are
+    those :mod:`dmdkit.export.text` gives.
+    """
+    nodes = {node.name: node for node in model.graph.node}
+    values = nodes.get(name.replace("/out/", "/qkv/")) if "/out/" in name else None
+    bias = next((n for n in model.graph.node if n.op_type == "Add" and values and values.output[0] in n.input), None)
+    if values is None or bias is None:
+        return False
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    index = 0 if bias.input[0] in constants else 1
+    if values.input[1] not in constants or bias.input[index] not in constants:
+        return False
+    divisor = np.concatenate([np.ones(2 * len(factor), np.float32), factor])
+    places = [(values, 1), (bias, index)]
+    if any(constants[node.input[operand]].dims[-1] != len(divisor) for node, operand in places):
+        return False
+    for node, operand in places:
+        array = numpy_helper.to_array(constants[node.input[operand]])
+        divided = f"{name}.{node.name}.divided"
+        model.graph.initializer.append(numpy_helper.from_array((array / divisor).astype(np.float32), divided))
+        node.input[operand] = divided
+    return True
+
+
+def smoothed(
+    model: ModelProto,
+    activations: Mapping[str, Activations],
+    strengths: Mapping[str, float | None],
+    *,
+    into_values: bool = False,
+) -> ModelProto:
     """A copy that computes the same, in which large activation channels are divided and their weight rows multiplied.
 
     Args:
@@ -145,6 +178,8 @@ def smoothed(model: ModelProto, activations: Mapping[str, Activations], strength
         activations: What its products are fed.
         strengths: Product name -> 0 leaves a channel's size to the activation as far as the weights allow, 1 moves all of it
             into the weights; None or absent leaves the product alone.
+        into_values: Whether attention's output is divided where it is made, for nothing at run time. Not where the product of
+            attention weights and values is in INT8 too, with one range for all values: it would lose what is gained here.
     """
     model = copy_of(model)
     before: dict[str, NodeProto] = {}
@@ -155,10 +190,13 @@ def smoothed(model: ModelProto, activations: Mapping[str, Activations], strength
             continue
         factor = _factor(matrix, activations[node.name].maxima, strength)
         names = f"{node.name}.divided", f"{node.name}.divisor", f"{node.name}.multiplied"
-        model.graph.initializer.append(numpy_helper.from_array((1 / factor).astype(np.float32), names[1]))
         model.graph.initializer.append(numpy_helper.from_array((matrix * factor[:, None]).astype(np.float32), names[2]))
+        node.input[1] = names[2]
+        if into_values and _divide_values(model, node.name, factor):
+            continue
+        model.graph.initializer.append(numpy_helper.from_array((1 / factor).astype(np.float32), names[1]))
         before[node.name] = helper.make_node("Mul", [node.input[0], names[1]], [names[0]], name=f"{node.name}/Smooth")
-        node.input[0], node.input[1] = names[0], names[2]
+        node.input[0] = names[0]
     nodes: list[NodeProto] = []
     for node in model.graph.node:
         if node.name in before:

@@ -78,7 +78,7 @@ def lower_text_for_cpu(model: ModelProto, samples: Tokens) -> Lowering:
         CalibrationError: No samples.
     """
     activations = activations_of(model, samples)
-    smooth = smoothed(model, activations, best_strengths(model, activations, dynamic=True))
+    smooth = smoothed(model, activations, best_strengths(model, activations, dynamic=True), into_values=True)
     lowered = store_tables_int8(dynamic_products(smooth), for_engine=False)
     tidied(lowered, model.graph.name)
     check_scales(lowered)
