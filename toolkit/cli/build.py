@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shlex
+import shutil
+import tempfile
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
@@ -82,6 +84,25 @@ def _with_wanted_forms(bundle: Bundle, precision: EnginePrecision, parity_data: 
     with steps("fp16") as advance:
         add_fp16_graphs(bundle.path, parity=parity, advance=advance)
     return Bundle.open(bundle.path)
+
+
+@contextmanager
+def _kept(bundle: Bundle) -> Iterator[Bundle]:
+    """A copy of the bundle for a dry run, which must not change the bundle; engines stay behind."""
+    from dmdkit.runtime.bundle import Bundle
+    from dmdkit.runtime.engines import ENGINES
+
+    try:
+        with tempfile.TemporaryDirectory(prefix="dmdkit-dry-run-") as folder:
+            copy = Path(folder) / bundle.path.name
+            shutil.copytree(bundle.path, copy, ignore=shutil.ignore_patterns(ENGINES), copy_function=shutil.copyfile)
+            for path in (copy, *copy.rglob("*")):
+                path.chmod(0o755 if path.is_dir() else 0o644)
+            yield Bundle.open(copy)
+    except (OSError, shutil.Error) as cause:
+        raise BundleError(
+            f"cannot copy {bundle.path} for the dry run: {cause}; free some space in the temporary folder"
+        ) from cause
 
 
 def _graphs(bundle: Bundle, kinds: list[str], precision: EnginePrecision, target: Target) -> list[str]:
@@ -223,9 +244,9 @@ def build(
 
     Example: dmdkit build face.dmd --target rtx-ada --precision fp16
     """
-    from dmdkit.export.targets import load_target, target_names
+    from dmdkit.export.targets import GRAPH_PRECISION, load_target, target_names
     from dmdkit.runtime.bundle import Bundle
-    from dmdkit.runtime.engine_build import build_engine
+    from dmdkit.runtime.engine_build import build_engine, gpu_for
 
     if target == "list":
         for name in target_names():
@@ -239,11 +260,18 @@ def build(
     for kind in graph or []:
         if kind not in known:
             raise ConfigError(f"--graph {kind}: the bundle has {', '.join(sorted(known))}")
-    opened = _with_wanted_forms(opened, wanted, parity_data, parity_split)
+    kinds = list(dict.fromkeys(kinds))
+    if kit is not None:
+        chosen.check_kit()
     if kit is not None or dry_run:
-        _check_and_pack(opened, _graphs(opened, kinds, wanted, chosen), chosen, wanted, kit, force=force, json=json)
+        complete = kit is not None or f"fusion.{GRAPH_PRECISION[wanted]}" in opened.manifest.graphs
+        with nullcontext(opened) if complete else _kept(opened) as source:
+            held = _with_wanted_forms(source, wanted, parity_data, parity_split)
+            _check_and_pack(held, _graphs(held, kinds, wanted, chosen), chosen, wanted, kit, force=force, json=json)
         return
     spec = _spec(chosen)
+    gpu_for(spec)  # before the bundle is changed: forms are added to it only where engines can be built
+    opened = _with_wanted_forms(opened, wanted, parity_data, parity_split)
     results = []
     for name in _graphs(opened, kinds, wanted, chosen):
         with _progress(f"{target} {name}") as progress:
@@ -252,6 +280,12 @@ def build(
         print_json({"engines": [r.engine.record.model_dump(mode="json") | {"cached": r.cached} for r in results]})
     else:
         _print_results(results)
+    for name, graph_record in opened.manifest.graphs.items():
+        if graph_record.verdict.status != "passed" and any(result.engine.record.graph == name for result in results):
+            verdict = graph_record.verdict
+            note(
+                f"{name} is {verdict.status} ({verdict.reason}): a runtime opens its engine only where it is asked for by name"
+            )
     quoted = shlex.quote(str(bundle))
     finish(f"{bundle}/engines/", f"dmdkit predict {quoted} --data FEATURES")
     failed = [r for r in results if r.engine.record.precision and r.engine.record.precision.status == "failed"]
