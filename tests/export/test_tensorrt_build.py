@@ -63,6 +63,7 @@ def test_portable_plans_of_every_graph_build_without_a_gpu(precision: str, graph
 def test_a_text_encoder_builds_in_fp32_and_int8() -> None:
     import numpy as np
 
+    from dmdkit.calibration.lowerings import modelopt_scales
     from dmdkit.calibration.text_lowerings import lower_text_for_tensorrt
     from dmdkit.export.text import text_graph
     from dmdkit.model.text_encoder import TextEncoder
@@ -70,7 +71,8 @@ def test_a_text_encoder_builds_in_fp32_and_int8() -> None:
 
     graph = text_graph(TextEncoder(TINY_SHAPE, "zero"), MAX_TOKENS)
     ids = np.random.default_rng(0).integers(0, TINY_SHAPE.vocab_size, (16, MAX_TOKENS))
-    quantized = lower_text_for_tensorrt(graph, {"input_ids": ids, "attention_mask": np.ones_like(ids)}).model
+    scales = modelopt_scales(graph, {"input_ids": ids, "attention_mask": np.ones_like(ids)})
+    quantized = lower_text_for_tensorrt(graph, scales).model
     for model, asks_for_int8 in ((graph, False), (quantized, True)):
         made = tensorrt_build.build(
             "tensorrt_rtx", model.SerializeToString(), "text", compute_capabilities=PORTABLE, batch=(1, 1, 4)
