@@ -236,7 +236,7 @@ def _cpu_choice(
 
     def accept(forms: Mapping[str, Form]) -> CandidateRecord:
         after = _outputs(*lowered(model, forms), samples.held)
-        what = f"integers in {len(forms)} layers" if forms else "INT8 weights, float arithmetic"
+        what = f"integers in {len(forms)} layer{'s' if len(forms) > 1 else ''}" if forms else "INT8 weights, float arithmetic"
         return candidate(
             what,
             samples.judge(before, after),
