@@ -57,13 +57,17 @@ def _spec(target: Target) -> BuildSpec:
     )
 
 
-def _with_wanted_forms(bundle: Bundle, precision: EnginePrecision, parity_data: Path | None, split: str) -> Bundle:
+def _with_wanted_forms(
+    bundle: Bundle, kinds: list[str], precision: EnginePrecision, parity_data: Path | None, split: str
+) -> Bundle:
     """The bundle with the graphs that the precision needs, made where they can be made."""
     from dmdkit.export.targets import GRAPH_PRECISION
     from dmdkit.runtime.bundle import Bundle
 
-    wanted = f"fusion.{GRAPH_PRECISION[precision]}"
-    if wanted in bundle.manifest.graphs:
+    whole = {"fusion", *kinds} - {"gd_homo", "gd_hetero"}
+    names = sorted(f"{kind}.{GRAPH_PRECISION[precision]}" for kind in whole)
+    wanted = ", ".join(name for name in names if name not in bundle.manifest.graphs)
+    if not wanted:
         return bundle
     if precision == "int8":
         raise BundleError(f"--precision int8: {bundle.path} has no {wanted}; export the run again with --int8 --fp16")
@@ -95,15 +99,7 @@ def _graphs(bundle: Bundle, kinds: list[str], precision: EnginePrecision, target
                 continue
             names.append(f"{kind}.fp32")
             continue
-        name = f"{kind}.{GRAPH_PRECISION[precision]}"
-        if kind == "text" and name not in bundle.manifest.graphs:
-            # Fusion and explain get their forms made; an encoder has those it was exported with.
-            if "fp32" not in target.precisions:
-                note(f"text is left out: the bundle has no {name}, and {target.name} does not build fp32")
-                continue
-            note(f"the bundle has no {name}: building text.fp32")
-            name = "text.fp32"
-        names.append(name)
+        names.append(f"{kind}.{GRAPH_PRECISION[precision]}")
     return names
 
 
@@ -239,7 +235,7 @@ def build(
     for kind in graph or []:
         if kind not in known:
             raise ConfigError(f"--graph {kind}: the bundle has {', '.join(sorted(known))}")
-    opened = _with_wanted_forms(opened, wanted, parity_data, parity_split)
+    opened = _with_wanted_forms(opened, kinds, wanted, parity_data, parity_split)
     if kit is not None or dry_run:
         _check_and_pack(opened, _graphs(opened, kinds, wanted, chosen), chosen, wanted, kit, force=force, json=json)
         return
