@@ -146,8 +146,13 @@ class GraphRecord(_Record):
         They would simulate engine forms too, and OpenVINO 2026.4 refuses QLinearConv with one weight scale per channel (it
         takes the scales for those of axis 1).
         """
-        integers = self.precision == "int8-cpu" and self.multiply_adds_int8 > 0
+        integers = self.precision == "int8-cpu" and not self.only_stores_int8
         return self.simulated_on_cpu or integers
+
+    @property
+    def only_stores_int8(self) -> bool:
+        """Whether its weights are INT8 and its arithmetic float, which ONNX Runtime repeats as exactly as an fp32 graph's."""
+        return self.precision == "int8-cpu" and self.multiply_adds_int8 == 0
 
 
 class CalibrationRecord(_Record):

@@ -307,11 +307,13 @@ class Runtime:
                 worst = float("inf") if found_now.max_error is None else found_now.max_error
                 checks.append(GraphCheck(name, worst, found_now.tolerance, None, found_now.passed, found_now.worst_output))
                 continue
-            with open_runner(
-                self._bundle, name, threads=self._threads, device=self._device, backend=self._backend_for(name)
-            ) as runner:
+            backend = self._backend_for(name)
+            with open_runner(self._bundle, name, threads=self._threads, device=self._device, backend=backend) as runner:
                 found = runner.infer(golden.inputs_of(record.kind))
-            checks.append(check_outputs(name, record.precision, found, golden.recorded[name], self.manifest.output_sd))
+            recorded, spread = golden.recorded[name], self.manifest.output_sd
+            # OpenVINO quantises activations where it sees INT8 weights (measured: 2e-3), so there it does not repeat float.
+            exact = record.only_stores_int8 and backend == "onnxruntime"
+            checks.append(check_outputs(name, record.precision, found, recorded, spread, only_stores_int8=exact))
         return SelfCheck(all(check.passed for check in checks), self.manifest.golden.samples, tuple(checks))
 
     def close(self) -> None:

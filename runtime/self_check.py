@@ -19,7 +19,9 @@ FP32_TOLERANCE = 1e-5
 """fp32 outputs moved by 1.5e-7 between ONNX Runtime 1.22 and 1.31; 1e-5 (times max(1, |value|)) leaves room for other CPUs."""
 
 INT8_TOLERANCE_SD = 0.1
-"""Integer kernels differ between library versions and CPUs by about 1e-3; in standard deviations of the output."""
+"""Integer kernels differ between library versions and CPUs by about 1e-3; in standard deviations of the output. A graph that
+only stores INT8 has none of them and is held to what an fp32 graph is: with one weight scale doubled, the score of a model
+trained on CMU-MOSI moved by less than a tenth of its sd for 35 of 47 weights, and by 5e-3 or more for every one."""
 
 TEXT_FP32_TOLERANCE = 1e-4
 """A text encoder's features, times max(1, |value|): its layers follow each other without the model's small gains. Measured
@@ -74,7 +76,13 @@ class SelfCheck:
 
 
 def check_outputs(
-    graph: str, precision: str, found: Mapping[str, Array], recorded: Mapping[str, Array], output_sd: float
+    graph: str,
+    precision: str,
+    found: Mapping[str, Array],
+    recorded: Mapping[str, Array],
+    output_sd: float,
+    *,
+    only_stores_int8: bool = False,
 ) -> GraphCheck:
     """Compares a graph's outputs with what it gave when it was exported.
 
@@ -84,8 +92,9 @@ def check_outputs(
         found: Output name -> array, now.
         recorded: Output name -> array, then.
         output_sd: Standard deviation of the model's score; the unit of the INT8 tolerance.
+        only_stores_int8: Whether its arithmetic is fp32's, on the backend that recorded.
     """
-    exact = precision == "fp32"
+    exact = precision == "fp32" or only_stores_int8
     passed, score_correlation = True, None
     worst_name, worst_error, worst_limit, worst_use = "", 0.0, 0.0, -1.0
     for name in sorted({*recorded, *found}):

@@ -8,11 +8,19 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from safetensors.numpy import load_file, save
 
+from dmdkit.calibration.graph_facts import share_computed_int8
+from dmdkit.calibration.integer_cpu import Form, can_be_integer
+from dmdkit.calibration.layers import layers_of
+from dmdkit.calibration.lowerings import lower_for_cpu
+from dmdkit.calibration.ranges import observe
 from dmdkit.errors import BundleError
 from dmdkit.runtime import Runtime
+from dmdkit.runtime.bundle import Bundle
+from dmdkit.runtime.runtime import open_runner
 from dmdkit.runtime.self_check import SelfCheck, check_outputs
-from tests.runtime.builders import put_file, set_verdict
+from tests.runtime.builders import edit_manifest, put_file, set_verdict
 
 SCORE = np.linspace(-2, 2, 16).reshape(16, 1).astype(np.float32)
 EDGES = np.full((16, 6), 1 / 6, np.float32)
@@ -29,25 +37,88 @@ def test_a_fresh_bundle_is_sound_in_every_graph(tiny_bundle: Path):
     assert full.samples == 16
 
 
-def doubled_scale(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with the scale of its largest INT8 weight matrix doubled."""
-    initialisers = {tensor.name: tensor for tensor in model.graph.initializer}
-    nodes = [n for n in model.graph.node if n.op_type == "DequantizeLinear" and n.input[0] in initialisers]
-    node = max(nodes, key=lambda n: int(np.prod(initialisers[n.input[0]].dims)))
-    scale = initialisers[node.input[1]]
-    scale.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(scale) * np.float32(2), scale.name))
-    return model
+def doubled(model: onnx.ModelProto, name: str) -> bytes:
+    """The model with the constant ``name`` doubled."""
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    scale = next(tensor for tensor in changed.graph.initializer if tensor.name == name)
+    scale.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(scale) * np.float32(2), name))
+    return changed.SerializeToString()
+
+
+def weight_scales(model: onnx.ModelProto) -> list[str]:
+    """The scales of its INT8 weights, those of the largest weight first."""
+    size = {tensor.name: int(np.prod(tensor.dims)) for tensor in model.graph.initializer}
+    places = {"DequantizeLinear": (0, 1), "QLinearConv": (3, 4), "QLinearMatMul": (3, 4)}
+    found = {
+        node.input[places[node.op_type][1]]: size[node.input[places[node.op_type][0]]]
+        for node in model.graph.node
+        if node.op_type in places and node.input[places[node.op_type][0]] in size
+    }
+    return sorted(found, key=lambda name: -found[name])
+
+
+def with_integers(bundle: Path) -> onnx.ModelProto:
+    """Puts a fusion.int8-cpu with static integer arithmetic into a bundle, as a search on a CPU where it is faster would."""
+    model = onnx.load(bundle / "graphs/fusion.fp32.onnx")
+    layers = layers_of(model)
+    inputs = Bundle.open(bundle).golden().inputs_of("fusion")
+    ranges = observe(model, {name for layer in layers for name in (*layer.activations.values(), layer.node.output[0])}, inputs)
+    forms: dict[str, Form] = {layer.name: "static" for layer in layers if can_be_integer(layer)}
+    lowering = lower_for_cpu(model, forms, ranges)
+    put_file(bundle, "graphs/fusion.int8-cpu.onnx", lowering.model.SerializeToString())
+    edit_manifest(
+        bundle,
+        lambda values: values["graphs"]["fusion.int8-cpu"].update(multiply_adds_int8=share_computed_int8(lowering.model)),
+    )
+    with open_runner(Bundle.open(bundle), "fusion.int8-cpu") as runner:
+        recorded = runner.infer(inputs)
+    golden = load_file(bundle / "golden/golden.safetensors")
+    golden["recorded/fusion.int8-cpu/score"] = recorded["score"]
+    put_file(bundle, "golden/golden.safetensors", save(golden))
+    return lowering.model
+
+
+def self_check(bundle: Path, precision: str) -> SelfCheck:
+    with Runtime.open(bundle, graph=precision) as runtime:
+        return runtime.self_check()
 
 
 @pytest.mark.parametrize("precision", ["int8-cpu", "int8-trt"])
 def test_a_doubled_int8_scale_with_its_hash_rewritten_is_noticed(bundle_copy: Path, precision: str):
     name = f"graphs/fusion.{precision}.onnx"
-    put_file(bundle_copy, name, doubled_scale(onnx.load(bundle_copy / name)).SerializeToString())
-    with Runtime.open(bundle_copy, graph=precision) as runtime:
-        found = runtime.self_check()
+    model = onnx.load(bundle_copy / name)
+    put_file(bundle_copy, name, doubled(model, weight_scales(model)[0]))
+    found = self_check(bundle_copy, precision)
     assert not found.passed
     assert [check.passed for check in found.graphs] == [False, True]
     assert found.graphs[0].max_error > found.graphs[0].tolerance
+
+
+def test_every_scale_of_a_graph_that_only_stores_int8_is_noticed(bundle_copy: Path):
+    name = "graphs/fusion.int8-cpu.onnx"
+    model = onnx.load(bundle_copy / name)
+    scales = weight_scales(model)
+    assert len(scales) > 20
+    missed = []
+    for scale in scales:
+        put_file(bundle_copy, name, doubled(model, scale))
+        if self_check(bundle_copy, "int8-cpu").passed:
+            missed.append(scale)
+    assert missed == []
+
+
+def test_a_doubled_scale_of_integer_arithmetic_on_the_cpu_is_noticed(bundle_copy: Path):
+    model = with_integers(bundle_copy)
+    integer = {node.op_type: node.input[4] for node in model.graph.node if node.op_type.startswith("QLinear")}
+    assert "QLinearConv" in integer
+    assert self_check(bundle_copy, "int8-cpu").passed
+    scales = weight_scales(model)
+    convolution = next(name for name in scales if name in {n.input[4] for n in model.graph.node if n.op_type == "QLinearConv"})
+    put_file(bundle_copy, "graphs/fusion.int8-cpu.onnx", doubled(model, convolution))
+    found = self_check(bundle_copy, "int8-cpu")
+    assert [check.passed for check in found.graphs] == [False, True]
+    assert found.graphs[0].tolerance == pytest.approx(0.1 * Bundle.open(bundle_copy).manifest.output_sd)
 
 
 def test_an_unproven_explain_graph_is_left_out_of_the_short_check(bundle_copy: Path):

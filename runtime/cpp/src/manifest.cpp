@@ -126,7 +126,8 @@ GraphRecord read_graph(const Json& value, const std::string& name) {
   record.precision = fields.one_of("precision", {"fp32", "fp16", "int8-cpu", "int8-trt"});
   record.file = fields.text("file");
   for (const char* key : {"opset", "ir_version", "weight_bytes", "multiply_adds"}) fields.count(key);
-  for (const char* key : {"weights_stored_int8", "multiply_adds_int8"}) fields.number(key, 0.0, 1.0);
+  fields.number("weights_stored_int8", 0.0, 1.0);
+  record.only_stores_int8 = fields.number("multiply_adds_int8", 0.0, 1.0) == 0.0 && record.precision == "int8-cpu";
   if (!fields.is_null("session_options")) record.session_options = fields.text_map("session_options");
   for (const auto& [option, value] : record.session_options) {
     if (kSessionOptions.count(option) == 0) throw Malformed(fields.place("session_options"), "unknown option " + in_quotes(option));

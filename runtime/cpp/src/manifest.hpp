@@ -33,7 +33,8 @@ struct GraphRecord {
   std::string precision;
   std::string file;
   std::map<std::string, std::string> session_options;
-  std::string verdict;  // passed, failed, unverified
+  std::string verdict;           // passed, failed, unverified
+  bool only_stores_int8 = false;  // INT8 weights, float arithmetic: repeated as exactly as an fp32 graph
 };
 
 // A text encoder in front of the graphs. This runtime takes its output, the text features; it does not run it.

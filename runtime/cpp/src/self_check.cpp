@@ -56,8 +56,9 @@ std::optional<double> correlation(FloatView x, FloatView y) {
 }
 
 GraphCheck check_outputs(const std::string& graph, const std::string& precision, const std::map<std::string, Tensor>& found,
-                         const std::map<std::string, Tensor>& recorded, double output_sd, double fp32_tolerance) {
-  const bool exact = precision == "fp32";
+                         const std::map<std::string, Tensor>& recorded, double output_sd, double fp32_tolerance,
+                         bool only_stores_int8) {
+  const bool exact = precision == "fp32" || only_stores_int8;
   GraphCheck check;
   check.graph = graph;
   check.tolerance = exact ? fp32_tolerance : kInt8ToleranceSd * output_sd;
@@ -126,7 +127,8 @@ GraphCheck check_graph(const Bundle& bundle, const Golden& golden, const std::st
   const double output_sd = bundle.manifest().output_sd;
   return check_outputs(graph, record->precision, found,
                        recorded == golden.recorded.end() ? std::map<std::string, Tensor>{} : recorded->second, output_sd,
-                       session.runs_engine() ? kEngineFp32Tolerance * std::max(1.0, output_sd) : kFp32Tolerance);
+                       session.runs_engine() ? kEngineFp32Tolerance * std::max(1.0, output_sd) : kFp32Tolerance,
+                       record->only_stores_int8);
 }
 
 }  // namespace dmdkit

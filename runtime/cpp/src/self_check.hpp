@@ -17,17 +17,18 @@ inline constexpr double kFp32Tolerance = 1e-5;
 // A GPU sums in another order than the CPU that recorded: the fp32 hop's limit, times max(1, sd of the output).
 inline constexpr double kEngineFp32Tolerance = 1e-4;
 
-// Integer kernels differ between library versions and CPUs by about 1e-3; in standard deviations of the output.
+// Integer kernels differ between library versions and CPUs by about 1e-3; in standard deviations of the output. A graph that only
+// stores INT8 has none of them and is held to what an fp32 graph is.
 inline constexpr double kInt8ToleranceSd = 0.1;
 inline constexpr double kInt8MinCorrelation = 0.999;
 
 // Pearson correlation; nothing where either side is constant or has fewer than two values.
 std::optional<double> correlation(FloatView x, FloatView y);
 
-// Compares `found` with `recorded` (output name -> tensor); `fp32_tolerance` is for fp32 graphs.
+// Compares `found` with `recorded` (output name -> tensor); `fp32_tolerance` is for fp32 graphs and those that only store INT8.
 GraphCheck check_outputs(const std::string& graph, const std::string& precision, const std::map<std::string, Tensor>& found,
                          const std::map<std::string, Tensor>& recorded, double output_sd,
-                         double fp32_tolerance = kFp32Tolerance);
+                         double fp32_tolerance = kFp32Tolerance, bool only_stores_int8 = false);
 
 // Replays the golden samples through one graph. Throws Failure.
 GraphCheck check_graph(const Bundle& bundle, const Golden& golden, const std::string& graph, const Options& options);

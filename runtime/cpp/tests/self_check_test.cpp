@@ -25,6 +25,14 @@ TEST(SelfCheckTest, Int8ToleranceIsInStandardDeviations) {
   EXPECT_FALSE(check("int8-cpu", "edges_homo", {0.19F}, {0.0F}).passed);  // a probability: 0.1, whatever the scores' scale
 }
 
+TEST(SelfCheckTest, AGraphThatOnlyStoresInt8IsHeldToTheToleranceOfFp32) {
+  const Outputs then = {{"score", {{1}, {0.1F}}}};
+  const Outputs near = {{"score", {{1}, {0.100005F}}}};
+  const Outputs far = {{"score", {{1}, {0.10002F}}}};
+  EXPECT_TRUE(check_outputs("g", "int8-cpu", near, then, 2.0, kFp32Tolerance, true).passed);
+  EXPECT_FALSE(check_outputs("g", "int8-cpu", far, then, 2.0, kFp32Tolerance, true).passed);
+}
+
 TEST(SelfCheckTest, Int8ScoresMustAlsoCorrelate) {
   EXPECT_FALSE(check("int8-cpu", "score", {0.0F, 0.1F, 0.0F, 0.1F}, {0.1F, 0.0F, 0.1F, 0.0F}).passed);
 }
