@@ -10,7 +10,6 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from dmdkit.calibration.fp16 import lower_to_fp16
-from dmdkit.cli import main
 from dmdkit.data import load_dataset
 from dmdkit.errors import ExportError
 from dmdkit.export.fp16_forms import add_fp16_graphs, fp16_graphs, has_fp16_rest
@@ -129,21 +128,3 @@ def test_a_mask_that_fp16_cannot_hold_is_refused(text_bundle: Path, monkeypatch:
     graph = ExportedGraph("text", "fp32", model, {})
     with pytest.raises(ExportError, match=r"nearly every token masked the features move by nan.*the attention mask leaves"):
         fp16_graphs([graph], bundle.golden().inputs, lambda _: None, bundle.golden().unit_inputs["text"])
-
-
-@pytest.mark.parametrize(("precision", "form"), [("fp32", "fp32"), ("fp16", "fp16"), ("int8", "int8-trt")])
-def test_a_jetson_kit_takes_the_text_graph_of_its_precision(
-    precision: str, form: str, text_engine_bundle: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "nano"
-    command = ["build", str(text_engine_bundle), "--target", "jetson-orin-nano", "--precision", precision, "--kit", str(out)]
-    assert main(command) == 0
-    kit = json.loads((out / "kit.json").read_text())
-    graphs = {graph["name"]: graph for graph in kit["graphs"]}
-    assert set(graphs) == {f"{kind}.{form}" for kind in ("fusion", "explain", "text")} | {"gd_homo.fp32", "gd_hetero.fp32"}
-    text = graphs[f"text.{form}"]
-    assert text["inputs"] == {name: f"input/text/{name}" for name in ("input_ids", "attention_mask")}
-    with np.load(out / "golden.npz") as golden:
-        assert golden["input/text/input_ids"].dtype == np.int64
-        assert f"recorded/text.{form}/text" in golden
-    assert f"input_ids:1x{MAX_TOKENS}" in (out / "README.md").read_text()
