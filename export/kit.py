@@ -135,10 +135,10 @@ def write_kit(bundle: Bundle, graphs: list[str], target: Target, findings: list[
         force: Whether an existing kit gives way.
 
     Raises:
-        ExportError: A check failed, the target needs no kit, or ``out`` cannot be written.
+        ConfigError: The target needs no kit, or is not named.
+        ExportError: A check failed, or ``out`` cannot be written.
     """
-    if target.flavour != "tensorrt":
-        raise ExportError(f"--kit: engines for {target.name} are built without the device; leave --kit out")
+    target.check_kit()
     problem = next((finding for finding in findings if finding.status == "problem"), None)
     if problem is not None:
         raise ExportError(f"--kit: {problem.graph}: {problem.check}: {problem.detail}; no kit was written")

@@ -98,6 +98,17 @@ class Target(_Record):
             f"--precision {asked}: target {self.name} allows {', '.join(self.precisions)}" + (f"; {why}" if why else "")
         )
 
+    def check_kit(self) -> None:
+        """Lets only a device that builds for itself have a kit.
+
+        Raises:
+            ConfigError: It needs none, or is not named.
+        """
+        if self.flavour == "auto":
+            raise ConfigError("--kit: a kit is for one device; name it with --target (`--target list` shows them)")
+        if self.build == "anywhere":
+            raise ConfigError(f"--kit: engines for {self.name} are built without the device; leave --kit out")
+
 
 def target_names() -> list[str]:
     """Names of all targets."""

@@ -33,7 +33,7 @@ from dmdkit.runtime.latency import cache_directory
 from dmdkit.runtime.tensorrt_api import Flavour, version_of
 from dmdkit.runtime.tensorrt_build import Progress, TensorInfo, build
 
-__all__ = ["BuildResult", "BuildSpec", "build_engine", "cache_folder", "cache_key"]
+__all__ = ["BuildResult", "BuildSpec", "build_engine", "cache_folder", "cache_key", "gpu_for"]
 
 _LOG = logging.getLogger(__name__)
 _MIB = 1 << 20
@@ -97,12 +97,22 @@ def cache_key(graph_sha256: str, spec: BuildSpec, version: str, capabilities: li
     return sha256_of_bytes(json.dumps(parts, sort_keys=True).encode())
 
 
-def _here(spec: BuildSpec) -> Gpu | None:
+def gpu_for(spec: BuildSpec) -> Gpu | None:
+    """The GPU here that builds for ``spec``; None where none is needed.
+
+    Raises:
+        EngineError: There is none, or another one.
+    """
     try:
         gpu = find_gpu()
     except NoGpuError as cause:
         if spec.anywhere:
             return None
+        if spec.target == "auto":
+            raise EngineError(
+                f"--target auto builds for this machine's GPU, and here is {cause}; name the device with --target (`--target "
+                "list` shows them)"
+            ) from cause
         raise EngineError(
             f"engines for {spec.target} are built on the device itself, and here is {cause}; "
             "write a folder to take there with --kit OUT, or see what can be checked here with --dry-run"
@@ -179,7 +189,7 @@ def build_engine(
     start = time.perf_counter()
     record = bundle.graph(graph)
     folder = engines_folder(bundle)
-    gpu = _here(spec)
+    gpu = gpu_for(spec)
     version = version_of(spec.flavour)
     # TensorRT's plan is for the GPU that built it, whatever else the target names.
     capabilities = list(spec.compute_capabilities) if spec.anywhere else [gpu.capability] if gpu else []

@@ -289,6 +289,9 @@ def compare(
         "edge_change": max((edge.max_change for edge in edges), default=0.0),
         "mae_change": None if mae is None else max(abs(mae[0]), abs(mae[1])),
     }
+    if len(ids) < MIN_VERIFIED_SAMPLES and not values["output_sd"]:
+        # One sample, or a few equal ones, have no spread: what is measured in units of it says nothing either way.
+        limits = {name: bound for name, bound in limits.items() if name not in ("correlation", "p99_error")}
     missed = _judge(judged_values, limits)
     status: Status = "failed" if missed else "passed"
     reason = "; ".join(missed) if missed else "within every limit"

@@ -47,6 +47,18 @@ def times_ten(split: Split) -> Split:
 
 
 @pytest.mark.parametrize(
+    "option", [["--method", "mse"], ["--calib-samples", "64"], ["--int8-search", "none"], ["--int8-search-seconds", "9"]]
+)
+def test_options_of_int8_without_int8_are_not_silently_ignored(
+    option: list[str], tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", str(tiny_run), *option, "--out", str(tmp_path / "a.dmd")]) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"{option[0]}: without --int8 there is nothing to calibrate" in said
+    assert not (tmp_path / "a.dmd").exists()
+
+
+@pytest.mark.parametrize(
     ("change", "said"),
     [
         (constant, "is the same in every calibration sample"),

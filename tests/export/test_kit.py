@@ -375,6 +375,25 @@ def test_an_int8_graph_with_an_fp32_rest_is_a_problem_for_a_device(tiny_bundle: 
     assert any("its remaining layers are fp32; export with --int8 --fp16" in finding.detail for finding in findings)
 
 
+def test_a_dry_run_and_what_cannot_be_built_leave_the_bundle_as_it_is(
+    bundle_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    no_driver_here()
+    before = sorted((path.relative_to(bundle_copy), path.stat().st_mtime_ns) for path in bundle_copy.rglob("*"))
+    name = str(bundle_copy)
+    assert main(["build", name, "--target", "jetson-orin-nano", "--precision", "fp16", "--dry-run", "--json"]) == 0
+    checks = json.loads(capsys.readouterr().out)["checks"]
+    assert {check["graph"] for check in checks} >= {"fusion.fp16", "explain.fp16"}
+    assert main(["build", name, "--target", "h100", "--precision", "fp16"]) == 1
+    assert main(["build", name, "--target", "auto", "--precision", "fp16"]) == 1
+    assert "name the device with --target" in " ".join(capsys.readouterr().err.split())
+    for target, said in (("auto", "a kit is for one device"), ("rtx-ada", "built without the device")):
+        assert main(["build", name, "--target", target, "--precision", "fp16", "--kit", str(tmp_path / "kit")]) == 1
+        assert said in " ".join(capsys.readouterr().err.split())
+    assert sorted((path.relative_to(bundle_copy), path.stat().st_mtime_ns) for path in bundle_copy.rglob("*")) == before
+    assert not (tmp_path / "kit").exists()
+
+
 def test_the_dry_run_of_a_missing_graph_names_it(tiny_bundle: Path) -> None:
     with pytest.raises(BundleError, match=r"no graph 'fusion\.fp16'"):
         dry_run(Bundle.open(tiny_bundle), ["fusion.fp16"], load_target("a100"), "fp16")

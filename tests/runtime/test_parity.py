@@ -128,6 +128,16 @@ def test_few_samples_are_enough_to_fail():
     assert hop({"score": SCORE[:5]}, {"score": SCORE[:5] + 1}, "fp32").status == "failed"
 
 
+@pytest.mark.parametrize(("count", "status"), [(1, "unverified"), (49, "unverified"), (50, "failed")])
+def test_few_samples_without_a_spread_say_nothing_either_way(count: int, status: str):
+    same = np.full((count, 1), 0.5, np.float32)
+    found = hop({"score": same}, {"score": same + np.float32(1e-3)}, labels=np.zeros(count, np.float32))
+    assert found.status == status
+    far = np.full((count, 6), 0.1, np.float32)
+    edges = hop({"score": same, "edges_homo": far}, {"score": same, "edges_homo": far + np.float32(0.1)})
+    assert edges.status == "failed", "edges are judged in their own unit"
+
+
 def test_a_recorded_hop_is_never_passed_but_can_fail():
     assert hop({"score": SCORE}, {"score": SCORE}, "fp32", kind="recorded").status == "unverified"
     assert hop({"score": SCORE}, {"score": SCORE + 1}, "fp32", kind="recorded").status == "failed"

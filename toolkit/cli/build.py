@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shlex
+import shutil
+import tempfile
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
@@ -57,16 +59,21 @@ def _spec(target: Target) -> BuildSpec:
     )
 
 
+def _missing(bundle: Bundle, kinds: list[str], precision: EnginePrecision) -> list[str]:
+    """The graphs that the precision needs and the bundle lacks; GD-Units alone are fp32 in any case."""
+    from dmdkit.export.targets import GRAPH_PRECISION
+
+    names = sorted(f"{kind}.{GRAPH_PRECISION[precision]}" for kind in {"fusion", *kinds} - {"gd_homo", "gd_hetero"})
+    return [name for name in names if name not in bundle.manifest.graphs]
+
+
 def _with_wanted_forms(
     bundle: Bundle, kinds: list[str], precision: EnginePrecision, parity_data: Path | None, split: str
 ) -> Bundle:
     """The bundle with the graphs that the precision needs, made where they can be made."""
-    from dmdkit.export.targets import GRAPH_PRECISION
     from dmdkit.runtime.bundle import Bundle
 
-    whole = {"fusion", *kinds} - {"gd_homo", "gd_hetero"}
-    names = sorted(f"{kind}.{GRAPH_PRECISION[precision]}" for kind in whole)
-    wanted = ", ".join(name for name in names if name not in bundle.manifest.graphs)
+    wanted = ", ".join(_missing(bundle, kinds, precision))
     if not wanted:
         return bundle
     if precision == "int8":
@@ -86,6 +93,25 @@ def _with_wanted_forms(
     with steps("fp16") as advance:
         add_fp16_graphs(bundle.path, parity=parity, advance=advance)
     return Bundle.open(bundle.path)
+
+
+@contextmanager
+def _kept(bundle: Bundle) -> Iterator[Bundle]:
+    """A copy of the bundle for a dry run, which must not change the bundle; engines stay behind."""
+    from dmdkit.runtime.bundle import Bundle
+    from dmdkit.runtime.engines import ENGINES
+
+    try:
+        with tempfile.TemporaryDirectory(prefix="dmdkit-dry-run-") as folder:
+            copy = Path(folder) / bundle.path.name
+            shutil.copytree(bundle.path, copy, ignore=shutil.ignore_patterns(ENGINES), copy_function=shutil.copyfile)
+            for path in (copy, *copy.rglob("*")):
+                path.chmod(0o755 if path.is_dir() else 0o644)
+            yield Bundle.open(copy)
+    except (OSError, shutil.Error) as cause:
+        raise BundleError(
+            f"cannot copy {bundle.path} for the dry run: {cause}; free some space in the temporary folder"
+        ) from cause
 
 
 def _graphs(bundle: Bundle, kinds: list[str], precision: EnginePrecision, target: Target) -> list[str]:
@@ -221,7 +247,7 @@ def build(
     """
     from dmdkit.export.targets import load_target, target_names
     from dmdkit.runtime.bundle import Bundle
-    from dmdkit.runtime.engine_build import build_engine
+    from dmdkit.runtime.engine_build import build_engine, gpu_for
 
     if target == "list":
         for name in target_names():
@@ -235,11 +261,18 @@ def build(
     for kind in graph or []:
         if kind not in known:
             raise ConfigError(f"--graph {kind}: the bundle has {', '.join(sorted(known))}")
-    opened = _with_wanted_forms(opened, kinds, wanted, parity_data, parity_split)
+    kinds = list(dict.fromkeys(kinds))
+    if kit is not None:
+        chosen.check_kit()
     if kit is not None or dry_run:
-        _check_and_pack(opened, _graphs(opened, kinds, wanted, chosen), chosen, wanted, kit, force=force, json=json)
+        complete = kit is not None or not _missing(opened, kinds, wanted)
+        with nullcontext(opened) if complete else _kept(opened) as source:
+            held = _with_wanted_forms(source, kinds, wanted, parity_data, parity_split)
+            _check_and_pack(held, _graphs(held, kinds, wanted, chosen), chosen, wanted, kit, force=force, json=json)
         return
     spec = _spec(chosen)
+    gpu_for(spec)  # before the bundle is changed: forms are added to it only where engines can be built
+    opened = _with_wanted_forms(opened, kinds, wanted, parity_data, parity_split)
     results = []
     for name in _graphs(opened, kinds, wanted, chosen):
         with _progress(f"{target} {name}") as progress:
@@ -248,6 +281,12 @@ def build(
         print_json({"engines": [r.engine.record.model_dump(mode="json") | {"cached": r.cached} for r in results]})
     else:
         _print_results(results)
+    for name, graph_record in opened.manifest.graphs.items():
+        if graph_record.verdict.status != "passed" and any(result.engine.record.graph == name for result in results):
+            verdict = graph_record.verdict
+            note(
+                f"{name} is {verdict.status} ({verdict.reason}): a runtime opens its engine only where it is asked for by name"
+            )
     quoted = shlex.quote(str(bundle))
     finish(f"{bundle}/engines/", f"dmdkit predict {quoted} --data FEATURES")
     failed = [r for r in results if r.engine.record.precision and r.engine.record.precision.status == "failed"]

@@ -132,6 +132,19 @@ def _check_writable(target: Path) -> None:
         raise BundleError(f"cannot write {target}: {cause.strerror or cause}; choose a writable --out") from cause
 
 
+def _check_unused(*, int8: bool, samples: int | None, method: Method, search: Int8Search, seconds: float | None) -> None:
+    """Refuses options that only say how to quantise, where nothing is quantised: ``--int8`` was forgotten."""
+    asked = {
+        "--calib-samples": samples is not None,
+        "--method": method is not Method.auto,
+        "--int8-search": search is not Int8Search.auto,
+        "--int8-search-seconds": seconds is not None,
+    }
+    unused = [option for option, given in asked.items() if given]
+    if unused and not int8:
+        raise ConfigError(f"{', '.join(unused)}: without --int8 there is nothing to calibrate; add --int8, or leave it out")
+
+
 def _write_triton(bundle: Path, out: Path, *, force: bool) -> list[str]:
     from dmdkit.export.triton import write_triton
     from dmdkit.runtime.bundle import Bundle
@@ -189,6 +202,7 @@ def export(
 
     dmdkit export runs/mosi --int8 --calib mosi.pkl --parity-data mosi.pkl --out face.dmd
     """
+    _check_unused(int8=int8, samples=calib_samples, method=method, search=int8_search, seconds=int8_search_seconds)
     if triton is not None and run is not None and (run / "manifest.json").is_file():
         _serve_bundle(run, triton, for_a_run=bool(int8 or fp16 or calib or parity_data or out), force=force, json=json)
         return
