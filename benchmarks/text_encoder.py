@@ -23,7 +23,7 @@ from onnx import ModelProto
 from benchmarks.timing import interleaved
 from benchmarks.timing import rows as rows_of
 from dmdkit.calibration.lowerings import SIMULATE_QDQ, modelopt_scales, static_int8
-from dmdkit.calibration.smoothing import activations_of, best_strengths, smoothed, weight_products
+from dmdkit.calibration.smoothing import WORTH, activations_of, best_strengths, smoothed, weight_products
 from dmdkit.calibration.text_lowerings import dynamic_products, store_tables_int8
 from dmdkit.cli.export import export_run
 from dmdkit.cli.feature_files import dataset_for_run
@@ -81,10 +81,12 @@ def _forms(model: ModelProto, samples: dict[str, np.ndarray], folder: Path) -> d
     """Every INT8 form that is compared, made when it is its turn."""
     activations = activations_of(model, samples)
     names = [weight.node.name for weight in weight_products(model)]
-    for_cpu, for_engine = (best_strengths(model, activations, dynamic=dynamic) for dynamic in (True, False))
+    every, for_cpu = (best_strengths(model, activations, dynamic=True, worth=worth) for worth in (1.0, WORTH))
+    for_engine = best_strengths(model, activations, dynamic=False)
 
     def dynamic(strengths: dict[str, float | None]) -> ModelProto:
-        return store_tables_int8(dynamic_products(smoothed(model, activations, strengths)), for_engine=False)
+        smooth = smoothed(model, activations, strengths, into_values=True)
+        return store_tables_int8(dynamic_products(smooth), for_engine=False)
 
     def static(strengths: dict[str, float | None], method: str = "max") -> ModelProto:
         smooth = smoothed(model, activations, strengths)
@@ -96,7 +98,8 @@ def _forms(model: ModelProto, samples: dict[str, np.ndarray], folder: Path) -> d
         "dynamic": lambda: dynamic({}),
         "dynamic, smoothed 0.5": lambda: dynamic(dict.fromkeys(names, 0.5)),
         "dynamic, smoothed 0.8": lambda: dynamic(dict.fromkeys(names, 0.8)),
-        "dynamic, smoothing searched (int8-cpu)": lambda: dynamic(for_cpu),
+        "dynamic, smoothing searched": lambda: dynamic(every),
+        "dynamic, smoothed where it is worth it (int8-cpu)": lambda: dynamic(for_cpu),
         "static, max": lambda: static({}),
         "static, entropy": lambda: static({}, "entropy"),
         "static, smoothed 0.5": lambda: static(dict.fromkeys(names, 0.5)),

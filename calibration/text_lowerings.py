@@ -13,7 +13,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from dmdkit.calibration.graph_facts import copy_of, tables
 from dmdkit.calibration.integer_cpu import with_integer_arithmetic
 from dmdkit.calibration.lowerings import Lowering, lower_for_tensorrt
-from dmdkit.calibration.smoothing import Tokens, activations_of, best_strengths, smoothed, weight_products
+from dmdkit.calibration.smoothing import WORTH, Tokens, activations_of, best_strengths, smoothed, weight_products
 from dmdkit.calibration.tidy import drop_unused, tidied
 from dmdkit.calibration.weight_storage import check_scales, quantize_per_channel
 
@@ -78,7 +78,8 @@ def lower_text_for_cpu(model: ModelProto, samples: Tokens) -> Lowering:
         CalibrationError: No samples.
     """
     activations = activations_of(model, samples)
-    smooth = smoothed(model, activations, best_strengths(model, activations, dynamic=True))
+    strengths = best_strengths(model, activations, dynamic=True, worth=WORTH)
+    smooth = smoothed(model, activations, strengths, into_values=True)
     lowered = store_tables_int8(dynamic_products(smooth), for_engine=False)
     tidied(lowered, model.graph.name)
     check_scales(lowered)

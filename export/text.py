@@ -102,7 +102,9 @@ class TextGraph(nn.Module):
         present = attention_mask.to(torch.float32)
         position: Tensor = self.position
         if self.zeroed:  # tokens stand on the right and take the positions they would have without padding
-            position = F.embedding((attention_mask.cumsum(1) - 1).clamp(min=0), position)
+            # Counted in float, exact at any length of a sentence: TensorRT's parser adds and clips no int64.
+            place = (present.cumsum(1) - 1.0).clamp(min=0.0)
+            position = F.embedding(place.to(torch.int64), position)
         x: Tensor = self.norm(F.embedding(input_ids, self.word) + position)
         bias = ((1.0 - present) * _MASKED).unsqueeze(1).unsqueeze(1)
         for layer in self.layers:

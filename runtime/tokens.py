@@ -76,14 +76,13 @@ def lay_out(rows: Sequence[Sequence[int]], layout: Layout) -> TokenBatch:
     for index, row in enumerate(rows):
         if not 0 < len(row) <= steps:
             raise InputError(f"sentence {index} has {len(row)} tokens, expected 1 to {steps}; cut it, or pass it as a string")
+        if min(row) < 0 or max(row) >= layout.vocabulary_size:
+            found = min(row) if min(row) < 0 else max(row)
+            raise InputError(
+                f"sentence {index} has the token id {found}; this encoder's vocabulary ends at {layout.vocabulary_size - 1}"
+            )
         place = slice(steps - len(row), steps) if layout.padding_side == "left" else slice(0, len(row))
         ids[index, place], mask[index, place] = row, 1
-    wrong = np.argwhere((ids < 0) | (ids >= layout.vocabulary_size))
-    if len(wrong):
-        found = ids[tuple(wrong[0])]
-        raise InputError(
-            f"sentence {wrong[0][0]} has the token id {found}; this encoder's vocabulary ends at {layout.vocabulary_size - 1}"
-        )
     return TokenBatch(ids, mask)
 
 

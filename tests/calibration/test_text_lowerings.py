@@ -68,9 +68,10 @@ def test_smoothing_changes_nothing_in_float(graph: ModelProto):
     activations = activations_of(graph, tokens(20))
     names = [weight.node.name for weight in weight_products(graph)]
     assert len(names) == 8
-    for strength in (0.3, 1.0):
-        same = smoothed(graph, activations, dict.fromkeys(names, strength))
+    for into_values in (False, True):
+        same = smoothed(graph, activations, dict.fromkeys(names, 0.8), into_values=into_values)
         np.testing.assert_allclose(run(same, tokens(5, 1)), run(graph, tokens(5, 1)), rtol=0, atol=2e-5)
+        assert sum(node.name.endswith("/Smooth") for node in same.graph.node) == (6 if into_values else 8)
     untouched = smoothed(graph, activations, dict.fromkeys(names))
     assert len(untouched.graph.node) == len(graph.graph.node)
 
