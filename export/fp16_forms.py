@@ -13,9 +13,10 @@ import onnx
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.numpy import save as safetensors_bytes
 
-from dmdkit.calibration.fp16 import lower_to_fp16, near_zero_samples
+from dmdkit.calibration.fp16 import lower_to_fp16
 from dmdkit.data import Dataset
-from dmdkit.errors import BundleError, ExportError
+from dmdkit.errors import BundleError
+from dmdkit.export.fp16_check import probed
 from dmdkit.export.graphs import ExportedGraph
 from dmdkit.export.int8_stage import with_fp16_rest
 from dmdkit.export.onnx_writer import check_contract
@@ -28,13 +29,11 @@ from dmdkit.runtime.int8_report import read_int8_report, write_int8_report
 from dmdkit.runtime.int8_verdict import judged_again
 from dmdkit.runtime.ledger import measure, record
 from dmdkit.runtime.manifest import FileRecord, Manifest, write_manifest
-from dmdkit.runtime.parity import COMPRESSED_P99_ERROR_SD
 
 __all__ = ["FP16_REPORT", "Fp16Graph", "Fp16Report", "add_fp16_graphs", "fp16_graphs", "has_fp16_rest"]
 
 Array = npt.NDArray[np.float32]
 FP16_REPORT = "report/fp16.json"
-_PROBED = 16
 _RANGE_SAMPLES = 32  # every intermediate value of every sample is looked at; more samples found no further node
 
 
@@ -44,16 +43,17 @@ class Fp16Graph(BaseModel):
     Attributes:
         nodes: Nodes that compute with floats.
         kept_fp32: Those that stayed in fp32, by name.
-        golden_error: Largest error of the score, or of the features where it is a text encoder, against the graph it was
-            made from.
+        output_sd: Standard deviation of what is compared: the score, or a text encoder's features.
+        golden_error: Its largest error against the graph this one was made from.
         hostile_error: The same on what fp16 holds worst: half of every sequence at 1e-9 for features, and all but a
-            few steps of every sentence masked, or all, for tokens, where nearly all of an attention score is its mask.
+            few tokens of every sentence masked for a text encoder.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     nodes: int
     kept_fp32: list[str]
+    output_sd: float
     golden_error: float
     hostile_error: float
 
@@ -71,19 +71,6 @@ def has_fp16_rest(model: onnx.ModelProto) -> bool:
     return any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer)
 
 
-def _answer(graph: ExportedGraph, feed: Feed) -> npt.NDArray[np.float64]:
-    with OnnxRuntimeRunner(graph.name, graph.model.SerializeToString(), graph.session_options) as runner:
-        return runner.infer(feed)["text" if graph.kind == "text" else "score"].astype(np.float64)
-
-
-def _mostly_masked(tokens: Feed) -> dict[str, npt.NDArray[np.int64]]:
-    """``tokens`` with sample ``i`` keeping the last ``i`` of its steps alone; the first has none at all."""
-    mask = np.asarray(tokens["attention_mask"], np.int64)
-    count, steps = mask.shape
-    kept = np.arange(steps) >= steps - np.minimum(np.arange(count), steps)[:, None]
-    return {"input_ids": np.asarray(tokens["input_ids"], np.int64), "attention_mask": np.ascontiguousarray(mask * kept)}
-
-
 def _converted(graph: ExportedGraph, samples: Feed) -> tuple[ExportedGraph, Fp16Graph]:
     lowering = lower_to_fp16(graph.model, samples)
     check_contract(lowering.model)
@@ -91,24 +78,13 @@ def _converted(graph: ExportedGraph, samples: Feed) -> tuple[ExportedGraph, Fp16
     made = ExportedGraph(
         graph.kind, precision, lowering.model, lowering.session_options, lowering.simulated_on_cpu, graph.calibrated
     )
-    probe = {name: np.ascontiguousarray(array[:_PROBED]) for name, array in samples.items()}
-    errors = []
-    before = _answer(graph, probe)
-    for feed in (probe, _mostly_masked(probe) if graph.kind == "text" else near_zero_samples(probe)):
-        errors.append(float(np.abs(_answer(made, feed) - _answer(graph, feed)).max()))
-    limit = COMPRESSED_P99_ERROR_SD * float(before.std())
-    if not errors[1] <= max(limit, errors[0]):  # NaN fails too
-        what = (
-            "with nearly every token masked the features move"
-            if graph.kind == "text"
-            else "with inputs near 1e-9 the score moves"
-        )
-        why = "the attention mask leaves fp16's range" if graph.kind == "text" else "the padding mask is not kept in fp32"
-        raise ExportError(
-            f"{made.name}: {what} by {errors[1]:.3g}, more than {limit:.3g}; {why}: export without --fp16 and report this"
-        )
+    errors = probed(made, graph, samples)
     return made, Fp16Graph(
-        nodes=lowering.nodes, kept_fp32=list(lowering.kept_fp32), golden_error=errors[0], hostile_error=errors[1]
+        nodes=lowering.nodes,
+        kept_fp32=list(lowering.kept_fp32),
+        output_sd=errors.output_sd,
+        golden_error=errors.ordinary,
+        hostile_error=errors.hostile,
     )
 
 
