@@ -271,7 +271,7 @@ def _contract(record: EngineRecord, bundle: Bundle) -> str | None:
     given: dict[str, list[Any]] = {"text": inputs["text"]}
     taken = "FLOAT"
     if kind == "text":
-        taken, inputs = "INT64", {name: inputs["text"][:2] for name in ("input_ids", "attention_mask")}
+        taken, inputs = "INT64", dict.fromkeys(("input_ids", "attention_mask"), inputs["text"][:2])
     elif kind in ("fusion", "explain"):
         names = ["score"] if kind == "fusion" else list(manifest.outputs)
         given = {name: [-1, *manifest.outputs[name].shape[1:]] for name in names}
