@@ -89,7 +89,7 @@ class CheckRecord(_Record):
     """Golden samples replayed through the plan and compared with the graph's own recorded outputs."""
 
     passed: bool
-    samples: int
+    samples: Annotated[int, Field(ge=0)]
     max_error: float | None
     tolerance: float
     worst_output: str

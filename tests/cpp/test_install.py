@@ -55,6 +55,14 @@ def test_the_library_is_versioned_and_shows_only_its_interface(libraries: Path) 
     assert [name for name in symbols if not re.search(r"\bdmdkit(_|::)", name)] == []
 
 
+def test_a_plug_in_shows_nothing_but_its_entry(libraries: Path) -> None:
+    plug_ins = [path for path in libraries.glob("libdmdkit_*.so") if not path.is_symlink()]
+    assert plug_ins
+    for path in plug_ins:
+        shown = run("nm", "-D", "--defined-only", path).stdout.split()
+        assert shown[2:] == ["dmdkit_backend_entry"], path.name
+
+
 def test_a_project_of_its_own_finds_builds_and_runs(
     installed: Path, libraries: Path, native_bin: Path, tiny_bundle: Path, tmp_path: Path
 ) -> None:

@@ -40,6 +40,15 @@ dmdkit_status null_pointer(const char* what) noexcept {
   return answer(dmdkit::guarded<Status>([&] { return Status(StatusCode::kInvalidInput, std::string(what) + " is null"); }));
 }
 
+// A struct with its size and nothing else; false if there is none.
+template <typename T>
+bool reset(T* target) noexcept {
+  if (target == nullptr) return false;
+  *target = T{};
+  target->struct_size = sizeof *target;
+  return true;
+}
+
 // A caller's struct as far as both sides know it: what an older caller does not have keeps its default. False if it is no
 // struct of ours at all.
 template <typename T>
@@ -98,43 +107,23 @@ bool inputs_from_c(const dmdkit_inputs* given, dmdkit::Inputs& inputs) noexcept 
 extern "C" {
 
 void dmdkit_options_init(dmdkit_options* options) {
-  if (options == nullptr) return;
-  *options = dmdkit_options{};
-  options->struct_size = sizeof *options;
+  if (!reset(options)) return;
   options->threads = 1;
   options->spin = -1;
 }
 
 void dmdkit_inputs_init(dmdkit_inputs* inputs) {
-  if (inputs == nullptr) return;
-  *inputs = dmdkit_inputs{};
-  inputs->struct_size = sizeof *inputs;
+  if (!reset(inputs)) return;
   inputs->batch = 1;
 }
 
-void dmdkit_input_info_init(dmdkit_input_info* info) {
-  if (info == nullptr) return;
-  *info = dmdkit_input_info{};
-  info->struct_size = sizeof *info;
-}
+void dmdkit_input_info_init(dmdkit_input_info* info) { reset(info); }
 
-void dmdkit_prediction_init(dmdkit_prediction* prediction) {
-  if (prediction == nullptr) return;
-  *prediction = dmdkit_prediction{};
-  prediction->struct_size = sizeof *prediction;
-}
+void dmdkit_prediction_init(dmdkit_prediction* prediction) { reset(prediction); }
 
-void dmdkit_explanation_init(dmdkit_explanation* explanation) {
-  if (explanation == nullptr) return;
-  *explanation = dmdkit_explanation{};
-  explanation->struct_size = sizeof *explanation;
-}
+void dmdkit_explanation_init(dmdkit_explanation* explanation) { reset(explanation); }
 
-void dmdkit_stats_init(dmdkit_stats* stats) {
-  if (stats == nullptr) return;
-  *stats = dmdkit_stats{};
-  stats->struct_size = sizeof *stats;
-}
+void dmdkit_stats_init(dmdkit_stats* stats) { reset(stats); }
 
 const char* dmdkit_version(void) { return DMDKIT_VERSION_STRING; }
 uint32_t dmdkit_abi_version(void) { return DMDKIT_ABI_VERSION; }

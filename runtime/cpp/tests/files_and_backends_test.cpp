@@ -95,6 +95,15 @@ TEST_F(BackendFileTest, ALinkThatLeavesTheBundleIsAStatus) {
   EXPECT_TRUE(open_status().ok()) << "a link within the bundle is none of our business";
 }
 
+TEST_F(BackendFileTest, AManifestThatIsALinkLeavingTheBundleIsAStatus) {
+  const std::string outside = folder + "-manifest";
+  std::filesystem::rename(folder + "/manifest.json", outside);
+  std::filesystem::create_symlink(outside, folder + "/manifest.json");
+  EXPECT_EQ(open_status().message(),
+            folder + "/manifest.json: not a file of the bundle itself, or a link that leaves it; copy the file");
+  std::filesystem::remove(outside);
+}
+
 TEST_F(BackendFileTest, AMissingBundleIsAStatus) {
   EXPECT_EQ(Runtime::open(folder + "/none", options()).code(), StatusCode::kBundleNotFound);
   std::filesystem::remove(folder + "/manifest.json");
