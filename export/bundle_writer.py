@@ -264,13 +264,14 @@ def export_bundle(
         told = Progress(advance, tick)
         plan = int8_plan(run, graphs, options.calibration, calibration, options.search, _held_out(options), told)
         graphs += int8_graphs(graphs, plan, advance)
+    if side is not None:
+        graphs += side.graphs(calibration, options.search.method or "max", advance)
     report: Fp16Report | None = None
     if options.fp16:
         ranges = calibration.split if calibration is not None else golden_split
-        graphs, report = fp16_graphs(graphs, ranges.features(), advance)
-
-    if side is not None:
-        graphs += side.graphs(calibration, options.search.method or "max", advance)
+        graphs, report = fp16_graphs(
+            graphs, ranges.features(), advance, side.golden_tokens(ranges) if side is not None else None
+        )
     advance("golden samples")
     files = {graph.file: graph.model.SerializeToString(deterministic=True) for graph in graphs}
     golden = _golden(system, side, golden_split, graphs, files)
