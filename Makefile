@@ -65,7 +65,7 @@ sanitize: $(READY) $(ORT_SDK)/.ready
 	done
 	$(BIN)/python -m pytest tests/cpp/test_sanitized.py -s
 
-# FUZZ_SECONDS in all, over four targets: manifest, engine sidecar, safetensors, npz (Debian: clang, libclang-rt-14-dev).
+# FUZZ_SECONDS in all, two targets at a time of manifest, engine sidecar, safetensors, npz (Debian: clang, libclang-rt-14-dev).
 FUZZ_SECONDS ?= 60
 fuzz: $(READY)
 	cmake --preset fuzz

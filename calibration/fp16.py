@@ -17,7 +17,7 @@ import numpy.typing as npt
 import onnx
 from onnx import ModelProto, TensorProto, shape_inference
 
-from dmdkit.calibration.lowerings import SIMULATE_QDQ, Lowering, _quietly
+from dmdkit.calibration.lowerings import SIMULATE_QDQ, Inputs, Lowering, _quietly
 from dmdkit.calibration.tidy import tidied
 from dmdkit.calibration.weight_storage import check_scales
 from dmdkit.errors import CalibrationError, MissingDependencyError
@@ -39,6 +39,9 @@ attention score is -10000; fp16 holds that to within 8, and its exponential is 0
 FP16_ON_CPU = {"optimization.disable_specified_optimizers": "NchwcTransformer;MatmulTransposeFusion"}
 """Session option for fp16 graphs: ONNX Runtime 1.31's CPU crashes (segmentation fault) while these two rewrite the explain
 graph in fp16; either one switched off helps, and both only order memory differently."""
+
+_TOKENS = ("input_ids", "attention_mask")
+"""Inputs of a text encoder's graph: whole numbers, so nothing in front of its first product has units of its own."""
 
 _BOUNDARIES = frozenset({"Conv", "MatMul", "Gemm", "QuantizeLinear", "DequantizeLinear"})
 _NOT_ARITHMETIC = frozenset({"Cast", "QuantizeLinear", "DequantizeLinear", "Constant", "Shape"})
@@ -80,6 +83,19 @@ def _before_first_product(model: ModelProto) -> list[str]:
     return names
 
 
+def _normalisations(model: ModelProto) -> list[str]:
+    """LayerNorms, a thousandth of the work: their squares add up over all of a BERT's width, a few channels of which are large.
+
+    TensorRT's own advice is to keep them in fp32.
+    """
+    return [node.name for node in model.graph.node if node.op_type == "LayerNormalization"]
+
+
+def _looked_up(model: ModelProto) -> list[str]:
+    """Lookups of words: AutoCast takes an id of 30000 for a value near fp16's limit, and the table is most of a BERT's size."""
+    return [node.name for node in model.graph.node if node.op_type == "Gather" and node.input[1] == _TOKENS[0]]
+
+
 def _kept_fp32(model: ModelProto) -> tuple[int, list[str]]:
     inferred = shape_inference.infer_shapes(model)
     types = {value.name: value.type.tensor_type.elem_type for value in (*inferred.graph.value_info, *inferred.graph.output)}
@@ -97,14 +113,14 @@ def _kept_fp32(model: ModelProto) -> tuple[int, list[str]]:
     return count, kept
 
 
-def lower_to_fp16(model: ModelProto, samples: Mapping[str, Array]) -> Fp16Lowering:
-    """``model`` with its arithmetic in fp16, inputs and outputs still float32.
+def lower_to_fp16(model: ModelProto, samples: Inputs) -> Fp16Lowering:
+    """``model`` with its arithmetic in fp16, inputs and outputs as they were: float32, or int64 for a text encoder's tokens.
 
     Q/DQ pairs of an INT8 graph stay; the layers they leave in float become fp16.
 
     Args:
         model: An fp32 or ``int8-trt`` graph; it is not changed.
-        samples: Input name -> float32 (N, ...), N >= 1, to see which values leave fp16's range.
+        samples: Input name -> (N, ...), N >= 1, in the dtypes the graph takes, to see which values leave fp16's range.
 
     Raises:
         CalibrationError: No samples, or modelopt failed.
@@ -117,7 +133,9 @@ def lower_to_fp16(model: ModelProto, samples: Mapping[str, Array]) -> Fp16Loweri
             from modelopt.onnx.autocast import convert_to_mixed_precision
         except ImportError as cause:
             raise MissingDependencyError(cause.name or "modelopt", "quantize", "the fp16 form of a graph") from cause
-        excluded = [f"^{re.escape(name)}$" for name in _before_first_product(model)]
+        reads_tokens = {value.name for value in model.graph.input} == set(_TOKENS)
+        exact = _normalisations(model) if reads_tokens else _before_first_product(model)
+        excluded = [f"^{re.escape(name)}$" for name in exact]
         with tempfile.TemporaryDirectory(prefix="dmdkit-fp16-") as directory:
             source, ranges = Path(directory) / "graph.onnx", Path(directory) / "ranges.npz"
             onnx.save(model, source)
@@ -132,6 +150,7 @@ def lower_to_fp16(model: ModelProto, samples: Mapping[str, Array]) -> Fp16Loweri
                     opset=next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")),
                     data_max=DATA_MAX,
                     nodes_to_exclude=[f".*/{PAD_MASK}.*", *excluded],
+                    nodes_to_include=[f"^{re.escape(name)}$" for name in _looked_up(model)],
                 )
             except Exception as cause:  # modelopt raises whatever its parts raise
                 tail = said.getvalue().strip().splitlines()[-1:] or [type(cause).__name__]

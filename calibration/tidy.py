@@ -53,18 +53,31 @@ def _scope_of(node: NodeProto) -> str:
     return "/" + path[-1].replace(".", "/") if path else ""
 
 
+def _keeps_name(node: NodeProto) -> bool:
+    """Whether a node was named before; what a converter inserts since then is not."""
+    return not node.metadata_props and node.name.startswith("/")
+
+
+def _new_name(base: str, seen: Counter[str], taken: set[str]) -> str:
+    """``base``, or with the first number that makes it another than every earlier and every kept one."""
+    while True:
+        seen[base] += 1
+        name = base if seen[base] == 1 else f"{base}_{seen[base]}"
+        if name not in taken:
+            return name
+
+
 def tidied(model: ModelProto, name: str) -> None:
     """Tidies ``model`` in place: nodes named by module and operator, values by number, equal constants stored once."""
     _share_equal_constants(model)
     graph = model.graph
     seen: Counter[str] = Counter()
+    kept = {node.name for node in graph.node if _keeps_name(node)}
     fixed = {value.name for value in (*graph.input, *graph.output)}
     values: dict[str, str] = {}
     for node in graph.node:
-        if node.metadata_props or not node.name.startswith("/"):
-            base = f"{_scope_of(node)}/{node.op_type}"
-            seen[base] += 1
-            node.name = base if seen[base] == 1 else f"{base}_{seen[base]}"
+        if not _keeps_name(node):
+            node.name = _new_name(f"{_scope_of(node)}/{node.op_type}", seen, kept)
         for output in node.output:
             if output and output not in fixed:
                 values[output] = f"v{len(values)}"

@@ -249,11 +249,6 @@ def _graphs(
         stage = Int8Stage.of(run, options.calibration, calibration, options.search, _held_out(options), progress)
         plans.append(stage.plan(graphs))
         graphs += int8_graphs(graphs, plans[0], progress.advance)
-    report: Fp16Report | None = None
-    if options.fp16:
-        ranges = calibration.split if calibration is not None else golden
-        graphs, report = fp16_graphs(graphs, ranges.features(), progress.advance)
-
     if side is not None:
         progress.advance("text.fp32")
         text = side.graph()
@@ -262,6 +257,11 @@ def _graphs(
             text_plan = stage.text_plan(text, next(graph for graph in graphs if graph.name == "fusion.fp32"))
             plans.append(text_plan.plan)
             graphs += text_int8_graphs(text_plan)
+    report: Fp16Report | None = None
+    if options.fp16:
+        ranges = calibration.split if calibration is not None else golden
+        tokens = side.golden_tokens(ranges) if side is not None else None
+        graphs, report = fp16_graphs(graphs, ranges.features(), progress.advance, tokens)
     return _Made(graphs, plans, report)
 
 

@@ -5,34 +5,35 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.numpy import save as safetensors_bytes
 
-from dmdkit.calibration.fp16 import lower_to_fp16, near_zero_samples
+from dmdkit.calibration.fp16 import lower_to_fp16
 from dmdkit.data import Dataset
-from dmdkit.errors import BundleError, ExportError
+from dmdkit.errors import BundleError
+from dmdkit.export.fp16_check import probed
 from dmdkit.export.graphs import ExportedGraph
 from dmdkit.export.int8_stage import with_fp16_rest
 from dmdkit.export.onnx_writer import check_contract
 from dmdkit.files import atomic_directory, sha256_of_bytes, write_json
 from dmdkit.report import write_report
+from dmdkit.runtime.backends.base import Feed
 from dmdkit.runtime.backends.onnxruntime import OnnxRuntimeRunner
 from dmdkit.runtime.bundle import Bundle, Golden
 from dmdkit.runtime.int8_report import read_int8_report, write_int8_report
 from dmdkit.runtime.int8_verdict import judged_again
 from dmdkit.runtime.ledger import measure, record
 from dmdkit.runtime.manifest import FileRecord, Manifest, write_manifest
-from dmdkit.runtime.parity import COMPRESSED_P99_ERROR_SD
 
 __all__ = ["FP16_REPORT", "Fp16Graph", "Fp16Report", "add_fp16_graphs", "fp16_graphs", "has_fp16_rest"]
 
 Array = npt.NDArray[np.float32]
 FP16_REPORT = "report/fp16.json"
-_PROBED = 16
 _RANGE_SAMPLES = 32  # every intermediate value of every sample is looked at; more samples found no further node
 
 
@@ -42,16 +43,19 @@ class Fp16Graph(BaseModel):
     Attributes:
         nodes: Nodes that compute with floats.
         kept_fp32: Those that stayed in fp32, by name.
-        golden_error: Largest error of the score against the graph it was made from.
-        near_zero_error: The same where half of every sequence is 1e-9, which fp16 cannot hold.
+        output_sd: Standard deviation of what is compared: the score, or a text encoder's features.
+        golden_error: Its largest error against the graph this one was made from.
+        hostile_error: The same on what fp16 holds worst: half of every sequence at 1e-9 for features, and all but a
+            few tokens of every sentence masked for a text encoder.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     nodes: int
     kept_fp32: list[str]
+    output_sd: float
     golden_error: float
-    near_zero_error: float
+    hostile_error: float
 
 
 class Fp16Report(BaseModel):
@@ -72,62 +76,70 @@ def has_fp16_rest(model: onnx.ModelProto) -> bool:
     return any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer)
 
 
-def _score(graph: ExportedGraph, feed: Mapping[str, Array]) -> npt.NDArray[np.float64]:
-    with OnnxRuntimeRunner(graph.name, graph.model.SerializeToString(), graph.session_options) as runner:
-        return runner.infer(feed)["score"].astype(np.float64)
-
-
-def _converted(graph: ExportedGraph, samples: Mapping[str, Array]) -> tuple[ExportedGraph, Fp16Graph]:
+def _converted(graph: ExportedGraph, samples: Feed) -> tuple[ExportedGraph, Fp16Graph]:
     lowering = lower_to_fp16(graph.model, samples)
     check_contract(lowering.model)
     precision = "fp16" if graph.precision == "fp32" else graph.precision
     made = ExportedGraph(
         graph.kind, precision, lowering.model, lowering.session_options, lowering.simulated_on_cpu, graph.calibrated
     )
-    probe = {name: np.ascontiguousarray(array[:_PROBED]) for name, array in samples.items()}
-    errors = []
-    before = _score(graph, probe)
-    for feed in (probe, near_zero_samples(probe)):
-        errors.append(float(np.abs(_score(made, feed) - _score(graph, feed)).max()))
-    limit = COMPRESSED_P99_ERROR_SD * float(before.std())
-    if not errors[1] <= max(limit, errors[0]):  # NaN fails too
-        raise ExportError(
-            f"{made.name}: with inputs near 1e-9 the score moves by {errors[1]:.3g}, more than {limit:.3g}; the padding mask "
-            "is not kept in fp32: export without --fp16 and report this"
-        )
+    errors = probed(made, graph, samples)
     return made, Fp16Graph(
-        nodes=lowering.nodes, kept_fp32=list(lowering.kept_fp32), golden_error=errors[0], near_zero_error=errors[1]
+        nodes=lowering.nodes,
+        kept_fp32=list(lowering.kept_fp32),
+        output_sd=errors.output_sd,
+        golden_error=errors.ordinary,
+        hostile_error=errors.hostile,
     )
 
 
-def fp16_graphs(
-    graphs: list[ExportedGraph], samples: Mapping[str, Array], advance: Callable[[str], None]
-) -> tuple[list[ExportedGraph], Fp16Report]:
-    """``graphs`` with fp16 forms of fusion and explain, and ``int8-trt`` with fp16 in place of its fp32 layers.
+def _spread(samples: Feed) -> dict[str, npt.NDArray[Any]]:
+    count = len(next(iter(samples.values())))
+    chosen = np.unique(np.linspace(0, count - 1, min(count, _RANGE_SAMPLES)).round().astype(np.int64))
+    return {name: np.ascontiguousarray(array[chosen]) for name, array in samples.items()}
 
-    Strong typing would otherwise leave those layers in fp32 on a device. GD-Units alone stay fp32.
+
+def fp16_graphs(
+    graphs: list[ExportedGraph],
+    samples: Mapping[str, Array],
+    advance: Callable[[str], None],
+    tokens: Mapping[str, npt.NDArray[np.int64]] | None = None,
+) -> tuple[list[ExportedGraph], Fp16Report]:
+    """``graphs`` with the fp16 forms they lack, and ``int8-trt`` with fp16 in place of its fp32 layers.
+
+    Strong typing would otherwise leave those layers in fp32 on a device. Fusion, explain and the text encoder get them;
+    GD-Units alone stay fp32.
 
     Args:
         graphs: As exported; none is changed.
         samples: float32 (N, T, D) per modality, to see the ranges.
         advance: Hears each name before its work.
+        tokens: int64 (N, T) per input of the text encoder; None only where there is none.
     """
-    count = len(next(iter(samples.values())))
-    chosen = np.unique(np.linspace(0, count - 1, min(count, _RANGE_SAMPLES)).round().astype(np.int64))
-    samples = {name: np.ascontiguousarray(array[chosen]) for name, array in samples.items()}
+    features = _spread(samples)
+    words = _spread(tokens) if tokens is not None else {}
+    held = {graph.name for graph in graphs}
     found: list[ExportedGraph] = []
     report: dict[str, Fp16Graph] = {}
     for graph in graphs:
-        whole = graph.kind in ("fusion", "explain")
+        whole = not graph.kind.startswith("gd_")
         again = graph.precision == "int8-trt" and whole and not has_fp16_rest(graph.model)
         if not again:
             found.append(graph)
-        if again or (whole and graph.precision == "fp32"):
+        if again or (whole and graph.precision == "fp32" and f"{graph.kind}.fp16" not in held):
             advance(f"{graph.kind}.fp16" if graph.precision == "fp32" else f"{graph.name} with fp16 layers")
-            made, facts = _converted(graph, samples)
+            made, facts = _converted(graph, words if graph.kind == "text" else features)
             found.append(made)
             report[made.name] = facts
     return found, Fp16Report(graphs=report)
+
+
+def _earlier(path: Path) -> dict[str, Fp16Graph]:
+    """What an earlier report says of graphs that are not made again; nothing where it is absent or not readable."""
+    try:
+        return Fp16Report.model_validate_json((path / FP16_REPORT).read_bytes()).graphs
+    except (OSError, ValidationError):
+        return {}
 
 
 def _load(bundle: Bundle) -> list[ExportedGraph]:
@@ -141,7 +153,6 @@ def _load(bundle: Bundle) -> list[ExportedGraph]:
             bundle.manifest.calibration is not None and name in bundle.manifest.calibration.used_by,
         )
         for name, graph in bundle.manifest.graphs.items()
-        if graph.precision != "fp16"
     ]
 
 
@@ -151,7 +162,7 @@ def add_fp16_graphs(
     parity: tuple[Dataset, str] | None = None,
     advance: Callable[[str], None] = lambda _: None,
 ) -> tuple[Manifest, Fp16Report]:
-    """Adds the fp16 forms to the bundle at ``path``; the bundle is replaced as a whole, or not at all.
+    """Adds the fp16 forms that are missing to the bundle at ``path``; the bundle is replaced as a whole, or not at all.
 
     Args:
         path: The bundle's directory.
@@ -164,8 +175,7 @@ def add_fp16_graphs(
     """
     bundle = Bundle.open(path)
     manifest, golden = bundle.manifest, bundle.golden()
-    old = _load(bundle)
-    graphs, report = fp16_graphs(old, golden.inputs, advance)
+    graphs, report = fp16_graphs(_load(bundle), golden.inputs, advance, golden.unit_inputs.get("text"))
     changed = [graph for graph in graphs if graph.name in report.graphs]
     advance("golden samples")
     files = {graph.file: graph.model.SerializeToString(deterministic=True) for graph in changed}
@@ -187,7 +197,8 @@ def add_fp16_graphs(
         for name, data in files.items():
             (directory / name).write_bytes(data)
         write_manifest(directory, updated)
-        write_json(directory / FP16_REPORT, report.model_dump(mode="json"), BundleError)
+        complete_report = Fp16Report(graphs=_earlier(path) | report.graphs)
+        write_json(directory / FP16_REPORT, complete_report.model_dump(mode="json"), BundleError)
         advance("parity")
         dataset, split = parity if parity is not None else (None, "golden")
         ledger = measure(

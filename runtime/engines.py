@@ -89,7 +89,7 @@ class CheckRecord(_Record):
     """Golden samples replayed through the plan and compared with the graph's own recorded outputs."""
 
     passed: bool
-    samples: int
+    samples: Annotated[int, Field(ge=0)]
     max_error: float | None
     tolerance: float
     worst_output: str
@@ -267,15 +267,23 @@ def write_engine(folder: Path, record: EngineRecord, plan: bytes, log: str) -> E
 def _contract(record: EngineRecord, bundle: Bundle) -> str | None:
     """What of a sidecar's inputs and outputs is not the graph's; its buffers are made from them."""
     kind, manifest = bundle.manifest.graphs[record.graph].kind, bundle.manifest
-    if kind not in ("fusion", "explain"):
-        return None
     inputs = {name: [-1, wanted.steps, wanted.features] for name, wanted in manifest.inputs.items()}
-    names = ["score"] if kind == "fusion" else list(manifest.outputs)
-    outputs = {name: [-1, *manifest.outputs[name].shape[1:]] for name in names}
-    for found, wanted in ((record.inputs, inputs), (record.outputs, outputs)):
+    given: dict[str, list[Any]] = {"text": inputs["text"]}
+    taken = "FLOAT"
+    if kind == "text":
+        taken, inputs = "INT64", dict.fromkeys(("input_ids", "attention_mask"), inputs["text"][:2])
+    elif kind in ("fusion", "explain"):
+        names = ["score"] if kind == "fusion" else list(manifest.outputs)
+        given = {name: [-1, *manifest.outputs[name].shape[1:]] for name in names}
+    else:
+        return None
+    for found, wanted, dtype in ((record.inputs, inputs, taken), (record.outputs, given, "FLOAT")):
         shapes = {tensor.name: tensor.shape for tensor in found}
         if shapes != wanted or len(found) != len(wanted):
             return f"takes or gives {shapes}, {record.graph} has {wanted}"
+        other = next((tensor for tensor in found if tensor.dtype != dtype), None)
+        if other is not None:
+            return f"says that {other.name} is {other.dtype}, in {record.graph} it is {dtype}"
     return None
 
 

@@ -56,8 +56,13 @@ def _signature(manifest: Manifest, kind: str) -> tuple[set[TensorSpec], set[str]
     return inputs, {"score"} if kind == "fusion" else set(manifest.outputs)
 
 
-def open_engine_or_say(bundle: Bundle, kind: str, graph: str | None, *, allow_build: bool) -> tuple[Runner | None, str]:
-    """An engine of the bundle that runs on this machine, or None and one sentence that says why there is none."""
+def open_engine_or_say(
+    bundle: Bundle, kind: str, graph: str | None, *, allow_build: bool, prefer: str | None = None
+) -> tuple[Runner | None, str]:
+    """An engine of the bundle that runs on this machine, or None and one sentence that says why there is none.
+
+    ``prefer``: the precision that is tried first where several engines fit.
+    """
     from dmdkit.runtime.engine_choice import engine_runner
 
-    return engine_runner(bundle, kind, graph, allow_build=allow_build)
+    return engine_runner(bundle, kind, graph, allow_build=allow_build, prefer=prefer)

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -64,9 +64,9 @@ class Runtime:
         self._truncated_count = 0
         self._out_of_range_count = 0
         self._closed = False
-        self._engine = False
+        self._engine = self._engines = self._allow_build = False
         self.notes: tuple[str, ...] = ()
-        """What was not as asked for when opening, in sentences: why no engine runs, for one."""
+        """What was not as asked for when a graph was opened, in sentences: why no engine runs it, for one."""
 
     @classmethod
     def open(
@@ -89,9 +89,11 @@ class Runtime:
                 one that passed parity.
             backend: onnxruntime, openvino, tensorrt, or auto: an engine of the bundle where one runs here, else what is
                 fastest here among what passed parity (``dmdkit bench`` measures it); ONNX Runtime for a graph asked for
-                by name, or where nothing was measured. Where no engine runs, :attr:`notes` says why.
+                by name, or where nothing was measured. Where engines run, one of the text encoder reads words if there is
+                one, else ONNX Runtime does. Where no engine runs, :attr:`notes` says why.
             threads: Threads inside one prediction.
-            allow_build: Whether to build an engine where none fits this machine and TensorRT is installed.
+            allow_build: Whether to build an engine where none fits this machine and TensorRT is installed: of what
+                predicts now, of a text encoder when the first words come, which then wait for it.
             on_out_of_range: Called with the shares when inputs leave the training range.
 
         Raises:
@@ -106,42 +108,41 @@ class Runtime:
         resolved = "cpu" if device == "auto" else device
         bundle = Bundle.open(Path(path))
         bundle.verify()
-        notes: tuple[str, ...] = ()
-        if backend == "tensorrt" or (backend == device == "auto" and (allow_build or (bundle.path / "engines").is_dir())):
-            engine, why = open_engine_or_say(bundle, "fusion", graph, allow_build=allow_build)
-            if engine is not None:
-                runtime = cls(
-                    bundle,
-                    engine,
-                    asked_for=graph is not None,
-                    threads=threads,
-                    device=resolved,
-                    backend="onnxruntime",
-                    on_out_of_range=on_out_of_range,
-                )
-                runtime._engine = True
-                return runtime
-            notes = (f"{why}; using onnxruntime",)
-            _LOG.warning("%s: %s", bundle.path, notes[0])
+        engines = backend == "tensorrt" or (backend == device == "auto" and (allow_build or (bundle.path / "engines").is_dir()))
+        runner: Runner | None = None
+        used: BackendName = "onnxruntime"
+        why = ""
+        if engines:
+            runner, why = open_engine_or_say(bundle, "fusion", graph, allow_build=allow_build)
             backend = "onnxruntime"
-        chosen = choose(bundle.manifest, "fusion", graph, backend=backend, device=resolved, threads=threads)
-        if resolved != "cpu":
-            from dmdkit.runtime.backends.onnxruntime import available_devices
+        engine = runner is not None
+        if runner is None:
+            chosen = choose(bundle.manifest, "fusion", graph, backend=backend, device=resolved, threads=threads)
+            if resolved != "cpu":
+                from dmdkit.runtime.backends.onnxruntime import available_devices
 
-            if resolved not in available_devices():
-                raise InputError(f"device={device!r}: this ONNX Runtime has only {', '.join(available_devices())}")
-        runner = open_runner(bundle, chosen.graph, threads=threads, device=resolved, backend=chosen.backend)
+                if resolved not in available_devices():
+                    raise InputError(f"device={device!r}: this ONNX Runtime has only {', '.join(available_devices())}")
+            runner = open_runner(bundle, chosen.graph, threads=threads, device=resolved, backend=chosen.backend)
+            used = chosen.backend
         opened = cls(
             bundle,
             runner,
             asked_for=graph is not None,
             threads=threads,
             device=resolved,
-            backend=chosen.backend,
+            backend=used,
             on_out_of_range=on_out_of_range,
         )
-        opened.notes = notes
+        opened._engine, opened._engines, opened._allow_build = engine, engines, allow_build
+        if why:
+            opened._say_fallback(why)
         return opened
+
+    def _say_fallback(self, why: str) -> None:
+        """Keeps the reason why ONNX Runtime runs what an engine was wanted for."""
+        self.notes += (f"{why}; using onnxruntime",)
+        _LOG.warning("%s: %s", self._bundle.path, self.notes[-1])
 
     @property
     def manifest(self) -> Manifest:
@@ -223,16 +224,30 @@ class Runtime:
         with self._explain_lock:
             self._require_open()
             if self._text_stage is None:
-                name = text_graph_for(self.manifest, self.graph, asked_for=self._asked_for)
-                # Engines and OpenVINO run features; the encoder in front of them is ONNX Runtime's.
-                runner = open_runner(self._bundle, name, threads=self._threads, device=self._device)
-                self._text_stage = TextStage(self._bundle, runner)
+                self._text_stage = TextStage(self._bundle, self._text_runner())
             return self._text_stage
+
+    def _text_runner(self) -> Runner:
+        """An engine where engines are wanted and one fits, whatever runs the rest; otherwise ONNX Runtime."""
+        if self._engines:
+            asked = text_graph_for(self.manifest, self.graph, asked_for=True) if self._asked_for else None
+            like = self.manifest.graphs[self.graph].precision
+            engine, why = open_engine_or_say(self._bundle, "text", asked, allow_build=self._allow_build, prefer=like)
+            if engine is not None:
+                return engine
+            self._say_fallback(f"text: {why}")
+        name = text_graph_for(self.manifest, self.graph, asked_for=self._asked_for)
+        return open_runner(self._bundle, name, threads=self._threads, device=self._device)
 
     @property
     def text_graph(self) -> str | None:
         """The graph that reads words, once some came."""
         return None if self._text_stage is None else self._text_stage.runner.name
+
+    @property
+    def text_backend(self) -> str | None:
+        """What runs it, with its version, once words came."""
+        return None if self._text_stage is None else self._text_stage.runner.backend
 
     def _backend_for(self, graph: str) -> BackendName:
         """The predicting backend where it is proven for ``graph`` too; else ONNX Runtime, which every graph runs in."""
@@ -249,7 +264,7 @@ class Runtime:
                     self._explain_runner, why = open_engine_or_say(self._bundle, "explain", name, allow_build=False)
                     if self._explain_runner is not None:
                         return self._explain_runner
-                    self.notes += (f"explain: {why}; using onnxruntime",)
+                    self._say_fallback(f"explain: {why}")
                 self._explain_runner = open_runner(
                     self._bundle, name, threads=self._threads, device=self._device, backend=self._backend_for(name)
                 )
@@ -296,11 +311,15 @@ class Runtime:
                 names.append(explain_graph(self.manifest, self.graph, asked_for=self._asked_for))
             if self._text_stage is not None:
                 names.append(self._text_stage.runner.name)
+        text = self._text_stage.runner if self._text_stage is not None else None
+        engines = {
+            r.name: r for r in (self._runner, self._explain_runner, text) if r is not None and r.backend.startswith("tensorrt")
+        }
         checks = []
         for name in names:
             record = self.manifest.graphs[name]
-            held = next((r for r in (self._runner, self._explain_runner) if r is not None and r.name == name), None)
-            if self._engine and held is not None and not held.backend.startswith("onnxruntime"):
+            held = engines.get(name)
+            if held is not None:
                 from dmdkit.runtime.engine_choice import check_on_golden
 
                 found_now = check_on_golden(held, self._bundle, name)
@@ -320,11 +339,12 @@ class Runtime:
         """Releases the graphs; calling it again does nothing."""
         with self._explain_lock:
             self._closed = True
-            self._runner.close()
-            if self._explain_runner is not None:
-                self._explain_runner.close()
-            if self._text_stage is not None:
-                self._text_stage.runner.close()
+            with ExitStack() as held:  # one that fails to close does not keep the others open
+                held.callback(self._runner.close)
+                if self._explain_runner is not None:
+                    held.callback(self._explain_runner.close)
+                if self._text_stage is not None:
+                    held.callback(self._text_stage.runner.close)
 
     def __enter__(self) -> Runtime:
         return self

@@ -55,6 +55,14 @@ def test_the_library_is_versioned_and_shows_only_its_interface(libraries: Path) 
     assert [name for name in symbols if not re.search(r"\bdmdkit(_|::)", name)] == []
 
 
+def test_a_plug_in_shows_nothing_but_its_entry(libraries: Path) -> None:
+    plug_ins = [path for path in libraries.glob("libdmdkit_*.so") if not path.is_symlink()]
+    assert plug_ins
+    for path in plug_ins:
+        shown = run("nm", "-D", "--defined-only", path).stdout.split()
+        assert shown[2:] == ["dmdkit_backend_entry"], path.name
+
+
 def test_a_project_of_its_own_finds_builds_and_runs(
     installed: Path, libraries: Path, native_bin: Path, tiny_bundle: Path, tmp_path: Path
 ) -> None:
@@ -97,3 +105,10 @@ def test_the_c_example_builds_with_pkg_config(
     done = run(program, tiny_bundle, LD_LIBRARY_PATH=runtime_path(native_bin, libraries))
     assert done.returncode == 0, done.stderr
     assert "score" in done.stdout
+
+
+def test_without_onnxruntime_the_loader_is_told_what_to_find(installed: Path, libraries: Path, tiny_bundle: Path) -> None:
+    done = run(next(installed.rglob("dmdkit-run")), tiny_bundle, "--graph", "fp32", LD_LIBRARY_PATH=str(libraries))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "ONNX Runtime's library is not found: libonnxruntime.so" in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -19,6 +19,14 @@ def engine_bundle(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return out
 
 
+@pytest.fixture(scope="session")
+def text_engine_bundle(text_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a text encoder; tests must copy it before changing it."""
+    out = tmp_path_factory.mktemp("engines") / "words.dmd"
+    assert main(["export", str(text_run), "--int8", "--int8-search", "none", "--fp16", "--out", str(out)]) in (0, 2)
+    return out
+
+
 @pytest.fixture
 def engine_copy(engine_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of it, with an engine cache of its own."""

@@ -88,6 +88,17 @@ def test_equal_constants_are_stored_once() -> None:
     check_contract(model)
 
 
+def test_a_node_that_a_converter_inserts_takes_no_name_that_is_kept() -> None:
+    names = ["/Cast_2", "inserted_a", "/Cast", "inserted_b"]
+    nodes = [
+        helper.make_node("Cast", [before], [after], name, to=TensorProto.FLOAT)
+        for name, before, after in zip(names, ["x", "a", "b", "c"], ["a", "b", "c", "y"], strict=True)
+    ]
+    model = make(nodes, {})
+    tidied(model, "g")
+    assert [node.name for node in model.graph.node] == ["/Cast_2", "/Cast_3", "/Cast", "/Cast_4"]
+
+
 @pytest.mark.parametrize(
     ("model", "said"),
     [

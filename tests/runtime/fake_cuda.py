@@ -139,7 +139,9 @@ class FakeContext:
 
     def _view(self, name: str, shape: tuple[int, ...]) -> Any:
         count = int(np.prod(shape))
-        return np.ctypeslib.as_array((ctypes.c_float * count).from_address(self.address[name])).reshape(shape)
+        kinds = {tensor.name: tensor.dtype for tensor in (*self.record.inputs, *self.record.outputs)}
+        kind: Any = ctypes.c_int64 if kinds[name] == "INT64" else ctypes.c_float
+        return np.ctypeslib.as_array((kind * count).from_address(self.address[name])).reshape(shape)
 
     def execute_async_v3(self, stream: int) -> bool:
         self.cuda.submit(self._run)

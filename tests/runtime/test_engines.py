@@ -39,15 +39,21 @@ NOTHING_INT8 = json.dumps({"Layers": [], "Bindings": []})
 
 def tensors(bundle: Bundle, kind: str) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
     manifest = bundle.manifest
+    if kind == "text":
+        assert manifest.text is not None
+        shape = [-1, manifest.text.max_tokens]
+        tokens = [{"name": name, "shape": shape, "dtype": "INT64"} for name in ("input_ids", "attention_mask")]
+        given = manifest.inputs["text"]
+        return tokens, [{"name": "text", "shape": [-1, given.steps, given.features], "dtype": "FLOAT"}]
     inputs = [{"name": n, "shape": [-1, r.steps, r.features], "dtype": "FLOAT"} for n, r in manifest.inputs.items()]
     names = ["score"] if kind == "fusion" else list(manifest.outputs)
     outputs = [{"name": n, "shape": [-1, *manifest.outputs[n].shape[1:]], "dtype": "FLOAT"} for n in names]
     return inputs, outputs
 
 
-def add_engine(path: Path, kind: str = "fusion", **changes: object) -> Engine:
+def add_engine(path: Path, kind: str = "fusion", form: str = "fp32", plan: bytes = PLAN, **changes: object) -> Engine:
     bundle = Bundle.open(path)
-    graph = f"{kind}.fp32"
+    graph = f"{kind}.{form}"
     inputs, outputs = tensors(bundle, kind)
     values: dict[str, object] = {
         "target": "rtx-ada",
@@ -61,8 +67,8 @@ def add_engine(path: Path, kind: str = "fusion", **changes: object) -> Engine:
         "gpu": None,
         "driver": None,
         "plan": f"rtx-ada.{graph}.plan",
-        "plan_sha256": sha256_of_bytes(PLAN),
-        "plan_bytes": len(PLAN),
+        "plan_sha256": sha256_of_bytes(plan),
+        "plan_bytes": len(plan),
         "batch": [1, 1, 4],
         "flags": {},
         "inputs": inputs,
@@ -72,7 +78,7 @@ def add_engine(path: Path, kind: str = "fusion", **changes: object) -> Engine:
         "built": "2026-01-01T00:00:00+00:00",
         "build_seconds": 1.0,
     }
-    return write_engine(path / "engines", EngineRecord.model_validate(values | changes), PLAN, "")
+    return write_engine(path / "engines", EngineRecord.model_validate(values | changes), plan, "")
 
 
 @pytest.fixture

@@ -59,13 +59,22 @@ def _spec(target: Target) -> BuildSpec:
     )
 
 
-def _with_wanted_forms(bundle: Bundle, precision: EnginePrecision, parity_data: Path | None, split: str) -> Bundle:
-    """The bundle with the graphs that the precision needs, made where they can be made."""
+def _missing(bundle: Bundle, kinds: list[str], precision: EnginePrecision) -> list[str]:
+    """The graphs that the precision needs and the bundle lacks; GD-Units alone are fp32 in any case."""
     from dmdkit.export.targets import GRAPH_PRECISION
+
+    names = sorted(f"{kind}.{GRAPH_PRECISION[precision]}" for kind in {"fusion", *kinds} - {"gd_homo", "gd_hetero"})
+    return [name for name in names if name not in bundle.manifest.graphs]
+
+
+def _with_wanted_forms(
+    bundle: Bundle, kinds: list[str], precision: EnginePrecision, parity_data: Path | None, split: str
+) -> Bundle:
+    """The bundle with the graphs that the precision needs, made where they can be made."""
     from dmdkit.runtime.bundle import Bundle
 
-    wanted = f"fusion.{GRAPH_PRECISION[precision]}"
-    if wanted in bundle.manifest.graphs:
+    wanted = ", ".join(_missing(bundle, kinds, precision))
+    if not wanted:
         return bundle
     if precision == "int8":
         raise BundleError(f"--precision int8: {bundle.path} has no {wanted}; export the run again with --int8 --fp16")
@@ -116,15 +125,7 @@ def _graphs(bundle: Bundle, kinds: list[str], precision: EnginePrecision, target
                 continue
             names.append(f"{kind}.fp32")
             continue
-        name = f"{kind}.{GRAPH_PRECISION[precision]}"
-        if kind == "text" and name not in bundle.manifest.graphs:
-            # Fusion and explain get their forms made; an encoder has those it was exported with.
-            if "fp32" not in target.precisions:
-                note(f"text is left out: the bundle has no {name}, and {target.name} does not build fp32")
-                continue
-            note(f"the bundle has no {name}: building text.fp32")
-            name = "text.fp32"
-        names.append(name)
+        names.append(f"{kind}.{GRAPH_PRECISION[precision]}")
     return names
 
 
@@ -244,7 +245,7 @@ def build(
 
     Example: dmdkit build face.dmd --target rtx-ada --precision fp16
     """
-    from dmdkit.export.targets import GRAPH_PRECISION, load_target, target_names
+    from dmdkit.export.targets import load_target, target_names
     from dmdkit.runtime.bundle import Bundle
     from dmdkit.runtime.engine_build import build_engine, gpu_for
 
@@ -264,14 +265,14 @@ def build(
     if kit is not None:
         chosen.check_kit()
     if kit is not None or dry_run:
-        complete = kit is not None or f"fusion.{GRAPH_PRECISION[wanted]}" in opened.manifest.graphs
+        complete = kit is not None or not _missing(opened, kinds, wanted)
         with nullcontext(opened) if complete else _kept(opened) as source:
-            held = _with_wanted_forms(source, wanted, parity_data, parity_split)
+            held = _with_wanted_forms(source, kinds, wanted, parity_data, parity_split)
             _check_and_pack(held, _graphs(held, kinds, wanted, chosen), chosen, wanted, kit, force=force, json=json)
         return
     spec = _spec(chosen)
     gpu_for(spec)  # before the bundle is changed: forms are added to it only where engines can be built
-    opened = _with_wanted_forms(opened, wanted, parity_data, parity_split)
+    opened = _with_wanted_forms(opened, kinds, wanted, parity_data, parity_split)
     results = []
     for name in _graphs(opened, kinds, wanted, chosen):
         with _progress(f"{target} {name}") as progress:

@@ -4,6 +4,7 @@
 
 #include "engine_record.hpp"
 #include "failure.hpp"
+#include "refused.hpp"
 
 // Any bytes give a sidecar or a Failure, and an accepted one names a plan of its own folder.
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
@@ -13,6 +14,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     if (record.plan_sha256.size() != 64 || record.plan_bytes == 0) std::abort();
   } catch (const dmdkit::Failure& failure) {
     if (failure.status().ok()) std::abort();
+    refused(failure);
   }
   return 0;
 }

@@ -4,6 +4,7 @@
 
 #include "failure.hpp"
 #include "manifest.hpp"
+#include "refused.hpp"
 
 // Any bytes give a manifest or a Failure, and what was accepted keeps its promises.
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
@@ -17,6 +18,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     }
   } catch (const dmdkit::Failure& failure) {
     if (failure.status().ok()) std::abort();
+    refused(failure);
   }
   return 0;
 }

@@ -3,6 +3,7 @@
 #include <cstdlib>
 
 #include "json_fields.hpp"
+#include "refused.hpp"
 #include "safetensors.hpp"
 
 // Any bytes give tensors that fit the file, and survive being written and read again, or Malformed.
@@ -14,7 +15,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     if (bytes > size) std::abort();
     const auto again = dmdkit::safetensors_bytes(tensors);
     if (dmdkit::parse_safetensors(again.data(), again.size()).size() != tensors.size()) std::abort();
-  } catch (const dmdkit::Malformed&) {
+  } catch (const dmdkit::Malformed& cause) {
+    refused(cause);
   }
   return 0;
 }

@@ -17,6 +17,9 @@ namespace {
 using dmdkit::Status;
 using dmdkit::StatusCode;
 
+// No struct of ours, of any version, comes near; a larger size is memory that nobody initialised.
+constexpr std::size_t kMaxStructBytes = 4096;
+
 static_assert(static_cast<int>(StatusCode::kOutOfMemory) == DMDKIT_OUT_OF_MEMORY);
 static_assert(static_cast<int>(StatusCode::kCallbackFailed) == DMDKIT_CALLBACK_FAILED);
 static_assert(static_cast<int>(StatusCode::kInternal) == DMDKIT_INTERNAL);
@@ -40,19 +43,34 @@ dmdkit_status null_pointer(const char* what) noexcept {
   return answer(dmdkit::guarded<Status>([&] { return Status(StatusCode::kInvalidInput, std::string(what) + " is null"); }));
 }
 
+// A struct with its size and nothing else; false if there is none.
+template <typename T>
+bool reset(T* target) noexcept {
+  if (target == nullptr) return false;
+  *target = T{};
+  target->struct_size = sizeof *target;
+  return true;
+}
+
+// Whether a caller's struct, which may be null, was initialised.
+template <typename T>
+bool is_versioned(const T* target) noexcept {
+  return target == nullptr || (target->struct_size >= sizeof(std::size_t) && target->struct_size <= kMaxStructBytes);
+}
+
 // A caller's struct as far as both sides know it: what an older caller does not have keeps its default. False if it is no
 // struct of ours at all.
 template <typename T>
 bool read_versioned(const T* from, T& to) noexcept {
-  if (from->struct_size < sizeof(std::size_t) || from->struct_size > 4096) return false;
+  if (!is_versioned(from)) return false;
   std::memcpy(&to, from, from->struct_size < sizeof(T) ? from->struct_size : sizeof(T));
   return true;
 }
 
 template <typename T>
 bool write_versioned(T from, T* to) noexcept {
+  if (!is_versioned(to)) return false;
   const std::size_t size = to->struct_size;
-  if (size < sizeof(std::size_t) || size > 4096) return false;
   from.struct_size = size;
   std::memcpy(to, &from, size < sizeof(T) ? size : sizeof(T));
   return true;
@@ -98,43 +116,23 @@ bool inputs_from_c(const dmdkit_inputs* given, dmdkit::Inputs& inputs) noexcept 
 extern "C" {
 
 void dmdkit_options_init(dmdkit_options* options) {
-  if (options == nullptr) return;
-  *options = dmdkit_options{};
-  options->struct_size = sizeof *options;
+  if (!reset(options)) return;
   options->threads = 1;
   options->spin = -1;
 }
 
 void dmdkit_inputs_init(dmdkit_inputs* inputs) {
-  if (inputs == nullptr) return;
-  *inputs = dmdkit_inputs{};
-  inputs->struct_size = sizeof *inputs;
+  if (!reset(inputs)) return;
   inputs->batch = 1;
 }
 
-void dmdkit_input_info_init(dmdkit_input_info* info) {
-  if (info == nullptr) return;
-  *info = dmdkit_input_info{};
-  info->struct_size = sizeof *info;
-}
+void dmdkit_input_info_init(dmdkit_input_info* info) { reset(info); }
 
-void dmdkit_prediction_init(dmdkit_prediction* prediction) {
-  if (prediction == nullptr) return;
-  *prediction = dmdkit_prediction{};
-  prediction->struct_size = sizeof *prediction;
-}
+void dmdkit_prediction_init(dmdkit_prediction* prediction) { reset(prediction); }
 
-void dmdkit_explanation_init(dmdkit_explanation* explanation) {
-  if (explanation == nullptr) return;
-  *explanation = dmdkit_explanation{};
-  explanation->struct_size = sizeof *explanation;
-}
+void dmdkit_explanation_init(dmdkit_explanation* explanation) { reset(explanation); }
 
-void dmdkit_stats_init(dmdkit_stats* stats) {
-  if (stats == nullptr) return;
-  *stats = dmdkit_stats{};
-  stats->struct_size = sizeof *stats;
-}
+void dmdkit_stats_init(dmdkit_stats* stats) { reset(stats); }
 
 const char* dmdkit_version(void) { return DMDKIT_VERSION_STRING; }
 uint32_t dmdkit_abi_version(void) { return DMDKIT_ABI_VERSION; }
@@ -188,6 +186,7 @@ dmdkit_status dmdkit_predict(dmdkit_runtime* runtime, const dmdkit_inputs* input
   return answer(dmdkit::guarded<Status>([&]() -> Status {
     dmdkit::Inputs converted;
     if (!inputs_from_c(inputs, converted)) return not_initialised("inputs");
+    if (!is_versioned(prediction)) return not_initialised("prediction");
     const auto result = runtime->runtime.predict_into(converted, dmdkit::MutableFloatView(score, score_count));
     if (!result) return result.status();
     if (prediction == nullptr) return {};
@@ -209,6 +208,15 @@ dmdkit_status dmdkit_explain(dmdkit_runtime* runtime, const dmdkit_inputs* input
     dmdkit_explanation c;
     dmdkit_explanation_init(&c);
     if (!read_versioned(explanation, c)) return not_initialised("explanation");
+    // The C++ interface leaves out what is empty; here only a null pointer says that, and a buffer of no values is too small.
+    for (const auto& [data, count] : {std::pair{c.score, c.score_count},
+                                      {c.logit_homo, c.logit_homo_count},
+                                      {c.logit_hetero, c.logit_hetero_count},
+                                      {c.edges_homo, c.edges_homo_count},
+                                      {c.edges_hetero, c.edges_hetero_count}}) {
+      if (data != nullptr && count == 0)
+        return {StatusCode::kInvalidInput, "a buffer of the explanation has room for 0 values"};
+    }
     const auto view = [](float* data, std::size_t count) {
       return dmdkit::MutableFloatView(data, data != nullptr ? count : 0);
     };

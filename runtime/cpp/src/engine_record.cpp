@@ -12,6 +12,8 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr std::uint64_t kMaxBatch = 1024;
+constexpr std::uint64_t kMaxAxis = std::uint64_t{1} << 20;
+constexpr std::size_t kMaxRank = 8;
 constexpr double kAnyNumber = std::numeric_limits<double>::max();
 
 const Json& list_of(JsonFields& fields, const std::string& key) {
@@ -20,13 +22,26 @@ const Json& list_of(JsonFields& fields, const std::string& key) {
   return value;
 }
 
+bool is_plain_file_name(const std::string& name) {
+  constexpr char kFirst[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_";
+  return !name.empty() && name.size() < 256 && std::string(kFirst).find(name[0]) != std::string::npos &&
+         name.find_first_not_of(std::string(kFirst) + ".-") == std::string::npos;
+}
+
+// The batch as -1, then sizes.
+void check_shape(const Json& shape, const std::string& place) {
+  bool good = !shape.empty() && shape.size() <= kMaxRank && shape[0] == -1;
+  for (std::size_t axis = 1; good && axis < shape.size(); ++axis) {
+    good = shape[axis].is_number_unsigned() && shape[axis] >= 1 && shape[axis] <= kMaxAxis;
+  }
+  if (!good) throw Malformed(place, "expected -1 for the batch and sizes from 1 to " + std::to_string(kMaxAxis));
+}
+
 void check_tensors(JsonFields& fields, const std::string& key) {
   for (const Json& value : list_of(fields, key)) {
     JsonFields tensor(value, fields.place(key));
     tensor.text("name");
-    for (const Json& size : list_of(tensor, "shape")) {
-      if (!size.is_number_integer()) throw Malformed(fields.place(key), "expected sizes");
-    }
+    check_shape(list_of(tensor, "shape"), fields.place(key));
     tensor.text("dtype");
     tensor.finish();
   }
@@ -40,6 +55,20 @@ void check_products(JsonFields& fields) {
     product.boolean("int8");
     product.finish();
   }
+}
+
+void check_flags(const Json& value) {
+  if (!value.is_object()) throw Malformed("flags", "expected an object");
+  for (const Json& flag : value) {
+    if (!flag.is_string() && !flag.is_number_integer() && !flag.is_boolean()) {
+      throw Malformed("flags", "expected texts, integers, true or false");
+    }
+  }
+}
+
+void check_latency(const Json& value) {
+  JsonFields fields(value, "latency_ms");
+  for (const auto& item : value.items()) fields.number(item.key(), -kAnyNumber, kAnyNumber);
 }
 
 void read_precision(const Json& value, EngineRecord& record) {
@@ -57,23 +86,17 @@ void read_check(const Json& value, EngineRecord& record) {
   JsonFields fields(value, "check");
   record.check_passed = fields.boolean("passed");
   fields.count("samples");
-  if (!fields.is_null("max_error")) fields.number("max_error", -kAnyNumber, kAnyNumber);
+  if (fields.is_given("max_error")) fields.number("max_error", -kAnyNumber, kAnyNumber);
   fields.number("tolerance", -kAnyNumber, kAnyNumber);
   record.check_worst_output = fields.text("worst_output");
   fields.finish();
-}
-
-bool is_plain_file_name(const std::string& name) {
-  constexpr char kFirst[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_";
-  return !name.empty() && name.size() < 256 && std::string(kFirst).find(name[0]) != std::string::npos &&
-         name.find_first_not_of(std::string(kFirst) + ".-") == std::string::npos;
 }
 
 EngineRecord read_values(const Json& value) {
   JsonFields fields(value, "");
   EngineRecord record;
   fields.child("schema_version");
-  fields.text("target");
+  if (!is_plain_file_name(fields.text("target"))) throw Malformed("target", "expected a plain name");
   record.graph = fields.text("graph");
   record.graph_sha256 = fields.sha256("graph_sha256");
   fields.sha256("model_sha256");
@@ -81,8 +104,8 @@ EngineRecord read_values(const Json& value) {
   record.version = fields.text("version");
   record.compute_capabilities = fields.texts("compute_capabilities");
   record.platform = fields.text("platform");
-  if (!fields.is_null("gpu")) record.gpu = fields.text("gpu");
-  if (!fields.is_null("driver")) fields.text("driver");
+  if (fields.is_given("gpu")) record.gpu = fields.text("gpu");
+  if (fields.is_given("driver")) fields.text("driver");
   record.plan = fields.text("plan");
   if (!is_plain_file_name(record.plan)) throw Malformed("plan", "expected a plain file name");
   record.plan_sha256 = fields.sha256("plan_sha256");
@@ -96,7 +119,7 @@ EngineRecord read_values(const Json& value) {
     }
     smaller = size.get<std::uint64_t>();
   }
-  if (!fields.child("flags").is_object()) throw Malformed("flags", "expected an object");
+  check_flags(fields.child("flags"));
   check_tensors(fields, "inputs");
   check_tensors(fields, "outputs");
   check_products(fields);
@@ -105,10 +128,8 @@ EngineRecord read_values(const Json& value) {
   fields.number("build_seconds", -kAnyNumber, kAnyNumber);
   if (!fields.is_null("precision")) read_precision(fields.child("precision"), record);
   if (!fields.is_null("check")) read_check(fields.child("check"), record);
-  if (!fields.is_null("latency_ms") && !fields.child("latency_ms").is_object()) {
-    throw Malformed("latency_ms", "expected an object");
-  }
-  if (!fields.is_null("notes")) fields.texts("notes");
+  if (!fields.is_null("latency_ms")) check_latency(fields.child("latency_ms"));
+  if (fields.has("notes")) fields.texts("notes");
   fields.finish();
   return record;
 }

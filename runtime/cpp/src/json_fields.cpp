@@ -44,6 +44,13 @@ JsonFields::JsonFields(const Json& value, std::string place) : value_(value), pl
   if (!value.is_object()) throw Malformed(place_, "expected an object");
 }
 
+bool JsonFields::has(const std::string& key) {
+  seen_.insert(key);
+  return value_.contains(key);
+}
+
+bool JsonFields::is_given(const std::string& key) { return !child(key).is_null(); }
+
 bool JsonFields::is_null(const std::string& key) {
   seen_.insert(key);
   const auto found = value_.find(key);
@@ -74,11 +81,11 @@ std::string JsonFields::sha256(const std::string& key) {
   return found;
 }
 
-std::uint64_t JsonFields::count(const std::string& key, std::uint64_t minimum) {
+std::uint64_t JsonFields::count(const std::string& key, std::uint64_t minimum, std::uint64_t maximum) {
   const Json& found = child(key);
   // Parsing gives an unsigned integer for whatever fits 64 bits and a float for what does not.
-  if (!found.is_number_unsigned() || found.get<std::uint64_t>() < minimum) {
-    throw Malformed(place(key), "expected an integer of at least " + std::to_string(minimum));
+  if (!found.is_number_unsigned() || found.get<std::uint64_t>() < minimum || found.get<std::uint64_t>() > maximum) {
+    throw Malformed(place(key), "expected an integer from " + std::to_string(minimum) + " to " + std::to_string(maximum));
   }
   return found.get<std::uint64_t>();
 }

@@ -22,19 +22,27 @@ class Malformed : public std::runtime_error {
       : std::runtime_error(place.empty() ? cause : place + ": " + cause) {}
 };
 
+// The limits of Python's reader, so that both refuse the same numbers.
+inline constexpr std::uint64_t kMaxCount = (std::uint64_t{1} << 63) - 1;
+inline constexpr std::uint64_t kMaxSize = (std::uint64_t{1} << 31) - 1;
+
 // One object; call finish() after the last field, it refuses what was not asked for.
 class JsonFields {
  public:
   JsonFields(const nlohmann::json& value, std::string place);
 
-  bool is_null(const std::string& key);  // absent counts as null
+  bool has(const std::string& key);       // for a key that may be left out, and then has a default
+  bool is_null(const std::string& key);   // for one that may be left out or null
+  bool is_given(const std::string& key);  // for one that must be there and may be null
   const nlohmann::json& child(const std::string& key);
+  const std::string& place() const { return place_; }
   std::string place(const std::string& key) const { return place_.empty() ? key : place_ + "." + key; }
 
   std::string text(const std::string& key);
   std::string one_of(const std::string& key, std::initializer_list<const char*> allowed);
   std::string sha256(const std::string& key);
-  std::uint64_t count(const std::string& key, std::uint64_t minimum = 0);
+  std::uint64_t count(const std::string& key, std::uint64_t minimum = 0, std::uint64_t maximum = kMaxCount);
+  std::uint64_t size(const std::string& key) { return count(key, 1, kMaxSize); }
   double number(const std::string& key, double minimum, double maximum);
   bool boolean(const std::string& key);
   std::vector<std::string> texts(const std::string& key);

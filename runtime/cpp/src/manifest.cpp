@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cmath>
 #include <limits>
 #include <set>
 
@@ -19,26 +20,36 @@ using Json = nlohmann::json;
 constexpr double kAnyNumber = std::numeric_limits<double>::max();
 // More values per sample than any recording has; keeps sizes far from overflow whatever a manifest says.
 constexpr std::uint64_t kMaxInputValues = std::uint64_t{1} << 28;
+constexpr double kMaxLimit = 3.4e38;  // of a training range, which float32 holds
 // What a bundle may set; other entries name files to read or libraries to load, which is not for a bundle to decide.
 const std::set<std::string> kSessionOptions = {"optimization.disable_specified_optimizers", "session.disable_quant_qdq",
                                                "session.enable_quant_qdq_cleanup", "session.set_denormal_as_zero"};
 
-std::uint64_t per_modality(JsonFields& model, const std::string& key, std::size_t modality) {
+using PerModality = std::array<std::uint64_t, kModalities>;
+
+// What the rest of the manifest must agree with.
+struct ModelShape {
+  PerModality features;
+  PerModality steps;
+  std::size_t outputs = 0;
+};
+
+PerModality per_modality(JsonFields& model, const std::string& key) {
   JsonFields fields(model.child(key), model.place(key));
-  std::uint64_t result = 0;
-  for (std::size_t i = 0; i < kModalities; ++i) {
-    const std::uint64_t value = fields.count(kModalityNames[i], 1);
-    if (i == modality) result = value;
-  }
+  PerModality result;
+  for (std::size_t i = 0; i < kModalities; ++i) result[i] = fields.count(kModalityNames[i], 1);
   fields.finish();
   return result;
 }
 
-std::size_t read_model(const Json& value) {
+ModelShape read_model(const Json& value) {
   JsonFields fields(value, "model");
+  ModelShape shape;
+  shape.features = per_modality(fields, "feature_dims");
+  shape.steps = per_modality(fields, "lengths");
+  const PerModality kernels = per_modality(fields, "kernels");
   for (std::size_t i = 0; i < kModalities; ++i) {
-    per_modality(fields, "feature_dims", i);
-    if (per_modality(fields, "kernels", i) > per_modality(fields, "lengths", i)) {
+    if (kernels[i] > shape.steps[i]) {
       throw Malformed("model.kernels." + std::string(kModalityNames[i]), "longer than the steps of the modality");
     }
   }
@@ -46,12 +57,11 @@ std::size_t read_model(const Json& value) {
   if (width % fields.count("heads", 1) != 0) throw Malformed("model", "heads does not divide width");
   fields.count("levels", 1);
   for (const char* key : {"gd_homo_width", "gd_hetero_width"}) {
-    if (!fields.is_null(key)) fields.count(key, 1);
+    if (fields.has(key)) fields.count(key, 1);
   }
-  const std::uint64_t outputs = fields.count("num_outputs", 1);
-  if (outputs > kMaxInputValues) throw Malformed("model.num_outputs", "too large");
+  shape.outputs = fields.count("num_outputs", 1, kMaxInputValues);
   fields.finish();
-  return outputs;
+  return shape;
 }
 
 void read_source(const Json& value) {
@@ -59,39 +69,51 @@ void read_source(const Json& value) {
   fields.text("run");
   fields.one_of("origin", {"train", "import"});
   fields.sha256("model_sha256");
-  fields.child("data_sha256");
-  if (!fields.is_null("data_sha256")) fields.sha256("data_sha256");
+  if (fields.is_given("data_sha256")) fields.sha256("data_sha256");
   fields.text("created");
   fields.finish();
+}
+
+// The training range of a modality: both ends for every feature, or neither.
+void read_range(JsonFields& fields, InputRecord& record) {
+  for (auto& [key, target] : {std::pair{"minimum", &record.minimum}, std::pair{"maximum", &record.maximum}}) {
+    if (fields.is_null(key)) continue;
+    *target = fields.numbers(key);
+    if ((*target)->size() != record.info.features) {
+      throw Malformed(fields.place(), std::string(key) + " has " + std::to_string((*target)->size()) + " values for " +
+                                          std::to_string(record.info.features) + " features");
+    }
+    const auto beyond = [](double limit) { return std::abs(limit) > kMaxLimit; };
+    if (std::any_of((*target)->begin(), (*target)->end(), beyond)) throw Malformed(fields.place(key), "not a float32 value");
+  }
+  if (record.minimum.has_value() != record.maximum.has_value()) {
+    throw Malformed(fields.place(), "minimum and maximum are known together or not at all");
+  }
+  for (std::size_t i = 0; record.minimum && i < record.minimum->size(); ++i) {
+    if ((*record.minimum)[i] > (*record.maximum)[i]) throw Malformed(fields.place(), "a minimum is above its maximum");
+  }
 }
 
 InputRecord read_input(const Json& value, const std::string& name) {
   JsonFields fields(value, "inputs." + name);
   InputRecord record;
   record.info.name = name;
-  const std::uint64_t steps = fields.count("steps", 1);
-  const std::uint64_t features = fields.count("features", 1);
+  const std::uint64_t steps = fields.size("steps");
+  const std::uint64_t features = fields.size("features");
   if (steps > kMaxInputValues || features > kMaxInputValues || steps * features > kMaxInputValues) {
     throw Malformed("inputs." + name, "more than " + std::to_string(kMaxInputValues) + " values per sample");
   }
   record.info.steps = steps;
   record.info.features = features;
-  if (!fields.is_null("dtype")) fields.one_of("dtype", {"float32"});
+  if (fields.has("dtype")) fields.one_of("dtype", {"float32"});
   record.info.padding_side = "unknown";
-  if (!fields.is_null("padding_side")) {
+  if (fields.has("padding_side")) {
     record.info.padding_side = fields.one_of("padding_side", {"left", "right", "none", "unknown"});
   }
-  if (!fields.is_null("normalisation")) fields.one_of("normalisation", {"none", "standardise"});
-  record.info.may_be_absent = !fields.is_null("trained_absent") && fields.boolean("trained_absent");
-  for (auto& [key, target] : {std::pair{"minimum", &record.minimum}, std::pair{"maximum", &record.maximum}}) {
-    if (fields.is_null(key)) continue;
-    *target = fields.numbers(key);
-    if ((*target)->size() != features) {
-      throw Malformed("inputs." + name, std::string(key) + " has " + std::to_string((*target)->size()) + " values for " +
-                                            std::to_string(features) + " features");
-    }
-  }
-  if (!fields.is_null("provenance")) fields.text_map("provenance");
+  if (fields.has("normalisation")) fields.one_of("normalisation", {"none", "standardise"});
+  record.info.may_be_absent = fields.has("trained_absent") && fields.boolean("trained_absent");
+  read_range(fields, record);
+  if (fields.has("provenance")) fields.text_map("provenance");
   fields.finish();
   return record;
 }
@@ -128,13 +150,14 @@ GraphRecord read_graph(const Json& value, const std::string& name) {
   for (const char* key : {"opset", "ir_version", "weight_bytes", "multiply_adds"}) fields.count(key);
   fields.number("weights_stored_int8", 0.0, 1.0);
   record.only_stores_int8 = fields.number("multiply_adds_int8", 0.0, 1.0) == 0.0 && record.precision == "int8-cpu";
-  if (!fields.is_null("session_options")) record.session_options = fields.text_map("session_options");
+  if (fields.has("session_options")) record.session_options = fields.text_map("session_options");
   for (const auto& [option, value] : record.session_options) {
-    if (kSessionOptions.count(option) == 0) throw Malformed(fields.place("session_options"), "unknown option " + in_quotes(option));
+    if (kSessionOptions.count(option) == 0)
+      throw Malformed(fields.place("session_options"), "unknown option " + in_quotes(option));
   }
-  if (!fields.is_null("simulated_on_cpu")) fields.boolean("simulated_on_cpu");
+  if (fields.has("simulated_on_cpu")) fields.boolean("simulated_on_cpu");
   record.verdict = read_verdict(fields.child("verdict"), fields.place("verdict"));
-  if (!fields.is_null("backends")) {
+  if (fields.has("backends")) {
     const Json& backends = fields.child("backends");
     if (!backends.is_object()) throw Malformed(fields.place("backends"), "expected an object");
     for (const auto& [backend, verdict] : backends.items()) {
@@ -153,8 +176,8 @@ TextRecord read_text(const Json& value) {
   JsonFields fields(value, "text");
   TextRecord record;
   record.tokenizer = fields.text("tokenizer");
-  record.max_tokens = fields.count("max_tokens", 1);
-  const std::uint64_t vocabulary = fields.count("vocabulary_size", 1);
+  record.max_tokens = fields.size("max_tokens");
+  const std::uint64_t vocabulary = fields.size("vocabulary_size");
   if (fields.count("pad_id") >= vocabulary) throw Malformed("text", "pad_id is not a token");
   fields.one_of("padding_side", {"left", "right"});
   fields.one_of("padded_steps", {"zero", "encoded"});
@@ -178,9 +201,12 @@ void read_golden(const Json& value, Manifest& manifest) {
   JsonFields fields(value, "golden");
   manifest.golden_file = fields.text("file");
   fields.one_of("kind", {"real", "synthetic"});
-  manifest.golden_samples = fields.count("samples", 1);
-  fields.texts("ids");
+  manifest.golden_samples = fields.size("samples");
+  const std::size_t ids = fields.texts("ids").size();
   fields.finish();
+  if (ids != manifest.golden_samples) {
+    throw Malformed("golden", std::to_string(ids) + " ids for " + std::to_string(manifest.golden_samples) + " samples");
+  }
 }
 
 std::map<std::string, FileRecord> read_files(const Json& value) {
@@ -235,6 +261,29 @@ void check_text(const Manifest& manifest) {
   }
 }
 
+void read_task(JsonFields& fields) {
+  const std::string task = fields.one_of("task", {"regression", "classification"});
+  const bool ranged = fields.is_given("label_range");
+  if (ranged != (task == "regression")) throw Malformed("label_range", "does not go with " + task);
+  if (!ranged) return;
+  const auto [low, high] = fields.interval("label_range");
+  if (!(low < high)) throw Malformed("label_range", "is empty");
+}
+
+void read_inputs(const Json& value, const ModelShape& model, Manifest& manifest) {
+  JsonFields fields(value, "inputs");
+  for (std::size_t i = 0; i < kModalities; ++i) {
+    const char* name = kModalityNames[i];
+    manifest.inputs[i] = read_input(fields.child(name), name);
+    const InputInfo& info = manifest.inputs[i].info;
+    if (info.steps != model.steps[i] || info.features != model.features[i]) {
+      throw Malformed("", "inputs." + std::string(name) + " does not have the model's " + std::to_string(model.steps[i]) +
+                              " steps of " + std::to_string(model.features[i]) + " features");
+    }
+  }
+  fields.finish();
+}
+
 Manifest read_values(const Json& value) {
   JsonFields fields(value, "");
   Manifest manifest;
@@ -243,17 +292,12 @@ Manifest read_values(const Json& value) {
   fields.text("created");
   fields.text_map("tools");
   read_source(fields.child("source"));
-  manifest.num_outputs = read_model(fields.child("model"));
-  fields.one_of("task", {"regression", "classification"});
-  fields.child("label_range");
-  if (!fields.is_null("label_range")) fields.interval("label_range");
+  const ModelShape model = read_model(fields.child("model"));
+  manifest.num_outputs = model.outputs;
+  read_task(fields);
   manifest.output_sd = fields.number("output_sd", 0.0, kAnyNumber);
   read_orders(fields, manifest);
-  JsonFields inputs(fields.child("inputs"), "inputs");
-  for (std::size_t i = 0; i < kModalities; ++i) {
-    manifest.inputs[i] = read_input(inputs.child(kModalityNames[i]), kModalityNames[i]);
-  }
-  inputs.finish();
+  read_inputs(fields.child("inputs"), model, manifest);
   if (!fields.is_null("text")) manifest.text = read_text(fields.child("text"));
   const Json& outputs = fields.child("outputs");
   if (!outputs.is_object()) throw Malformed("outputs", "expected an object");
@@ -262,8 +306,7 @@ Manifest read_values(const Json& value) {
   const Json& graphs = fields.child("graphs");
   if (!graphs.is_object()) throw Malformed("graphs", "expected an object");
   for (const auto& [name, graph] : graphs.items()) manifest.graphs.emplace_back(name, read_graph(graph, name));
-  fields.child("calibration");
-  if (!fields.is_null("calibration")) read_calibration(fields.child("calibration"));
+  if (fields.is_given("calibration")) read_calibration(fields.child("calibration"));
   read_golden(fields.child("golden"), manifest);
   fields.finish();
 
@@ -273,6 +316,7 @@ Manifest read_values(const Json& value) {
     }
   }
   check_text(manifest);
+  manifest.inputs[0].encoded = manifest.text.has_value();
   if (manifest.files.count(manifest.golden_file) == 0) {
     throw Malformed("", "golden: " + in_quotes(manifest.golden_file) + " is not listed under files");
   }
@@ -320,10 +364,18 @@ Manifest parse_manifest(const unsigned char* data, std::size_t size, const std::
 }
 
 Manifest read_manifest(const std::string& bundle) {
-  if (!is_directory(bundle)) {
+  const int problem = directory_error(bundle);
+  if (problem == EACCES || problem == ELOOP || problem == EIO) {
+    throw Failure(StatusCode::kFileUnreadable, bundle + ": cannot be read: " + error_text(problem));
+  }
+  if (problem != 0) {
     throw Failure(StatusCode::kBundleNotFound, bundle + ": no such bundle (expected a directory written by `dmdkit export`)");
   }
   const std::string path = bundle + "/" + kManifestFile;
+  if (regular_file_size(path) && !stays_inside(path, bundle)) {
+    throw Failure(StatusCode::kBundleDamaged,
+                  path + ": not a file of the bundle itself, or a link that leaves it; copy the file");
+  }
   ReadOutcome outcome = read_file(path, kMaxManifestBytes);
   if (outcome.too_large) {
     throw Failure(StatusCode::kBundleDamaged,

@@ -5,56 +5,26 @@
 #include <dlfcn.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <cstring>
-#include <exception>
 #include <memory>
-#include <new>
 #include <string>
 #include <vector>
 
-#include "../../src/backend_abi.h"
+#include "../plugin.hpp"
 #include "onnxruntime_c_api.h"
 
 // Nothing newer than CUDA provider options (API 11) is used; ONNX Runtime 1.18 is the first that reads the bundle's IR 10.
 #define DMDKIT_ORT_API_VERSION 11
 
-struct dmdkit_backend_session {
-  struct Tensor {
-    std::string name;
-    std::vector<int64_t> shape;
-    OrtValue* value = nullptr;
-  };
-  OrtSession* session = nullptr;
-  OrtIoBinding* binding = nullptr;
-  OrtMemoryInfo* memory = nullptr;
-  std::vector<Tensor> inputs;
-  std::vector<Tensor> outputs;
-  std::string graph;
-  bool on_device = false;
-};
+using dmdkit_plugin::Problem;
 
 namespace {
-
-using Session = dmdkit_backend_session;
 
 struct Api {
   const OrtApi* ort = nullptr;
   OrtEnv* env = nullptr;
   std::string version;
   std::string problem;  // why ort is null
-};
-
-// Why something failed, with the code the core understands.
-class Problem : public std::exception {
- public:
-  Problem(int code, std::string text) : code_(code), text_(std::move(text)) {}
-  int code() const noexcept { return code_; }
-  const char* what() const noexcept override { return text_.c_str(); }
-
- private:
-  int code_;
-  std::string text_;
 };
 
 Api load_api() {
@@ -101,48 +71,6 @@ void check(OrtStatus* status) {
   api().ort->ReleaseStatus(status);
   throw Problem(DMDKIT_BACKEND_FAILED, text);
 }
-
-template <typename Body>
-int answered(char* error, std::size_t error_size, Body&& body) noexcept {
-  try {
-    body();
-    return DMDKIT_BACKEND_OK;
-  } catch (const Problem& problem) {
-    std::snprintf(error, error_size, "%s", problem.what());
-    return problem.code();
-  } catch (const std::bad_alloc&) {
-    std::snprintf(error, error_size, "out of memory");
-    return DMDKIT_BACKEND_NO_MEMORY;
-  } catch (const std::exception& problem) {
-    std::snprintf(error, error_size, "%s", problem.what());
-  } catch (...) {
-    std::snprintf(error, error_size, "unknown failure");
-  }
-  return DMDKIT_BACKEND_FAILED;
-}
-
-void release_values(Session& session) {
-  for (auto* tensors : {&session.inputs, &session.outputs}) {
-    for (Session::Tensor& tensor : *tensors) {
-      if (tensor.value != nullptr) api().ort->ReleaseValue(tensor.value);
-      tensor.value = nullptr;
-    }
-  }
-}
-
-void close_session(Session* session) noexcept {
-  if (session == nullptr) return;
-  const OrtApi* ort = api().ort;
-  if (session->binding != nullptr) ort->ReleaseIoBinding(session->binding);
-  release_values(*session);
-  if (session->memory != nullptr) ort->ReleaseMemoryInfo(session->memory);
-  if (session->session != nullptr) ort->ReleaseSession(session->session);
-  delete session;
-}
-
-struct CloseSession {
-  void operator()(Session* session) const noexcept { close_session(session); }
-};
 
 struct ReleaseOptions {
   void operator()(OrtSessionOptions* options) const noexcept { api().ort->ReleaseSessionOptions(options); }
@@ -200,143 +128,151 @@ SessionOptions make_options(const dmdkit_backend_open_args& args) {
   return options;
 }
 
-Session::Tensor describe(const Session& session, std::size_t index, bool output) {
-  const OrtApi* ort = api().ort;
-  OrtAllocator* allocator = nullptr;
-  check(ort->GetAllocatorWithDefaultOptions(&allocator));
-  char* name = nullptr;
-  check(output ? ort->SessionGetOutputName(session.session, index, allocator, &name)
-               : ort->SessionGetInputName(session.session, index, allocator, &name));
-  Session::Tensor tensor;
-  tensor.name = name;
-  check(ort->AllocatorFree(allocator, name));
-  OrtTypeInfo* type = nullptr;
-  check(output ? ort->SessionGetOutputTypeInfo(session.session, index, &type)
-               : ort->SessionGetInputTypeInfo(session.session, index, &type));
-  const std::unique_ptr<OrtTypeInfo, void (*)(OrtTypeInfo*)> owner(
-      type, [](OrtTypeInfo* value) { api().ort->ReleaseTypeInfo(value); });
-  const OrtTensorTypeAndShapeInfo* info = nullptr;  // belongs to `type`
-  check(ort->CastTypeInfoToTensorInfo(type, &info));
-  ONNXTensorElementDataType element = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
-  if (info != nullptr) check(ort->GetTensorElementType(info, &element));
-  if (element != ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT) {
-    throw Problem(DMDKIT_BACKEND_FAILED, session.graph + ": " + tensor.name + " is not a float32 tensor");
-  }
-  std::size_t rank = 0;
-  check(ort->GetDimensionsCount(info, &rank));
-  tensor.shape.resize(rank);
-  check(ort->GetDimensions(info, tensor.shape.data(), rank));
-  return tensor;
-}
+}  // namespace
 
-int open_session(const dmdkit_backend_open_args* args, Session** result, char* error, std::size_t error_size) noexcept {
-  *result = nullptr;
-  return answered(error, error_size, [&] {
+struct dmdkit_backend_session {
+ public:
+  struct Tensor {
+    std::string name;
+    std::vector<int64_t> shape;
+    OrtValue* value = nullptr;
+  };
+
+  static std::unique_ptr<dmdkit_backend_session> open(const dmdkit_backend_open_args& args) {
     const OrtApi* ort = api().ort;
     if (ort == nullptr) throw Problem(DMDKIT_BACKEND_NO_DEVICE, api().problem);
-    const SessionOptions options = make_options(*args);
-    std::unique_ptr<Session, CloseSession> session(new Session);
-    session->graph = args->graph;
-    session->on_device = std::strcmp(args->device, "cpu") != 0;
+    const SessionOptions options = make_options(args);
+    auto session = std::make_unique<dmdkit_backend_session>();
+    session->graph_ = args.graph;
+    session->on_device_ = std::strcmp(args.device, "cpu") != 0;
     try {
-      check(ort->CreateSessionFromArray(api().env, args->model, args->model_bytes, options.get(), &session->session));
+      check(ort->CreateSessionFromArray(api().env, args.model, args.model_bytes, options.get(), &session->session_));
     } catch (const Problem& problem) {
       std::string text = api().version;  // "onnxruntime 1.31.1" -> "ONNX Runtime 1.31.1", as the Python runtime says it
       text.replace(0, text.find(' '), "ONNX Runtime");
-      throw Problem(problem.code(), text + " cannot load " + args->graph + ": " + problem.what());
+      throw Problem(problem.code(), text + " cannot load " + args.graph + ": " + problem.what());
     }
-    check(ort->CreateCpuMemoryInfo(OrtDeviceAllocator, OrtMemTypeDefault, &session->memory));
-    check(ort->CreateIoBinding(session->session, &session->binding));
+    check(ort->CreateCpuMemoryInfo(OrtDeviceAllocator, OrtMemTypeDefault, &session->memory_));
+    check(ort->CreateIoBinding(session->session_, &session->binding_));
     std::size_t inputs = 0;
     std::size_t outputs = 0;
-    check(ort->SessionGetInputCount(session->session, &inputs));
-    check(ort->SessionGetOutputCount(session->session, &outputs));
-    for (std::size_t i = 0; i < inputs; ++i) session->inputs.push_back(describe(*session, i, false));
-    for (std::size_t i = 0; i < outputs; ++i) session->outputs.push_back(describe(*session, i, true));
-    *result = session.release();
-  });
-}
-
-void make_value(const Session& session, Session::Tensor& tensor, std::size_t batch, float* buffer) {
-  std::vector<int64_t> shape = tensor.shape;
-  if (shape.empty()) throw Problem(DMDKIT_BACKEND_FAILED, session.graph + ": " + tensor.name + " has no batch axis");
-  shape[0] = static_cast<int64_t>(batch);
-  std::size_t values = 1;
-  for (const int64_t size : shape) values *= static_cast<std::size_t>(size);
-  check(api().ort->CreateTensorWithDataAsOrtValue(session.memory, buffer, values * sizeof(float), shape.data(), shape.size(),
-                                                  ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, &tensor.value));
-}
-
-int bind_session(Session* session, std::size_t batch, float* const* inputs, float* const* outputs, char* error,
-                 std::size_t error_size) noexcept {
-  return answered(error, error_size, [&] {
-    const OrtApi* ort = api().ort;
-    ort->ClearBoundInputs(session->binding);
-    ort->ClearBoundOutputs(session->binding);
-    release_values(*session);
-    for (std::size_t i = 0; i < session->inputs.size(); ++i) {
-      Session::Tensor& tensor = session->inputs[i];
-      make_value(*session, tensor, batch, inputs[i]);
-      check(ort->BindInput(session->binding, tensor.name.c_str(), tensor.value));
-    }
-    for (std::size_t i = 0; i < session->outputs.size(); ++i) {
-      Session::Tensor& tensor = session->outputs[i];
-      make_value(*session, tensor, batch, outputs[i]);
-      check(ort->BindOutput(session->binding, tensor.name.c_str(), tensor.value));
-    }
-  });
-}
-
-int run_session(Session* session, char* error, std::size_t error_size) noexcept {
-  const OrtApi* ort = api().ort;
-  OrtStatus* status = nullptr;
-  // Bound inputs of a device were copied when they were bound, so they are bound again to be copied again.
-  for (std::size_t i = 0; status == nullptr && session->on_device && i < session->inputs.size(); ++i) {
-    status = ort->BindInput(session->binding, session->inputs[i].name.c_str(), session->inputs[i].value);
+    check(ort->SessionGetInputCount(session->session_, &inputs));
+    check(ort->SessionGetOutputCount(session->session_, &outputs));
+    for (std::size_t i = 0; i < inputs; ++i) session->inputs_.push_back(session->describe(i, false));
+    for (std::size_t i = 0; i < outputs; ++i) session->outputs_.push_back(session->describe(i, true));
+    return session;
   }
-  if (status == nullptr) status = ort->RunWithBinding(session->session, nullptr, session->binding);
-  if (status == nullptr && session->on_device) status = ort->SynchronizeBoundOutputs(session->binding);
-  if (status == nullptr) return DMDKIT_BACKEND_OK;
-  return answered(error, error_size, [&] {
+
+  dmdkit_backend_session() = default;
+  dmdkit_backend_session(const dmdkit_backend_session&) = delete;
+  dmdkit_backend_session& operator=(const dmdkit_backend_session&) = delete;
+  ~dmdkit_backend_session() {
+    const OrtApi* ort = api().ort;
+    if (binding_ != nullptr) ort->ReleaseIoBinding(binding_);
+    release_values();
+    if (memory_ != nullptr) ort->ReleaseMemoryInfo(memory_);
+    if (session_ != nullptr) ort->ReleaseSession(session_);
+  }
+
+  const std::vector<Tensor>& inputs() const noexcept { return inputs_; }
+  const std::vector<Tensor>& outputs() const noexcept { return outputs_; }
+  const char* note() const noexcept { return nullptr; }
+
+  void bind(std::size_t batch, float* const* inputs, float* const* outputs) {
+    const OrtApi* ort = api().ort;
+    ort->ClearBoundInputs(binding_);
+    ort->ClearBoundOutputs(binding_);
+    release_values();
+    for (std::size_t i = 0; i < inputs_.size(); ++i) {
+      make_value(inputs_[i], batch, inputs[i]);
+      check(ort->BindInput(binding_, inputs_[i].name.c_str(), inputs_[i].value));
+    }
+    for (std::size_t i = 0; i < outputs_.size(); ++i) {
+      make_value(outputs_[i], batch, outputs[i]);
+      check(ort->BindOutput(binding_, outputs_[i].name.c_str(), outputs_[i].value));
+    }
+  }
+
+  void run() {
+    const OrtApi* ort = api().ort;
+    OrtStatus* status = nullptr;
+    // Bound inputs of a device were copied when they were bound, so they are bound again to be copied again.
+    for (std::size_t i = 0; status == nullptr && on_device_ && i < inputs_.size(); ++i) {
+      status = ort->BindInput(binding_, inputs_[i].name.c_str(), inputs_[i].value);
+    }
+    if (status == nullptr) status = ort->RunWithBinding(session_, nullptr, binding_);
+    if (status == nullptr && on_device_) status = ort->SynchronizeBoundOutputs(binding_);
+    if (status == nullptr) return;
     try {
       check(status);
     } catch (const Problem& problem) {
-      throw Problem(problem.code(), session->graph + ": ONNX Runtime failed: " + problem.what());
+      throw Problem(problem.code(), graph_ + ": ONNX Runtime failed: " + problem.what());
     }
-  });
-}
+  }
 
-std::size_t input_count(const Session* session) noexcept { return session->inputs.size(); }
-std::size_t output_count(const Session* session) noexcept { return session->outputs.size(); }
+ private:
+  Tensor describe(std::size_t index, bool output) const {
+    const OrtApi* ort = api().ort;
+    OrtAllocator* allocator = nullptr;
+    check(ort->GetAllocatorWithDefaultOptions(&allocator));
+    char* name = nullptr;
+    check(output ? ort->SessionGetOutputName(session_, index, allocator, &name)
+                 : ort->SessionGetInputName(session_, index, allocator, &name));
+    Tensor tensor;
+    tensor.name = name;
+    check(ort->AllocatorFree(allocator, name));
+    OrtTypeInfo* type = nullptr;
+    check(output ? ort->SessionGetOutputTypeInfo(session_, index, &type)
+                 : ort->SessionGetInputTypeInfo(session_, index, &type));
+    const std::unique_ptr<OrtTypeInfo, void (*)(OrtTypeInfo*)> owner(
+        type, [](OrtTypeInfo* value) { api().ort->ReleaseTypeInfo(value); });
+    const OrtTensorTypeAndShapeInfo* info = nullptr;  // belongs to `type`
+    check(ort->CastTypeInfoToTensorInfo(type, &info));
+    ONNXTensorElementDataType element = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
+    if (info != nullptr) check(ort->GetTensorElementType(info, &element));
+    if (element != ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT) {
+      throw Problem(DMDKIT_BACKEND_FAILED, graph_ + ": " + tensor.name + " is not a float32 tensor");
+    }
+    std::size_t rank = 0;
+    check(ort->GetDimensionsCount(info, &rank));
+    tensor.shape.resize(rank);
+    check(ort->GetDimensions(info, tensor.shape.data(), rank));
+    return tensor;
+  }
 
-void input(const Session* session, std::size_t index, dmdkit_backend_tensor* tensor) noexcept {
-  const Session::Tensor& found = session->inputs[index];
-  *tensor = {found.name.c_str(), found.shape.data(), found.shape.size()};
-}
+  void make_value(Tensor& tensor, std::size_t batch, float* buffer) const {
+    std::vector<int64_t> shape = tensor.shape;
+    if (shape.empty()) throw Problem(DMDKIT_BACKEND_FAILED, graph_ + ": " + tensor.name + " has no batch axis");
+    shape[0] = static_cast<int64_t>(batch);
+    std::size_t values = 1;
+    for (const int64_t size : shape) values *= static_cast<std::size_t>(size);
+    check(api().ort->CreateTensorWithDataAsOrtValue(memory_, buffer, values * sizeof(float), shape.data(), shape.size(),
+                                                    ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, &tensor.value));
+  }
 
-void output(const Session* session, std::size_t index, dmdkit_backend_tensor* tensor) noexcept {
-  const Session::Tensor& found = session->outputs[index];
-  *tensor = {found.name.c_str(), found.shape.data(), found.shape.size()};
-}
+  void release_values() noexcept {
+    for (auto* tensors : {&inputs_, &outputs_}) {
+      for (Tensor& tensor : *tensors) {
+        if (tensor.value != nullptr) api().ort->ReleaseValue(tensor.value);
+        tensor.value = nullptr;
+      }
+    }
+  }
 
-const char* describe_backend() noexcept { return api().version.c_str(); }
+  OrtSession* session_ = nullptr;
+  OrtIoBinding* binding_ = nullptr;
+  OrtMemoryInfo* memory_ = nullptr;
+  std::vector<Tensor> inputs_;
+  std::vector<Tensor> outputs_;
+  std::string graph_;
+  bool on_device_ = false;
+};
 
-const dmdkit_backend_vtable kTable = {DMDKIT_BACKEND_ABI_VERSION,
-                                      sizeof(dmdkit_backend_vtable),
-                                      &describe_backend,
-                                      &open_session,
-                                      &input_count,
-                                      &output_count,
-                                      &input,
-                                      &output,
-                                      &bind_session,
-                                      &run_session,
-                                      &close_session,
-                                      0,
-                                      nullptr};
+namespace {
+
+constexpr dmdkit_backend_vtable kTable =
+    dmdkit_plugin::table_of<dmdkit_backend_session>([] { return api().version.c_str(); }, /*takes_engines=*/false);
 
 }  // namespace
 
-extern "C" __attribute__((visibility("default"))) const dmdkit_backend_vtable* dmdkit_backend_entry(uint32_t abi_version) {
-  return abi_version == DMDKIT_BACKEND_ABI_VERSION ? &kTable : nullptr;
-}
+DMDKIT_BACKEND_DEFINE_ENTRY(kTable);

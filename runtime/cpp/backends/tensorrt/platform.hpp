@@ -5,25 +5,15 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <exception>
 #include <memory>
 #include <string>
-#include <utility>
 #include <vector>
+
+#include "../plugin.hpp"
 
 namespace dmdkit_tensorrt {
 
-// Why something failed, with a code of backend_abi.h.
-class Problem : public std::exception {
- public:
-  Problem(int code, std::string text) : code_(code), text_(std::move(text)) {}
-  int code() const noexcept { return code_; }
-  const char* what() const noexcept override { return text_.c_str(); }
-
- private:
-  int code_;
-  std::string text_;
-};
+using dmdkit_plugin::Problem;
 
 struct Gpu {
   std::string name;

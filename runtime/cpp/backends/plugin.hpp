@@ -1,0 +1,102 @@
+// What every plug-in shares of the interface in src/backend_abi.h: failures that become codes and texts, and the table.
+//
+// A plug-in defines dmdkit_backend_session with
+//
+//   static std::unique_ptr<dmdkit_backend_session> open(const dmdkit_backend_open_args& args);
+//   const std::vector<T>& inputs() const;   // and outputs(); T has a name and a shape, whose first size is -1, the batch
+//   void bind(std::size_t batch, float* const* inputs, float* const* outputs);
+//   void run();                             // must not allocate unless it fails
+//   const char* note() const;               // null, or what backend_abi.h says of notes
+//
+// all of which may throw but the getters, keeps a `constexpr` table made by table_of, and defines the entry with
+// DMDKIT_BACKEND_DEFINE_ENTRY.
+#ifndef DMDKIT_BACKENDS_PLUGIN_HPP_
+#define DMDKIT_BACKENDS_PLUGIN_HPP_
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <exception>
+#include <memory>
+#include <new>
+#include <string>
+#include <utility>
+
+#include "../src/backend_abi.h"
+
+namespace dmdkit_plugin {
+
+// Why something failed, with a code of backend_abi.h.
+class Problem : public std::exception {
+ public:
+  Problem(int code, std::string text) : code_(code), text_(std::move(text)) {}
+  int code() const noexcept { return code_; }
+  const char* what() const noexcept override { return text_.c_str(); }
+
+ private:
+  int code_;
+  std::string text_;
+};
+
+// Runs `body` and turns what it throws into a code and a text; nothing may leave a plug-in otherwise.
+template <typename Body>
+int answered(char* error, std::size_t error_size, Body&& body) noexcept {
+  try {
+    body();
+    return DMDKIT_BACKEND_OK;
+  } catch (const Problem& problem) {
+    std::snprintf(error, error_size, "%s", problem.what());
+    return problem.code();
+  } catch (const std::bad_alloc&) {
+    std::snprintf(error, error_size, "out of memory");
+    return DMDKIT_BACKEND_NO_MEMORY;
+  } catch (const std::exception& problem) {
+    std::snprintf(error, error_size, "%s", problem.what());
+  } catch (...) {
+    std::snprintf(error, error_size, "unknown failure");
+  }
+  return DMDKIT_BACKEND_FAILED;
+}
+
+template <typename Tensor>
+void fill(const Tensor& tensor, dmdkit_backend_tensor* described) noexcept {
+  *described = {tensor.name.c_str(), tensor.shape.data(), tensor.shape.size()};
+}
+
+// The table of a plug-in whose session is `Session`, which is always dmdkit_backend_session: a parameter only so that this is
+// compiled where that is complete.
+template <typename Session>
+constexpr dmdkit_backend_vtable table_of(const char* (*describe)(), bool takes_engines) {
+  return {
+      DMDKIT_BACKEND_ABI_VERSION,
+      sizeof(dmdkit_backend_vtable),
+      describe,
+      [](const dmdkit_backend_open_args* args, Session** result, char* error, std::size_t error_size) {
+        *result = nullptr;
+        return answered(error, error_size, [&] { *result = Session::open(*args).release(); });
+      },
+      [](const Session* session) -> std::size_t { return session->inputs().size(); },
+      [](const Session* session) -> std::size_t { return session->outputs().size(); },
+      [](const Session* session, std::size_t index, dmdkit_backend_tensor* tensor) { fill(session->inputs()[index], tensor); },
+      [](const Session* session, std::size_t index, dmdkit_backend_tensor* tensor) { fill(session->outputs()[index], tensor); },
+      [](Session* session, std::size_t batch, float* const* inputs, float* const* outputs, char* error,
+         std::size_t error_size) { return answered(error, error_size, [&] { session->bind(batch, inputs, outputs); }); },
+      [](Session* session, char* error, std::size_t error_size) {
+        return answered(error, error_size, [&] { session->run(); });
+      },
+      [](Session* session) { delete session; },
+      takes_engines ? 1 : 0,
+      [](const Session* session) -> const char* { return session->note(); },
+  };
+}
+
+}  // namespace dmdkit_plugin
+
+// The one symbol of a plug-in.
+#define DMDKIT_BACKEND_DEFINE_ENTRY(table)                                                                                \
+  extern "C" __attribute__((visibility("default"))) const dmdkit_backend_vtable* dmdkit_backend_entry(uint32_t version) { \
+    return version == DMDKIT_BACKEND_ABI_VERSION ? &(table) : nullptr;                                                    \
+  }                                                                                                                       \
+  static_assert(true, "a semicolon follows")
+
+#endif  // DMDKIT_BACKENDS_PLUGIN_HPP_

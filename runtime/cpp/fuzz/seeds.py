@@ -1,0 +1,120 @@
+"""The first corpus of each fuzz target, made and checked by the records that write real bundles."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import struct
+from collections.abc import Callable, Iterator
+from typing import Any, get_args
+
+import numpy as np
+
+from dmdkit.runtime.engines import EngineRecord
+from dmdkit.runtime.manifest import GraphKind, Manifest, Precision
+
+MODALITIES = ("text", "audio", "vision")
+ZERO_HASH = "0" * 64
+_QUOTED = re.compile(rb"""(["'])[\w.<>/ -]{1,64}\1""")
+
+
+def _graph(kind: str, precision: str) -> dict[str, Any]:
+    verdict = {"status": "passed", "reason": "", "samples": 60, "data_sha256": ZERO_HASH}
+    return {
+        **{"kind": kind, "precision": precision, "file": f"graphs/{kind}.{precision}.onnx", "opset": 20, "ir_version": 10},
+        **{"session_options": {"session.disable_quant_qdq": "1"}, "simulated_on_cpu": precision == "int8-trt"},
+        **{"weight_bytes": 1, "weights_stored_int8": 0.5, "multiply_adds": 1, "multiply_adds_int8": 0.0},
+        **{"verdict": verdict, "backends": {"openvino": {**verdict, "status": "failed", "data_sha256": None}}},
+    }
+
+
+def _manifest(kinds: tuple[str, ...], **changes: Any) -> bytes:
+    names = [(kind, precision) for kind in kinds for precision in get_args(Precision)]
+    graphs = {f"{kind}.{precision}": _graph(kind, precision) for kind, precision in names}
+    record = {"steps": 2, "features": 1, "padding_side": "left", "normalisation": "standardise", "trained_absent": True}
+    record |= {"minimum": [-1.5], "maximum": [1e3], "provenance": {"extractor": "x"}}
+    each = {key: dict.fromkeys(MODALITIES, value) for key, value in (("feature_dims", 1), ("kernels", 1), ("lengths", 2))}
+    model = {**each, "width": 8, "heads": 2, "levels": 1, "num_outputs": 1}
+    source = {"run": "r", "origin": "train", "model_sha256": ZERO_HASH, "data_sha256": None, "created": ""}
+    calibration = {"method": "max", "sample_ids": ["a"], "content_sha256": ZERO_HASH, "data_sha256": ZERO_HASH}
+    output = {"meaning": "value", "shape": ["batch", 1], "order": ["a"], "range": [-3, 3]}
+    files = [str(graph["file"]) for graph in graphs.values()] + ["golden/golden.safetensors", "tokenizer.json"]
+    values = {
+        **{"name": "n", "created": "", "tools": {"dmdkit": "0"}, "source": source, "model": model},
+        **{"task": "regression", "label_range": [-3, 3], "output_sd": 1.0, "modality_order": MODALITIES},
+        **{"edge_order": [(s, t) for s in MODALITIES for t in MODALITIES if s != t]},
+        **{"inputs": dict.fromkeys(MODALITIES, record), "outputs": {"score": output}, "graphs": graphs},
+        **{"calibration": {**calibration, "used_by": ["fusion.int8-trt"]}},
+        **{"golden": {"file": "golden/golden.safetensors", "kind": "real", "samples": 1, "ids": ["a"]}},
+        "files": {name: {"sha256": ZERO_HASH, "size_bytes": 1} for name in files},
+    }
+    return Manifest.model_validate({**values, **changes}).model_dump_json().encode()
+
+
+def _manifests() -> Iterator[bytes]:
+    """Without and with a text encoder, of both tasks, with and without what may be absent."""
+    text = {"tokenizer": "tokenizer.json", "max_tokens": 2, "vocabulary_size": 9, "pad_id": 0, "padding_side": "left"}
+    text |= {"padded_steps": "zero", "fine_tuned": True, "encoder_sha256": ZERO_HASH}
+    yield _manifest(("fusion",))
+    yield _manifest(get_args(GraphKind), text=text)
+    yield _manifest(("text",), text={**text, "padding_side": "right", "padded_steps": "encoded", "fine_tuned": False})
+    yield _manifest(("fusion", "explain"), task="classification", label_range=None, calibration=None)
+
+
+def _sidecar(**changes: Any) -> bytes:
+    tensor = {"name": "text", "shape": [-1, 3, 4], "dtype": "FLOAT"}
+    hashes = dict.fromkeys(("graph_sha256", "model_sha256", "plan_sha256", "cache_key"), ZERO_HASH)
+    values = {
+        **{"target": "t", "graph": "fusion.fp32", "flavour": "tensorrt", "version": "10.3.0", "platform": "linux-x86_64"},
+        **{"compute_capabilities": ["8.7"], "gpu": "g", "driver": "13.0", "plan": "t.plan", "plan_bytes": 1, **hashes},
+        **{"batch": [1, 1, 4], "flags": {"a": 1, "b": True, "c": "x"}, "inputs": [tensor], "outputs": [tensor]},
+        **{"products": [{"name": "a", "multiply_adds": 5, "int8": True}], "built": "", "build_seconds": 1.5},
+    }
+    return EngineRecord.model_validate({**values, **changes}).model_dump_json().encode()
+
+
+def _sidecars() -> Iterator[bytes]:
+    """Of each flavour and inspector layout: as built without a GPU, proven on a device, and refused there."""
+    proof = {"layout": "tensorrt-10", "layers": {"a": "INT8"}, "expected_int8": 0.5, "found_int8": 0.5}
+    proof |= {"status": "passed", "reason": ""}
+    check = {"passed": True, "samples": 2, "max_error": 1e-6, "tolerance": 1e-4, "worst_output": "score"}
+    yield _sidecar(precision=proof, check=check, latency_ms={"p50": 1.0}, notes=["x"])
+    yield _sidecar(version="11.4.1", precision={**proof, "layout": "tensorrt-11"}, check=check)
+    yield _sidecar(precision={**proof, "status": "failed", "reason": "r"}, check={**check, "passed": False, "max_error": None})
+    yield _sidecar(flavour="tensorrt_rtx", version="1.7.1.116", compute_capabilities=["8.6", "12.0"], gpu=None, driver=None)
+
+
+def _safetensors() -> bytes:
+    """Floats, integers (which are checked and left out), a scalar and an empty one."""
+    header = {
+        "a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]},
+        "b": {"dtype": "F32", "shape": [], "data_offsets": [8, 12]},
+        "c": {"dtype": "F32", "shape": [0, 4], "data_offsets": [12, 12]},
+        "input/text/input_ids": {"dtype": "I64", "shape": [1, 2], "data_offsets": [12, 28]},
+        "__metadata__": {"k": "v"},
+    }
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + bytes(28)
+
+
+def _npz(save: Callable[..., None]) -> bytes:
+    """Arrays of the types the reader knows and one it leaves out."""
+    stream = io.BytesIO()
+    save(stream, text=np.zeros((1, 2), np.float32), audio=np.ones(3), empty=np.zeros((0, 2)), ids=np.array(["a"]))
+    return stream.getvalue()
+
+
+def seeds() -> dict[str, list[bytes]]:
+    """Target -> its first inputs, all of which its reader takes."""
+    return {
+        "manifest": list(_manifests()),
+        "engine": list(_sidecars()),
+        "safetensors": [_safetensors()],
+        "npz": [_npz(np.savez), _npz(np.savez_compressed)],
+    }
+
+
+def words(inputs: list[bytes]) -> list[str]:
+    """Every short text in quotes, quotes included: a dictionary that spares the fuzzer from guessing keys and names."""
+    return sorted({found[0].decode() for data in inputs for found in _QUOTED.finditer(data)})

@@ -1,0 +1,178 @@
+"""Both languages refuse the same manifests and engine sidecars: thousands of small changes to real ones, opened by each."""
+
+from __future__ import annotations
+
+import copy
+import ctypes
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dmdkit.errors import BundleError, EngineError
+from dmdkit.runtime.bundle import Bundle
+from dmdkit.runtime.engines import read_engine
+from tests.cpp.test_engines import add_proven_engine
+
+pytestmark = pytest.mark.slow
+
+HUGE = 2**31
+"""From here on C++ may refuse a number that Python takes, to keep sizes from overflowing."""
+# What a hand or an attacker puts in place of a value. Not here: "1" and 1.0 for 1 and true for 1, which Python reads as the
+# number and C++ refuses; nor 0 for false.
+STRANGE = (None, "", "\n", "../x", -1, 0, 2, 1.5, 1e308, HUGE, 2**63, 2**64, [], ["a"], [1, 2, 3], {}, {"x": 1})
+DAMAGED, OTHER_VERSION = 3, 4
+Json = Any
+Place = tuple[Any, ...]
+
+
+def leaves(value: Json, at: Place = ()) -> Iterator[Place]:
+    """Every place in ``value``, containers included; of a list only the first entry."""
+    if at:
+        yield at
+    if isinstance(value, dict):
+        for key in value:
+            yield from leaves(value[key], (*at, key))
+    elif isinstance(value, list) and value:
+        yield from leaves(value[0], (*at, 0))
+
+
+def changed(value: Json, at: Place, change: Callable[[Json, Any], None]) -> Json:
+    """A copy in which ``change(container, key)`` was done at one place."""
+    result = copy.deepcopy(value)
+    inner = result
+    for key in at[:-1]:
+        inner = inner[key]
+    change(inner, at[-1])
+    return result
+
+
+def variants(value: Json) -> Iterator[tuple[str, Json, bool]]:
+    """``value`` with one thing missing, added or replaced; where, and whether by a huge number."""
+    for at in leaves(value):
+        yield f"{at} removed", changed(value, at, lambda inner, key: inner.pop(key)), False
+        inner = value
+        for key in at:
+            inner = inner[key]
+        for strange in STRANGE:
+            if isinstance(inner, bool) and strange == 0:
+                continue
+            replaced = changed(value, at, lambda inner, key, new=strange: inner.__setitem__(key, new))
+            yield f"{at} = {strange!r}", replaced, isinstance(strange, int) and strange >= HUGE
+        if isinstance(at[-1], str):
+            added = changed(value, at, lambda inner, key: inner.__setitem__(f"{key}x", inner[key]))
+            yield f"{at} and {at[-1]}x", added, False
+
+
+def disagreements(whole: Json, python: Callable[[Json], str], cpp: Callable[[], str]) -> list[str]:
+    """What one language takes and the other refuses; the callables give why a value is refused, or nothing."""
+    found = []
+    for what, values, huge in variants(whole):
+        why = (python(values), cpp())
+        if bool(why[0]) != bool(why[1]) and not (huge and why[1]):
+            found.append(f"{what}: Python {why[0] or 'takes it'}, C++ {why[1] or 'takes it'}")
+    return found
+
+
+class Options(ctypes.Structure):
+    """dmdkit_options."""
+
+    _fields_ = (
+        ("struct_size", ctypes.c_size_t),
+        ("device", ctypes.c_char_p),
+        ("graph", ctypes.c_char_p),
+        ("threads", ctypes.c_int),
+        ("deadline_us", ctypes.c_uint64),
+        ("preload_explain", ctypes.c_int),
+        ("spin", ctypes.c_int),
+        ("affinity", ctypes.c_char_p),
+        ("backend", ctypes.c_char_p),
+        ("backend_directory", ctypes.c_char_p),
+    )
+
+    @classmethod
+    def of(cls, **values: Any) -> Options:
+        """The defaults with these changes."""
+        return cls(struct_size=ctypes.sizeof(cls), threads=1, spin=-1, **values)
+
+
+class Library:
+    """libdmdkit through its C interface, as any program loads it."""
+
+    def __init__(self, native_bin: Path) -> None:
+        """Loads it from the build."""
+        self._c = ctypes.CDLL(str(native_bin.parent / "lib/libdmdkit.so"))
+        self._c.dmdkit_last_error.restype = ctypes.c_char_p
+        self._c.dmdkit_close.argtypes = [ctypes.c_void_p]
+
+    def open(self, bundle: Path, options: Options | None = None) -> tuple[int, str]:
+        """Status and message of opening and closing a bundle."""
+        runtime = ctypes.c_void_p()
+        status = self._c.dmdkit_open(str(bundle).encode(), ctypes.byref(options) if options else None, ctypes.byref(runtime))
+        message = self._c.dmdkit_last_error().decode()
+        self._c.dmdkit_close(runtime)
+        return status, message
+
+    def self_check(self, bundle: Path, options: Options) -> tuple[int, bool]:
+        """Status of opening or checking every graph, and whether the check passed."""
+        runtime = ctypes.c_void_p()
+        passed = ctypes.c_int()
+        status = self._c.dmdkit_open(str(bundle).encode(), ctypes.byref(options), ctypes.byref(runtime))
+        if status == 0:
+            status = self._c.dmdkit_self_check(runtime, 1, ctypes.byref(passed))
+        self._c.dmdkit_close(runtime)
+        return status, passed.value == 1
+
+
+@pytest.fixture(scope="module")
+def library(native_bin: Path) -> Library:
+    return Library(native_bin)
+
+
+@pytest.mark.parametrize("which", ["tiny_bundle", "text_bundle"])
+def test_manifests(library: Library, which: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    bundle = tmp_path / "b.dmd"
+    shutil.copytree(request.getfixturevalue(which), bundle)
+    path = bundle / "manifest.json"
+    whole = json.loads(path.read_text())
+    for graph in whole["graphs"].values():  # so that no graph is loaded: C++ is left with none to choose
+        graph["verdict"]["status"] = "failed"
+
+    def python(values: Json) -> str:
+        path.write_text(json.dumps(values))
+        try:
+            Bundle.open(bundle)
+        except BundleError as cause:
+            return str(cause)
+        return ""
+
+    def cpp() -> str:
+        status, message = library.open(bundle)
+        return message if status in (DAMAGED, OTHER_VERSION) else ""
+
+    assert python(whole) == cpp() == ""
+    assert disagreements(whole, python, cpp) == []
+
+
+def test_sidecars(library: Library, native_bin: Path, bundle_copy: Path) -> None:
+    add_proven_engine(bundle_copy, platform="nowhere", gpu="g", driver="13.0")
+    (path,) = bundle_copy.glob("engines/*.json")
+    options = Options.of(backend=b"fake_engines", backend_directory=str(native_bin.parent / "test-backends").encode())
+
+    def python(values: Json) -> str:
+        path.write_text(json.dumps(values))
+        try:
+            read_engine(path)
+        except EngineError as cause:
+            return str(cause)
+        return ""
+
+    def cpp() -> str:
+        message = library.open(bundle_copy, options)[1]
+        return message if message.startswith(str(path)) else ""  # otherwise: it is for another machine, or another graph
+
+    assert python(json.loads(path.read_text())) == cpp() == ""
+    assert disagreements(json.loads(path.read_text()), python, cpp) == []
