@@ -105,3 +105,10 @@ def test_the_c_example_builds_with_pkg_config(
     done = run(program, tiny_bundle, LD_LIBRARY_PATH=runtime_path(native_bin, libraries))
     assert done.returncode == 0, done.stderr
     assert "score" in done.stdout
+
+
+def test_without_onnxruntime_the_loader_is_told_what_to_find(installed: Path, libraries: Path, tiny_bundle: Path) -> None:
+    done = run(next(installed.rglob("dmdkit-run")), tiny_bundle, "--graph", "fp32", LD_LIBRARY_PATH=str(libraries))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "ONNX Runtime's library is not found: libonnxruntime.so" in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -116,6 +116,16 @@ class Library:
         self._c.dmdkit_close(runtime)
         return status, message
 
+    def self_check(self, bundle: Path, options: Options) -> tuple[int, bool]:
+        """Status of opening or checking every graph, and whether the check passed."""
+        runtime = ctypes.c_void_p()
+        passed = ctypes.c_int()
+        status = self._c.dmdkit_open(str(bundle).encode(), ctypes.byref(options), ctypes.byref(runtime))
+        if status == 0:
+            status = self._c.dmdkit_self_check(runtime, 1, ctypes.byref(passed))
+        self._c.dmdkit_close(runtime)
+        return status, passed.value == 1
+
 
 @pytest.fixture(scope="module")
 def library(native_bin: Path) -> Library:

@@ -1,6 +1,7 @@
 #include "bundle.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <utility>
 #include <vector>
@@ -30,6 +31,35 @@ std::vector<std::string> split(const std::string& key) {
   return parts;
 }
 
+void check_samples(const std::string& key, const Tensor& tensor, std::size_t samples) {
+  const auto finite = [](float value) { return std::isfinite(value); };
+  if (tensor.shape.size() < 2 || tensor.shape[0] != samples ||
+      !std::all_of(tensor.values.begin(), tensor.values.end(), finite)) {
+    throw Malformed(in_quotes(key), "expected finite values of " + std::to_string(samples) + " samples");
+  }
+}
+
+// Whatever a self-check will use is there and fits. Tokens, which are integers, were left out by the reader.
+void check_golden(const Golden& golden, const Manifest& manifest) {
+  for (const InputRecord& record : manifest.inputs) {
+    const InputInfo& info = record.info;
+    const auto found = golden.inputs.find(info.name);
+    if (found == golden.inputs.end() ||
+        found->second.shape != std::vector<std::size_t>{manifest.golden_samples, info.steps, info.features}) {
+      throw Malformed("", "input/" + info.name + " is missing or does not have shape (" +
+                              std::to_string(manifest.golden_samples) + ", " + std::to_string(info.steps) + ", " +
+                              std::to_string(info.features) + ")");
+    }
+  }
+  for (const auto& [name, graph] : manifest.graphs) {
+    if (golden.recorded.count(name) == 0) throw Malformed("", "nothing is recorded of " + name);
+    const bool takes_features = graph.kind == "fusion" || graph.kind == "explain";
+    if (!takes_features && graph.kind != "text" && golden.unit_inputs.count(graph.kind) == 0) {
+      throw Malformed("", "the inputs of " + name + " are missing");
+    }
+  }
+}
+
 }  // namespace
 
 const std::map<std::string, Tensor>& Golden::inputs_of(const std::string& kind) const {
@@ -40,9 +70,13 @@ const std::map<std::string, Tensor>& Golden::inputs_of(const std::string& kind) 
 Bundle Bundle::open(const std::string& path) {
   Bundle bundle(path, read_manifest(path));
   for (const auto& [name, record] : bundle.manifest_.files) {
-    const std::string file = path + "/" + name;
-    std::error_code ignored;
-    if (!std::filesystem::exists(file, ignored)) {
+    const std::string file = bundle.file(name);
+    std::error_code problem;
+    const bool exists = std::filesystem::exists(file, problem);
+    if (problem) {
+      throw Failure(StatusCode::kFileUnreadable, path + ": " + name + " cannot be read: " + problem.message());
+    }
+    if (!exists) {
       throw Failure(StatusCode::kBundleDamaged,
                     path + ": " + name + " is missing; copy the whole directory, or export it again");
     }
@@ -61,17 +95,18 @@ Bundle Bundle::open(const std::string& path) {
 }
 
 Bytes Bundle::read(const std::string& name) const {
-  ReadOutcome outcome = read_file(path_ + "/" + name, kMaxFileBytes);
-  if (outcome.too_large) {
+  const FileRecord& record = manifest_.files.at(name);
+  if (record.size_bytes > kMaxFileBytes) {
     throw Failure(StatusCode::kBundleDamaged,
                   path_ + ": " + name + " is larger than " + std::to_string(kMaxFileBytes) + " bytes");
   }
+  ReadOutcome outcome = read_file(file(name), record.size_bytes);  // no more, should it have grown since open
   if (outcome.error != 0) {
     throw Failure(StatusCode::kFileUnreadable, path_ + ": " + name + " cannot be read: " + error_text(outcome.error));
   }
   Sha256 hash;
   hash.update(outcome.bytes.data(), outcome.bytes.size());
-  if (hash.hex_digest() != manifest_.files.at(name).sha256) {
+  if (outcome.too_large || hash.hex_digest() != record.sha256) {
     throw Failure(StatusCode::kBundleDamaged,
                   path_ + ": " + name + " is not the file that was exported (its SHA-256 differs); copy or export it again");
   }
@@ -83,7 +118,10 @@ Golden Bundle::golden() const {
   const Bytes bytes = read(name);
   try {
     Golden golden;
-    for (auto& [key, tensor] : parse_safetensors(bytes.data(), bytes.size())) {
+    Tensors tensors = parse_safetensors(bytes.data(), bytes.size());
+    for (const auto& [key, tensor] : tensors) check_samples(key, tensor, manifest_.golden_samples);
+    if (tensors.count("reference/score") == 0) throw Malformed("", "reference/score is missing");
+    for (auto& [key, tensor] : tensors) {
       const std::vector<std::string> parts = split(key);
       if (parts.size() == 2 && parts[0] == "input") {
         golden.inputs.emplace(parts[1], std::move(tensor));
@@ -95,9 +133,11 @@ Golden Bundle::golden() const {
         throw Malformed("", "unexpected tensor " + in_quotes(key));
       }
     }
+    check_golden(golden, manifest_);
     return golden;
   } catch (const Malformed& cause) {
-    throw Failure(StatusCode::kBundleDamaged, path_ + ": " + name + ": damaged: " + printable(cause.what()));
+    throw Failure(StatusCode::kBundleDamaged,
+                  path_ + ": " + name + ": damaged: " + printable(cause.what()) + "; export the bundle again");
   }
 }
 

@@ -4,6 +4,7 @@
 
 #include <map>
 #include <string>
+#include <utility>
 
 #include "files.hpp"
 #include "manifest.hpp"
@@ -26,19 +27,24 @@ class Bundle {
   // Reads the manifest and checks that every listed file is there with its size. Throws Failure.
   static Bundle open(const std::string& path);
 
+  // As it was given, for messages.
   const std::string& path() const noexcept { return path_; }
+  // Where a file of the bundle lies, from the root.
+  std::string file(const std::string& name) const { return root_ + "/" + name; }
   const Manifest& manifest() const noexcept { return manifest_; }
 
   // The content of a listed file after its hash was checked. Throws Failure.
   Bytes read(const std::string& name) const;
 
-  // The golden samples. Throws Failure.
+  // The golden samples, as large and as complete as the manifest says. Throws Failure.
   Golden golden() const;
 
  private:
-  Bundle(std::string path, Manifest manifest) : path_(std::move(path)), manifest_(std::move(manifest)) {}
+  Bundle(std::string path, Manifest manifest)
+      : path_(std::move(path)), root_(absolute_path(path_)), manifest_(std::move(manifest)) {}
 
   std::string path_;
+  std::string root_;
   Manifest manifest_;
 };
 

@@ -17,6 +17,9 @@ namespace {
 using dmdkit::Status;
 using dmdkit::StatusCode;
 
+// No struct of ours, of any version, comes near; a larger size is memory that nobody initialised.
+constexpr std::size_t kMaxStructBytes = 4096;
+
 static_assert(static_cast<int>(StatusCode::kOutOfMemory) == DMDKIT_OUT_OF_MEMORY);
 static_assert(static_cast<int>(StatusCode::kCallbackFailed) == DMDKIT_CALLBACK_FAILED);
 static_assert(static_cast<int>(StatusCode::kInternal) == DMDKIT_INTERNAL);
@@ -49,19 +52,25 @@ bool reset(T* target) noexcept {
   return true;
 }
 
+// Whether a caller's struct, which may be null, was initialised.
+template <typename T>
+bool is_versioned(const T* target) noexcept {
+  return target == nullptr || (target->struct_size >= sizeof(std::size_t) && target->struct_size <= kMaxStructBytes);
+}
+
 // A caller's struct as far as both sides know it: what an older caller does not have keeps its default. False if it is no
 // struct of ours at all.
 template <typename T>
 bool read_versioned(const T* from, T& to) noexcept {
-  if (from->struct_size < sizeof(std::size_t) || from->struct_size > 4096) return false;
+  if (!is_versioned(from)) return false;
   std::memcpy(&to, from, from->struct_size < sizeof(T) ? from->struct_size : sizeof(T));
   return true;
 }
 
 template <typename T>
 bool write_versioned(T from, T* to) noexcept {
+  if (!is_versioned(to)) return false;
   const std::size_t size = to->struct_size;
-  if (size < sizeof(std::size_t) || size > 4096) return false;
   from.struct_size = size;
   std::memcpy(to, &from, size < sizeof(T) ? size : sizeof(T));
   return true;
@@ -177,6 +186,7 @@ dmdkit_status dmdkit_predict(dmdkit_runtime* runtime, const dmdkit_inputs* input
   return answer(dmdkit::guarded<Status>([&]() -> Status {
     dmdkit::Inputs converted;
     if (!inputs_from_c(inputs, converted)) return not_initialised("inputs");
+    if (!is_versioned(prediction)) return not_initialised("prediction");
     const auto result = runtime->runtime.predict_into(converted, dmdkit::MutableFloatView(score, score_count));
     if (!result) return result.status();
     if (prediction == nullptr) return {};
@@ -198,6 +208,15 @@ dmdkit_status dmdkit_explain(dmdkit_runtime* runtime, const dmdkit_inputs* input
     dmdkit_explanation c;
     dmdkit_explanation_init(&c);
     if (!read_versioned(explanation, c)) return not_initialised("explanation");
+    // The C++ interface leaves out what is empty; here only a null pointer says that, and a buffer of no values is too small.
+    for (const auto& [data, count] : {std::pair{c.score, c.score_count},
+                                      {c.logit_homo, c.logit_homo_count},
+                                      {c.logit_hetero, c.logit_hetero_count},
+                                      {c.edges_homo, c.edges_homo_count},
+                                      {c.edges_hetero, c.edges_hetero_count}}) {
+      if (data != nullptr && count == 0)
+        return {StatusCode::kInvalidInput, "a buffer of the explanation has room for 0 values"};
+    }
     const auto view = [](float* data, std::size_t count) {
       return dmdkit::MutableFloatView(data, data != nullptr ? count : 0);
     };

@@ -86,7 +86,11 @@ std::string this_platform() {
 
 std::vector<Engine> engines_of(const Bundle& bundle, const std::string& graph, std::vector<std::string>& refused) {
   std::vector<Engine> found;
-  const std::string folder = bundle.path() + "/" + kEngines;
+  const std::string folder = bundle.file(kEngines);
+  if (!folder_stays_inside(folder, bundle.file(""))) {
+    refused.push_back(folder + " is a link that leaves the bundle; remove it, or copy the folder");
+    return found;
+  }
   for (const std::string& name : sidecar_names(folder)) {
     try {
       Engine engine{printable(name), read_record(folder + "/" + name + ".json", folder)};
@@ -105,7 +109,7 @@ std::vector<Engine> engines_of(const Bundle& bundle, const std::string& graph, s
 }
 
 Bytes read_plan(const Bundle& bundle, const Engine& engine) {
-  const std::string folder = bundle.path() + "/" + kEngines;
+  const std::string folder = bundle.file(kEngines);
   const std::string path = folder + "/" + engine.record.plan;
   refuse_link(path, folder);
   ReadOutcome outcome = read_file(path, std::min(engine.record.plan_bytes, kMaxPlanBytes));

@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <filesystem>
 #include <system_error>
@@ -25,12 +26,24 @@ class Descriptor {
   int value_;
 };
 
+// Part by part, because a folder may be the root, and a name may begin with another's.
+bool lies_in(const std::string& path, const std::string& folder) {
+  std::error_code problem;
+  const std::filesystem::path whole = std::filesystem::canonical(path, problem);
+  const std::filesystem::path inside = problem ? whole : std::filesystem::canonical(folder, problem);
+  return !problem && whole != inside &&
+         std::mismatch(inside.begin(), inside.end(), whole.begin(), whole.end()).first == inside.end();
+}
+
 }  // namespace
 
-bool is_directory(const std::string& path) noexcept {
+int directory_error(const std::string& path) noexcept {
   struct stat info {};
-  return ::stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode);
+  if (::stat(path.c_str(), &info) != 0) return errno;
+  return S_ISDIR(info.st_mode) ? 0 : ENOTDIR;
 }
+
+std::string absolute_path(const std::string& path) { return std::filesystem::absolute(path).string(); }
 
 std::optional<std::uint64_t> regular_file_size(const std::string& path) noexcept {
   struct stat info {};
@@ -39,11 +52,11 @@ std::optional<std::uint64_t> regular_file_size(const std::string& path) noexcept
 }
 
 bool stays_inside(const std::string& path, const std::string& folder) {
-  if (!regular_file_size(path)) return false;
-  std::error_code problem;
-  const std::string whole = std::filesystem::canonical(path, problem).string();
-  const std::string inside = problem ? "" : std::filesystem::canonical(folder, problem).string() + "/";
-  return !problem && whole.compare(0, inside.size(), inside) == 0;
+  return regular_file_size(path).has_value() && lies_in(path, folder);
+}
+
+bool folder_stays_inside(const std::string& path, const std::string& folder) {
+  return directory_error(path) != 0 || lies_in(path, folder);
 }
 
 ReadOutcome read_file(const std::string& path, std::uint64_t limit_bytes) {

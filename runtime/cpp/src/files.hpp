@@ -11,7 +11,11 @@ namespace dmdkit {
 
 using Bytes = std::vector<unsigned char>;
 
-bool is_directory(const std::string& path) noexcept;
+// 0 for a directory, otherwise errno; ENOTDIR for anything else.
+int directory_error(const std::string& path) noexcept;
+
+// `path` from the root, so that it means the same after the process changed its directory.
+std::string absolute_path(const std::string& path);
 
 // The size of a regular file; nothing if there is none.
 std::optional<std::uint64_t> regular_file_size(const std::string& path) noexcept;
@@ -19,6 +23,9 @@ std::optional<std::uint64_t> regular_file_size(const std::string& path) noexcept
 // Whether `path` is a regular file of `folder` after every link was followed: a bundle copied as links would otherwise read
 // whatever they point at on the machine it arrives on.
 bool stays_inside(const std::string& path, const std::string& folder);
+
+// The same of a folder; true if there is none.
+bool folder_stays_inside(const std::string& path, const std::string& folder);
 
 // What reading gave: the bytes, or why there are none.
 struct ReadOutcome {

@@ -39,11 +39,18 @@ Status non_finite(const FloatView& view, const InputInfo& info) {
                                          "; replace it before predicting (training replaced by 0 only if its recipe said so)"};
 }
 
-Status wrong_size(const FloatView& view, const InputInfo& info, std::size_t batch) {
-  return {StatusCode::kInvalidInput,
-          "input '" + info.name + "' has " + std::to_string(view.size()) + " values, expected (batch, " +
-              std::to_string(info.steps) + ", " + std::to_string(info.features) +
-              ") = " + std::to_string(batch * info.steps * info.features) + " for a batch of " + std::to_string(batch)};
+// What a caller who has words or tokens must know.
+const char* features_hint(const InputRecord& record) noexcept {
+  return record.encoded ? "; this runtime takes features, not words or tokens: the bundle's text encoder runs in Python" : "";
+}
+
+Status wrong_size(const FloatView& view, const InputRecord& record, std::size_t batch) {
+  const InputInfo& info = record.info;
+  return {StatusCode::kInvalidInput, "input '" + info.name + "' has " + std::to_string(view.size()) +
+                                         " values, expected (batch, " + std::to_string(info.steps) + ", " +
+                                         std::to_string(info.features) +
+                                         ") = " + std::to_string(batch * info.steps * info.features) + " for a batch of " +
+                                         std::to_string(batch) + features_hint(record)};
 }
 
 }  // namespace
@@ -63,11 +70,12 @@ Status check_inputs(const Inputs& inputs, const InputRecords& records) {
       if (info.may_be_absent) continue;
       return {StatusCode::kInvalidInput, "input '" + info.name +
                                              "' is absent, but this model was not trained without it; pass its features "
-                                             "(train with training.modality_dropout to allow absence)"};
+                                             "(train with training.modality_dropout to allow absence)" +
+                                             features_hint(records[i])};
     }
     const FloatView& view = **views[i];
     if (view.data() == nullptr || view.size() != inputs.batch * info.steps * info.features) {
-      return wrong_size(view, info, inputs.batch);
+      return wrong_size(view, records[i], inputs.batch);
     }
     if (!all_finite(view.data(), view.size())) return non_finite(view, info);
     any = true;

@@ -316,6 +316,7 @@ Manifest read_values(const Json& value) {
     }
   }
   check_text(manifest);
+  manifest.inputs[0].encoded = manifest.text.has_value();
   if (manifest.files.count(manifest.golden_file) == 0) {
     throw Malformed("", "golden: " + in_quotes(manifest.golden_file) + " is not listed under files");
   }
@@ -363,7 +364,11 @@ Manifest parse_manifest(const unsigned char* data, std::size_t size, const std::
 }
 
 Manifest read_manifest(const std::string& bundle) {
-  if (!is_directory(bundle)) {
+  const int problem = directory_error(bundle);
+  if (problem == EACCES || problem == ELOOP || problem == EIO) {
+    throw Failure(StatusCode::kFileUnreadable, bundle + ": cannot be read: " + error_text(problem));
+  }
+  if (problem != 0) {
     throw Failure(StatusCode::kBundleNotFound, bundle + ": no such bundle (expected a directory written by `dmdkit export`)");
   }
   const std::string path = bundle + "/" + kManifestFile;

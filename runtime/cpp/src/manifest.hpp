@@ -24,6 +24,7 @@ struct FileRecord {
 
 struct InputRecord {
   InputInfo info;
+  bool encoded = false;                        // made from words by the bundle's text encoder
   std::optional<std::vector<double>> minimum;  // per feature, over the training steps that are not padding
   std::optional<std::vector<double>> maximum;
 };
@@ -33,7 +34,7 @@ struct GraphRecord {
   std::string precision;
   std::string file;
   std::map<std::string, std::string> session_options;
-  std::string verdict;           // passed, failed, unverified
+  std::string verdict;            // passed, failed, unverified
   bool only_stores_int8 = false;  // INT8 weights, float arithmetic: repeated as exactly as an fp32 graph
 };
 

@@ -22,6 +22,8 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr double kNanosecondsPerMs = 1e6;
+// More than any machine we build for has; a backend would try to start as many as it is told.
+constexpr int kMaxThreads = 1024;
 
 // What a session's inputs and outputs must be for the runtime to use them, resolved once so that no name is looked up later.
 struct Wiring {
@@ -67,6 +69,15 @@ Wiring wire(const Session& session, const Manifest& manifest, bool explain) {
   return wiring;
 }
 
+// What a moved-from Runtime shows of itself.
+struct Nothing {
+  std::array<InputInfo, kModalities> inputs;
+  std::array<std::string, kModalities> modality_order;
+  std::array<std::string, kEdges> edge_order;
+  std::string text;
+};
+const Nothing kNothing;
+
 // Runs one call of the public interface on what a Runtime holds; a moved-from Runtime holds nothing.
 template <typename R, typename Held, typename Body>
 R call(Held* held, Body&& body) noexcept {
@@ -79,6 +90,10 @@ R call(Held* held, Body&& body) noexcept {
 Bundle open_bundle(const std::string& path, const Options& options) {
   if (options.threads < 1) {
     throw Failure(StatusCode::kInvalidInput, "threads=" + std::to_string(options.threads) + ": expected 1 or more");
+  }
+  if (options.threads > kMaxThreads) {
+    throw Failure(StatusCode::kInvalidInput,
+                  "threads=" + std::to_string(options.threads) + ": expected at most " + std::to_string(kMaxThreads));
   }
   if (options.device != "auto" && options.device != "cpu" && options.device != "cuda") {
     throw Failure(StatusCode::kInvalidInput, "device=" + in_quotes(options.device) + ": expected auto, cpu or cuda");
@@ -106,9 +121,10 @@ class Runtime::Impl {
 
   Result<Prediction> predict(const Inputs& inputs, const MutableFloatView* target) {
     const Clock::time_point start = Clock::now();
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::lock_guard<std::recursive_mutex> lock(mutex_);
     Prediction prediction;
-    Status status = feed(inputs, *session_, wiring_, prediction.out_of_range);
+    Status status = not_in_callback();
+    if (status.ok()) status = feed(inputs, *session_, wiring_, prediction.out_of_range);
     if (status.ok() && target != nullptr) status = check_room("score", *target, inputs.batch * wiring_.score->values);
     if (status.ok()) status = session_->run();
     if (!status.ok()) return status;
@@ -123,15 +139,17 @@ class Runtime::Impl {
         static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - start).count());
     latencies_.add(nanoseconds);
     prediction.latency_ms = static_cast<double>(nanoseconds) / kNanosecondsPerMs;
-    prediction.deadline_missed = options_.deadline_us > 0 && nanoseconds > options_.deadline_us * 1000U;
+    prediction.deadline_missed = options_.deadline_us > 0 && nanoseconds / 1000U >= options_.deadline_us &&
+                                 nanoseconds != options_.deadline_us * 1000U;  // no product that could overflow decides
     deadline_misses_ += prediction.deadline_missed ? 1 : 0;
     return prediction;
   }
 
   Result<Explanation> explain(const Inputs& inputs, const ExplanationBuffers* targets) {
     const Clock::time_point start = Clock::now();
-    const std::lock_guard<std::mutex> lock(mutex_);
-    Status status = check_inputs(inputs, manifest().inputs);  // before the graph is opened for nothing
+    const std::lock_guard<std::recursive_mutex> lock(mutex_);
+    Status status = not_in_callback();
+    if (status.ok()) status = check_inputs(inputs, manifest().inputs);  // before the graph is opened for nothing
     if (!status.ok()) return status;
     Session& session = explainer();
     std::array<double, kModalities> shares{};
@@ -160,8 +178,10 @@ class Runtime::Impl {
     return explanation;
   }
 
-  SelfCheck self_check(bool every_graph) {
-    const std::lock_guard<std::mutex> lock(mutex_);
+  Result<SelfCheck> self_check(bool every_graph) {
+    const std::lock_guard<std::recursive_mutex> lock(mutex_);
+    Status status = not_in_callback();
+    if (!status.ok()) return status;
     const Golden golden = bundle_.golden();
     SelfCheck result;
     result.samples = manifest().golden_samples;
@@ -184,7 +204,7 @@ class Runtime::Impl {
   }
 
   Stats stats() const {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::lock_guard<std::recursive_mutex> lock(mutex_);
     Stats stats;
     stats.count = latencies_.count();
     stats.p50_ms = static_cast<double>(latencies_.quantile(0.50)) / kNanosecondsPerMs;
@@ -197,7 +217,7 @@ class Runtime::Impl {
   }
 
   void reset_stats() {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::lock_guard<std::recursive_mutex> lock(mutex_);
     latencies_ = LatencyHistogram();
     deadline_misses_ = 0;
     out_of_range_ = 0;
@@ -229,6 +249,7 @@ class Runtime::Impl {
     if (count == 0) return {};
     ++out_of_range_;
     if (!options_.on_out_of_range) return {};
+    const CallbackRunning running(in_callback_);
     try {
       options_.on_out_of_range(View<const RangeAlarm>(alarms.data(), count));
     } catch (const std::exception& error) {
@@ -280,6 +301,23 @@ class Runtime::Impl {
     return *explain_session_;
   }
 
+  // True while the application's callback runs, whatever way it ends.
+  class CallbackRunning {
+   public:
+    explicit CallbackRunning(bool& flag) : flag_(flag) { flag_ = true; }
+    CallbackRunning(const CallbackRunning&) = delete;
+    CallbackRunning& operator=(const CallbackRunning&) = delete;
+    ~CallbackRunning() { flag_ = false; }
+
+   private:
+    bool& flag_;
+  };
+
+  Status not_in_callback() const {
+    if (!in_callback_) return {};
+    return {StatusCode::kInvalidInput, "the out-of-range callback may not predict, explain or check the same runtime"};
+  }
+
   Options options_;
   Bundle bundle_;
   RangeGuard guard_;
@@ -289,7 +327,9 @@ class Runtime::Impl {
   std::array<InputInfo, kModalities> infos_;
   std::unique_ptr<Session> explain_session_;
   Wiring explain_wiring_;
-  mutable std::mutex mutex_;
+  // Recursive, so that the callback may ask for the stats; what would run a graph is refused there.
+  mutable std::recursive_mutex mutex_;
+  bool in_callback_ = false;
   LatencyHistogram latencies_;
   std::uint64_t deadline_misses_ = 0;
   std::uint64_t out_of_range_ = 0;
@@ -304,16 +344,18 @@ Runtime::Runtime(Runtime&&) noexcept = default;
 Runtime& Runtime::operator=(Runtime&&) noexcept = default;
 Runtime::~Runtime() = default;
 
-const std::array<InputInfo, kModalities>& Runtime::inputs() const noexcept { return impl_->infos(); }
-std::size_t Runtime::outputs() const noexcept { return impl_->outputs(); }
-bool Runtime::has_edges() const noexcept { return impl_->has_edges(); }
-const std::string& Runtime::graph() const noexcept { return impl_->graph(); }
-const std::string& Runtime::backend() const noexcept { return impl_->backend(); }
-const std::string& Runtime::name() const noexcept { return impl_->manifest().name; }
+const std::array<InputInfo, kModalities>& Runtime::inputs() const noexcept { return impl_ ? impl_->infos() : kNothing.inputs; }
+std::size_t Runtime::outputs() const noexcept { return impl_ ? impl_->outputs() : 0; }
+bool Runtime::has_edges() const noexcept { return impl_ && impl_->has_edges(); }
+const std::string& Runtime::graph() const noexcept { return impl_ ? impl_->graph() : kNothing.text; }
+const std::string& Runtime::backend() const noexcept { return impl_ ? impl_->backend() : kNothing.text; }
+const std::string& Runtime::name() const noexcept { return impl_ ? impl_->manifest().name : kNothing.text; }
 const std::array<std::string, kModalities>& Runtime::modality_order() const noexcept {
-  return impl_->manifest().modality_order;
+  return impl_ ? impl_->manifest().modality_order : kNothing.modality_order;
 }
-const std::array<std::string, kEdges>& Runtime::edge_order() const noexcept { return impl_->manifest().edge_order; }
+const std::array<std::string, kEdges>& Runtime::edge_order() const noexcept {
+  return impl_ ? impl_->manifest().edge_order : kNothing.edge_order;
+}
 
 Result<Prediction> Runtime::predict(const Inputs& inputs) noexcept {
   return call<Result<Prediction>>(impl_.get(), [&](Impl& impl) { return impl.predict(inputs, nullptr); });
@@ -332,10 +374,12 @@ Result<Explanation> Runtime::explain_into(const Inputs& inputs, const Explanatio
 }
 
 Result<SelfCheck> Runtime::self_check(bool every_graph) noexcept {
-  return call<Result<SelfCheck>>(impl_.get(), [&](Impl& impl) -> Result<SelfCheck> { return impl.self_check(every_graph); });
+  return call<Result<SelfCheck>>(impl_.get(), [&](Impl& impl) { return impl.self_check(every_graph); });
 }
 
-Stats Runtime::stats() const noexcept { return impl_->stats(); }
-void Runtime::reset_stats() noexcept { impl_->reset_stats(); }
+Stats Runtime::stats() const noexcept { return impl_ ? impl_->stats() : Stats(); }
+void Runtime::reset_stats() noexcept {
+  if (impl_) impl_->reset_stats();
+}
 
 }  // namespace dmdkit

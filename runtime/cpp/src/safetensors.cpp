@@ -74,7 +74,7 @@ Entry read_entry(const Json& value, const std::string& name, const unsigned char
 
 }  // namespace
 
-Tensors parse_safetensors(const unsigned char* data, std::size_t size) {
+Tensors parse_safetensors(const unsigned char* data, std::size_t size, std::set<std::string>* left_out) {
   if (size < kLengthBytes) throw Malformed("", "shorter than a safetensors header");
   std::uint64_t header = 0;
   for (std::size_t i = 0; i < kLengthBytes; ++i) header |= std::uint64_t{data[i]} << (8 * i);
@@ -95,7 +95,11 @@ Tensors parse_safetensors(const unsigned char* data, std::size_t size) {
     // Tensors that share bytes would multiply the memory a small file takes.
     total += spans.back().end - spans.back().begin;
     if (total > available) throw Malformed(in_quotes(name), "tensors overlap");
-    if (found.is_float) tensors.emplace(name, std::move(found.tensor));
+    if (found.is_float) {
+      tensors.emplace(name, std::move(found.tensor));
+    } else if (left_out != nullptr) {
+      left_out->insert(name);
+    }
   }
   std::sort(spans.begin(), spans.end(),
             [](const Span& a, const Span& b) { return a.begin < b.begin || (a.begin == b.begin && a.end < b.end); });

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -18,8 +19,9 @@ struct Tensor {
 
 using Tensors = std::map<std::string, Tensor>;
 
-// Parses a whole file. Throws Malformed; memory stays within a small multiple of `size`.
-Tensors parse_safetensors(const unsigned char* data, std::size_t size);
+// Parses a whole file; the names of what was left out are added to `left_out`, unless that is null. Throws Malformed; memory
+// stays within a small multiple of `size`.
+Tensors parse_safetensors(const unsigned char* data, std::size_t size, std::set<std::string>* left_out = nullptr);
 
 // The inverse, for tools: the content of a file that holds `tensors`.
 std::vector<unsigned char> safetensors_bytes(const Tensors& tensors);

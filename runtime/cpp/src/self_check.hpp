@@ -17,8 +17,8 @@ inline constexpr double kFp32Tolerance = 1e-5;
 // A GPU sums in another order than the CPU that recorded: the fp32 hop's limit, times max(1, sd of the output).
 inline constexpr double kEngineFp32Tolerance = 1e-4;
 
-// Integer kernels differ between library versions and CPUs by about 1e-3; in standard deviations of the output. A graph that only
-// stores INT8 has none of them and is held to what an fp32 graph is.
+// Integer kernels differ between library versions and CPUs by about 1e-3; in standard deviations of the output. A graph that
+// only stores INT8 has none of them and is held to what an fp32 graph is.
 inline constexpr double kInt8ToleranceSd = 0.1;
 inline constexpr double kInt8MinCorrelation = 0.999;
 

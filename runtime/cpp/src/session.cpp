@@ -132,6 +132,7 @@ void Session::fail(int code, const char* error) const {
 
 void Session::describe(bool outputs, std::vector<Port>& ports) {
   const std::size_t count = outputs ? table_.output_count(session_) : table_.input_count(session_);
+  std::size_t total = 0;
   if (count == 0 || count > kMaxPorts) throw Failure(StatusCode::kBundleDamaged, name_ + ": an ONNX graph of another kind");
   for (std::size_t i = 0; i < count; ++i) {
     dmdkit_backend_tensor tensor{};
@@ -139,7 +140,7 @@ void Session::describe(bool outputs, std::vector<Port>& ports) {
     Port port;
     port.name = tensor.name;
     port.values = 1;
-    bool good = tensor.rank >= 1;
+    bool good = tensor.rank >= 1 && tensor.shape[0] == -1;
     for (std::size_t axis = 1; good && axis < tensor.rank; ++axis) {
       const std::int64_t size = tensor.shape[axis];
       good = size > 0 && static_cast<std::uint64_t>(size) <= kMaxPortValues / port.values;
@@ -147,7 +148,16 @@ void Session::describe(bool outputs, std::vector<Port>& ports) {
       port.sizes.push_back(static_cast<std::size_t>(size));
       port.values *= static_cast<std::size_t>(size);
     }
-    if (!good) throw Failure(StatusCode::kBundleDamaged, name_ + ": " + in_quotes(port.name) + " has no fixed sizes");
+    if (!good) {
+      throw Failure(StatusCode::kBundleDamaged,
+                    name_ + ": " + in_quotes(port.name) + " has no batch of any size first, or no fixed sizes after it");
+    }
+    // All together, because a graph may have outputs that nobody asks for, and each gets a buffer.
+    total += port.values;
+    if (total > kMaxPortValues) {
+      throw Failure(StatusCode::kBundleDamaged,
+                    name_ + ": more than " + std::to_string(kMaxPortValues) + " values per sample go in or come out");
+    }
     ports.push_back(std::move(port));
   }
 }

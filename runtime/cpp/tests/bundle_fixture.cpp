@@ -100,6 +100,7 @@ void BundleTest::SetUp() {
   golden["input/text"] = constant({2, 3, 4}, std::vector<float>(24));
   golden["input/audio"] = constant({2, 3, 2}, std::vector<float>(12));
   golden["input/vision"] = constant({2, 3, 3}, std::vector<float>(18));
+  golden["reference/score"] = constant({2, 1}, {0.0F, 0.0F});
   for (const char* graph : {"fusion.fp32", "fusion.int8-cpu", "explain.fp32", "explain.int8-cpu"}) {
     golden[std::string("recorded/") + graph + "/score"] = constant({2, 1}, {0.0F, 0.0F});
   }

@@ -87,6 +87,26 @@ TEST_F(CApiTest, NullPointersAndUninitialisedStructsAreStatuses) {
   EXPECT_STREQ(dmdkit_status_message(static_cast<dmdkit_status>(12345)), "unknown status code");
 }
 
+TEST_F(CApiTest, ABufferOfNoValuesIsTooSmallAndNotLeftOut) {
+  float edges[6];
+  dmdkit_explanation explanation;
+  dmdkit_explanation_init(&explanation);
+  explanation.edges_homo = edges;
+  EXPECT_EQ(dmdkit_explain(runtime, &given, &explanation), DMDKIT_INVALID_INPUT);
+  EXPECT_NE(std::strstr(dmdkit_last_error(), "room for 0 values"), nullptr);
+}
+
+TEST_F(CApiTest, AnUninitialisedAnswerIsRefusedBeforeThePrediction) {
+  float score = -1.0F;
+  dmdkit_prediction zero{};
+  EXPECT_EQ(dmdkit_predict(runtime, &given, &score, 1, &zero), DMDKIT_INVALID_INPUT);
+  dmdkit_stats stats;
+  dmdkit_stats_init(&stats);
+  ASSERT_EQ(dmdkit_get_stats(runtime, &stats), DMDKIT_OK);
+  EXPECT_EQ(stats.count, 0U);
+  EXPECT_EQ(score, -1.0F);
+}
+
 TEST_F(CApiTest, AnOlderCallersSmallerStructIsNotOverrun) {
   struct {
     dmdkit_stats stats;

@@ -171,6 +171,11 @@ TEST_F(EnginesTest, LinksThatLeaveTheFolderAreRefused) {
     std::filesystem::rename(folder + "/outside", folder + file);
   }
   EXPECT_TRUE(open_status(options()).ok());
+  const std::string outside = folder + "-engines";
+  std::filesystem::rename(folder + "/engines", outside);
+  std::filesystem::create_directory_symlink(outside, folder + "/engines");
+  EXPECT_EQ(message(), folder + "/engines is a link that leaves the bundle; remove it, or copy the folder");
+  std::filesystem::remove_all(outside);
 }
 
 TEST_F(EnginesTest, AnEngineOfOtherSizesThanTheManifestIsRefused) {

@@ -76,6 +76,41 @@ TEST_F(BackendFileTest, AnUnreadableFileIsAStatus) {
   }
 }
 
+TEST_F(BackendFileTest, AFolderThatMayNotBeEnteredIsUnreadableNotMissing) {
+  constexpr uid_t kNobody = 65534;
+  std::filesystem::permissions(folder, std::filesystem::perms::owner_all | std::filesystem::perms::others_all);
+  const bool root = ::geteuid() == 0;
+  for (const std::string& closed : {folder + "/graphs", folder}) {
+    std::filesystem::permissions(closed, std::filesystem::perms::none);
+    ASSERT_TRUE(!root || ::seteuid(kNobody) == 0);
+    const Status status = open_status();
+    ASSERT_TRUE(!root || ::seteuid(0) == 0);
+    EXPECT_EQ(status.code(), StatusCode::kFileUnreadable) << status.message();
+    EXPECT_NE(status.message().find("cannot be read: Permission denied"), std::string::npos) << status.message();
+    std::filesystem::permissions(closed, std::filesystem::perms::owner_all | std::filesystem::perms::others_all);
+  }
+}
+
+TEST_F(BackendFileTest, OpensAReadOnlyBundleUnderANameThatIsNotAscii) {
+  const std::string place = folder + "/Gesichter-Gefühl 感情 \xFF.dmd";  // and not even UTF-8
+  std::filesystem::create_directory(place);
+  for (const char* part : {"manifest.json", "graphs", "golden"})
+    std::filesystem::rename(folder + "/" + part, place + "/" + part);
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(place)) {
+    std::filesystem::permissions(entry, entry.is_directory()
+                                            ? std::filesystem::perms::owner_read | std::filesystem::perms::owner_exec
+                                            : std::filesystem::perms::owner_read);
+  }
+  std::filesystem::permissions(place, std::filesystem::perms::owner_read | std::filesystem::perms::owner_exec);
+  auto runtime = Runtime::open(place, options());
+  ASSERT_TRUE(runtime.ok()) << runtime.status().message();
+  EXPECT_TRUE(runtime->predict(inputs()).ok());
+  EXPECT_TRUE(runtime->explain(inputs()).ok());
+  EXPECT_TRUE(runtime->self_check().ok());
+  for (const char* part : {"", "/graphs", "/golden"})
+    std::filesystem::permissions(place + part, std::filesystem::perms::owner_all);
+}
+
 TEST_F(BackendFileTest, AFolderInPlaceOfTheManifestIsAStatus) {
   std::filesystem::remove(folder + "/manifest.json");
   std::filesystem::create_directory(folder + "/manifest.json");
@@ -108,6 +143,14 @@ TEST_F(BackendFileTest, AMissingBundleIsAStatus) {
   EXPECT_EQ(Runtime::open(folder + "/none", options()).code(), StatusCode::kBundleNotFound);
   std::filesystem::remove(folder + "/manifest.json");
   EXPECT_EQ(open_status().message(), folder + ": not a bundle: manifest.json is missing");
+}
+
+TEST(FilesTest, ALinkIsJudgedByWholeNamesOfFoldersAndTheRootHoldsAll) {
+  EXPECT_TRUE(stays_inside("/proc/self/status", "/"));
+  EXPECT_TRUE(folder_stays_inside("/usr/lib", "/usr"));
+  EXPECT_FALSE(folder_stays_inside("/usr/lib", "/usr/li"));
+  EXPECT_FALSE(folder_stays_inside("/usr", "/usr/lib"));
+  EXPECT_TRUE(folder_stays_inside("/no/such", "/usr"));
 }
 
 TEST(FilesTest, ReadsNothingButRegularFilesWithinTheLimit) {

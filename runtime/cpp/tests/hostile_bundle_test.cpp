@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <limits>
 
 #include "bundle_fixture.hpp"
 
@@ -121,6 +122,58 @@ TEST_F(HostileBundleTest, RefusesGoldenSamplesThatAreDamaged) {
   auto runtime = Runtime::open(folder, options());
   ASSERT_TRUE(runtime.ok());
   EXPECT_EQ(runtime->self_check().code(), StatusCode::kBundleDamaged);
+}
+
+TEST_F(HostileBundleTest, RefusesAGraphWithOutputsThatNobodyCouldHold) {
+  const std::string whole = fusion_text;
+  // Each alone is below the limit; together they would take 32 GiB before the first prediction.
+  std::string giants;
+  for (int i = 0; i < 32; ++i) giants += " extra" + std::to_string(i) + "=16384x16384";
+  fusion_text.insert(fusion_text.find(" |"), giants);
+  write();
+  expect_damaged("giants");
+}
+
+TEST_F(HostileBundleTest, RefusesAGraphOfAFixedBatch) {
+  fusion_text += " fixed_batch";
+  write();
+  expect_damaged("fixed batch");
+}
+
+TEST_F(HostileBundleTest, RefusesAFileThatGrewAfterItWasOpened) {
+  auto runtime = Runtime::open(folder, options());
+  ASSERT_TRUE(runtime.ok());
+  std::filesystem::resize_file(folder + "/graphs/explain.int8-cpu.onnx", std::uintmax_t{1} << 40);  // no byte of it on the disk
+  const Status status = runtime->explain(inputs()).status();
+  EXPECT_EQ(status.code(), StatusCode::kBundleDamaged) << status.message();
+  EXPECT_NE(status.message().find("its SHA-256 differs"), std::string::npos) << status.message();
+}
+
+TEST_F(HostileBundleTest, RefusesGoldenSamplesThatAreIncomplete) {
+  const Tensors whole = golden;
+  const auto refused = [&](const char* words) {
+    write();
+    auto runtime = Runtime::open(folder, options());
+    const std::string message = runtime ? runtime->self_check().status().message() : runtime.status().message();
+    EXPECT_NE(message.find(words), std::string::npos) << message;
+    golden = whole;
+  };
+  golden.erase("reference/score");
+  refused("reference/score is missing");
+  golden.erase("recorded/explain.fp32/score");
+  refused("nothing is recorded of explain.fp32");
+  golden["recorded/fusion.fp32/score"] = Tensor{{1, 1}, {0.0F}};
+  refused("expected finite values of 2 samples");
+  golden["recorded/fusion.fp32/score"].values[1] = std::numeric_limits<float>::quiet_NaN();
+  refused("expected finite values of 2 samples");
+  golden.erase("input/vision");
+  refused("input/vision is missing");
+  for (const char* name : {"text", "audio", "vision"}) {  // all agree with each other, not with the manifest
+    Tensor& input = golden[std::string("input/") + name];
+    input.shape[0] = 1;
+    input.values.resize(input.values.size() / 2);
+  }
+  refused("expected finite values of 2 samples");
 }
 
 TEST_F(HostileBundleTest, RefusesGoldenInputsOfOtherSizes) {

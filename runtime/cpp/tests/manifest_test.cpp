@@ -83,6 +83,8 @@ TEST_F(ManifestTest, TakesABundleWithATextEncoder) {
     rewrite();
     return message().find("damaged") != std::string::npos;
   };
+  golden["recorded/text.fp32/text"] = Tensor{{2, 3, 4}, std::vector<float>(24)};
+  write();
   const nlohmann::json without = manifest;
   manifest["text"] = {{"tokenizer", "graphs/fusion.fp32.onnx"},
                       {"max_tokens", 3},
@@ -100,6 +102,11 @@ TEST_F(ManifestTest, TakesABundleWithATextEncoder) {
   ASSERT_TRUE(open_status().ok());
   auto runtime = Runtime::open(folder, options());  // its features are the input, its text graph is left alone
   EXPECT_TRUE(runtime->predict(inputs(1)));
+  Inputs words = inputs(1);
+  words.text.reset();
+  EXPECT_NE(runtime->predict(words).status().message().find("takes features, not words or tokens"), std::string::npos);
+  words.text = FloatView(text.data(), 3);  // token ids
+  EXPECT_NE(runtime->predict(words).status().message().find("takes features, not words or tokens"), std::string::npos);
   const auto checked = runtime->self_check(true);
   ASSERT_TRUE(checked);
   for (const GraphCheck& check : checked->graphs) EXPECT_NE(check.graph, "text.fp32");

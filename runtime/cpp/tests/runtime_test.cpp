@@ -1,3 +1,6 @@
+#include <algorithm>
+#include <cstdint>
+#include <filesystem>
 #include <thread>
 #include <utility>
 
@@ -102,17 +105,69 @@ TEST_F(RuntimeTest, CountsDeadlineMisses) {
   EXPECT_EQ(runtime.stats().count, 0U);
 }
 
+TEST_F(RuntimeTest, ADeadlineThatOverflowsInNanosecondsIsNeverMissed) {
+  Options with = options();
+  with.deadline_us = UINT64_MAX / 1000 + 1;  // times 1000: 384 ns
+  Runtime runtime = open(with);
+  ASSERT_TRUE(runtime.predict(inputs()).ok());
+  EXPECT_EQ(runtime.stats().deadline_misses, 0U);
+}
+
+TEST_F(RuntimeTest, TheCallbackMayAskForStatsAndNothingElse) {
+  Options with = options();
+  Runtime* self = nullptr;
+  StatusCode predicted = StatusCode::kOk;
+  StatusCode explained = StatusCode::kOk;
+  StatusCode checked = StatusCode::kOk;
+  std::uint64_t out_of_range = 0;
+  with.on_out_of_range = [&](View<const RangeAlarm>) {
+    predicted = self->predict(inputs()).code();
+    explained = self->explain(inputs()).code();
+    checked = self->self_check().code();
+    out_of_range = self->stats().out_of_range;
+  };
+  Runtime runtime = open(with);
+  self = &runtime;
+  inputs();
+  std::fill(audio.begin(), audio.end(), 100.0F);
+  ASSERT_TRUE(runtime.predict({text, audio, vision}).ok());
+  for (const StatusCode code : {predicted, explained, checked}) EXPECT_EQ(code, StatusCode::kInvalidInput);
+  EXPECT_EQ(out_of_range, 1U);
+  EXPECT_TRUE(runtime.explain(Inputs{text, audio, vision}).ok()) << "the callback's end is noticed";
+}
+
+TEST_F(RuntimeTest, GoesOnAfterTheProcessChangesItsDirectory) {
+  const std::filesystem::path before = std::filesystem::current_path();
+  std::filesystem::current_path(std::filesystem::path(folder).parent_path());
+  auto runtime = Runtime::open(std::filesystem::path(folder).filename().string(), options());
+  std::filesystem::current_path("/");  // as a daemon does
+  EXPECT_TRUE(runtime.ok());
+  EXPECT_TRUE(runtime->explain(inputs()).ok());
+  EXPECT_TRUE(runtime->self_check().ok());
+  std::filesystem::current_path(before);
+}
+
 TEST_F(RuntimeTest, AMovedFromRuntimeAnswersWithAStatus) {
   Runtime first = open(options());
   Runtime second = std::move(first);
   EXPECT_TRUE(second.predict(inputs()).ok());
   EXPECT_EQ(first.predict(inputs()).code(), StatusCode::kInvalidInput);  // NOLINT: that is the test
+  EXPECT_EQ(first.outputs(), 0U);
+  EXPECT_FALSE(first.has_edges());
+  for (const std::string& text : {first.graph(), first.backend(), first.name(), first.inputs()[0].name,
+                                  first.modality_order()[0], first.edge_order()[0]}) {
+    EXPECT_EQ(text, "");
+  }
+  first.reset_stats();
+  EXPECT_EQ(first.stats().count, 0U);
 }
 
 TEST_F(RuntimeTest, RefusesOptionsThatCannotBe) {
   Options with = options();
   with.threads = 0;
   EXPECT_EQ(open_status(with).message(), "threads=0: expected 1 or more");
+  with.threads = 1 << 30;
+  EXPECT_EQ(open_status(with).message(), "threads=1073741824: expected at most 1024");
   with = options();
   with.device = "tpu";
   EXPECT_EQ(open_status(with).message(), "device='tpu': expected auto, cpu or cuda");

@@ -2,7 +2,10 @@
 // parity.
 #include <algorithm>
 #include <cstdio>
+#include <functional>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -36,13 +39,13 @@ bool ends_with(const std::string& text, const std::string& end) {
   return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
 }
 
-Tensors read_tensors(const std::string& path) {
+Tensors read_tensors(const std::string& path, std::set<std::string>* left_out = nullptr) {
   const dmdkit::ReadOutcome outcome = dmdkit::read_file(path, kMaxInputBytes);
   if (outcome.error != 0) throw dmdkit::Malformed(path, "cannot be read: " + dmdkit::error_text(outcome.error));
   if (outcome.too_large) throw dmdkit::Malformed(path, "larger than 8 GiB");
   try {
-    return ends_with(path, ".npz") ? dmdkit::parse_npz(outcome.bytes.data(), outcome.bytes.size())
-                                   : dmdkit::parse_safetensors(outcome.bytes.data(), outcome.bytes.size());
+    return ends_with(path, ".npz") ? dmdkit::parse_npz(outcome.bytes.data(), outcome.bytes.size(), left_out)
+                                   : dmdkit::parse_safetensors(outcome.bytes.data(), outcome.bytes.size(), left_out);
   } catch (const dmdkit::Malformed& cause) {
     throw dmdkit::Malformed(path, cause.what());
   }
@@ -56,42 +59,70 @@ Tensors golden_tensors(const std::string& bundle) {
   return read_tensors(bundle + "/" + manifest.at("golden").at("file").get<std::string>());
 }
 
-// The three modalities of the input, each (samples, steps, features); an absent one has no values.
+// The three modalities of the input, each (samples, steps, features), unless it is absent.
 struct Samples {
-  std::array<Tensor, dmdkit::kModalities> tensors;
+  std::array<std::optional<Tensor>, dmdkit::kModalities> tensors;
   std::size_t count = 0;
 
   dmdkit::Inputs at(std::size_t first, std::size_t batch) const {
     dmdkit::Inputs inputs;
     std::optional<FloatView>* const views[] = {&inputs.text, &inputs.audio, &inputs.vision};
     for (std::size_t i = 0; i < tensors.size(); ++i) {
-      if (tensors[i].values.empty()) continue;
-      const std::size_t each = tensors[i].values.size() / count;
-      *views[i] = FloatView(tensors[i].values.data() + first * each, batch * each);
+      if (!tensors[i]) continue;
+      const std::size_t each = tensors[i]->values.size() / count;
+      *views[i] = FloatView(tensors[i]->values.data() + first * each, batch * each);
     }
     inputs.batch = batch;
     return inputs;
   }
 };
 
+// The names an array may have: `name` itself only where no split was asked for.
+std::vector<std::string> names_of(const std::string& split, const std::string& name) {
+  return split.empty() ? std::vector<std::string>{name} : std::vector<std::string>{split + "/" + name, split + "_" + name};
+}
+
+bool any_of(const std::vector<std::string>& names, const std::function<bool(const std::string&)>& holds) {
+  return std::any_of(names.begin(), names.end(), holds);
+}
+
+// A modality that is there in a form we do not read must not pass for an absent one. Words beside features are what a data set
+// has; instead of features they are a mistake.
+void refuse_left_out(const Tensors& all, const std::set<std::string>& left_out, const std::string& split,
+                     const std::string& file) {
+  const auto is_read = [&](const std::string& name) { return all.count(name) != 0; };
+  const auto is_left_out = [&](const std::string& name) { return left_out.count(name) != 0; };
+  const bool has_text = any_of(names_of(split, "text"), is_read);
+  for (const auto& [array, words] :
+       {std::pair{"text", false}, {"audio", false}, {"vision", false}, {"raw_text", true}, {"input_ids", true}}) {
+    if ((words && has_text) || !any_of(names_of(split, array), is_left_out)) continue;
+    throw dmdkit::Malformed(file, std::string("array '") + array +
+                                      "' is not float32 or float64; dmdkit-run takes features, not words or tokens (a "
+                                      "bundle's text encoder runs in Python)");
+  }
+}
+
 Samples load_samples(const Arguments& arguments, const Runtime& runtime) {
-  Tensors all = arguments.input.empty() ? golden_tensors(arguments.bundle) : read_tensors(arguments.input);
+  std::set<std::string> left_out;
+  Tensors all = arguments.input.empty() ? golden_tensors(arguments.bundle) : read_tensors(arguments.input, &left_out);
   const std::string split = arguments.input.empty() ? "input" : arguments.split;
+  refuse_left_out(all, left_out, split, arguments.input);
   Samples samples;
   for (std::size_t i = 0; i < dmdkit::kModalities; ++i) {
     const dmdkit::InputInfo& info = runtime.inputs()[i];
-    for (const std::string& name : {split + "/" + info.name, split + "_" + info.name, info.name}) {
+    for (const std::string& name : names_of(split, info.name)) {
       const auto found = all.find(name);
-      if (found == all.end() || (name == info.name && !split.empty())) continue;
+      if (found == all.end()) continue;
       samples.tensors[i] = std::move(found->second);
       break;
     }
-    const Tensor& tensor = samples.tensors[i];
-    if (tensor.values.empty()) continue;  // absent: the runtime says whether that may be
+    if (!samples.tensors[i]) continue;  // absent: the runtime says whether that may be
+    const Tensor& tensor = *samples.tensors[i];
     if (tensor.shape.size() != 3 || tensor.shape[1] != info.steps || tensor.shape[2] != info.features) {
       throw dmdkit::Malformed(arguments.input, "input '" + info.name + "': expected (samples, " + std::to_string(info.steps) +
                                                    ", " + std::to_string(info.features) + ")");
     }
+    if (tensor.shape[0] == 0) throw dmdkit::Malformed(arguments.input, "input '" + info.name + "' holds no samples");
     if (samples.count != 0 && samples.count != tensor.shape[0]) {
       throw dmdkit::Malformed(arguments.input, "inputs disagree on the number of samples");
     }
@@ -112,15 +143,21 @@ void append(Tensors& answers, const char* name, FloatView values, std::vector<st
   tensor.values.insert(tensor.values.end(), values.begin(), values.end());
 }
 
+// A refusal counts samples from the start of its batch, whoever reads it from that of the file.
+dmdkit::Status of_batch(const dmdkit::Status& status, std::size_t first, std::size_t batch) {
+  return {status.code(),
+          "samples " + std::to_string(first) + " to " + std::to_string(first + batch - 1) + ": " + status.message()};
+}
+
 dmdkit::Status answer_all(Runtime& runtime, const Samples& samples, const Arguments& arguments, Tensors& answers) {
   for (std::size_t first = 0; first < samples.count; first += arguments.batch) {
     const std::size_t batch = std::min(arguments.batch, samples.count - first);
     const auto prediction = runtime.predict(samples.at(first, batch));
-    if (!prediction) return prediction.status();
+    if (!prediction) return of_batch(prediction.status(), first, batch);
     append(answers, "score", prediction->score, {prediction->outputs}, batch);
     if (!arguments.explain) continue;
     const auto why = runtime.explain(samples.at(first, batch));
-    if (!why) return why.status();
+    if (!why) return of_batch(why.status(), first, batch);
     append(answers, "explain_score", why->score, {why->outputs}, batch);
     append(answers, "logit_homo", why->logit_homo, {dmdkit::kModalities, why->outputs}, batch);
     append(answers, "logit_hetero", why->logit_hetero, {dmdkit::kModalities, why->outputs}, batch);

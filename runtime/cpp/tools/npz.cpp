@@ -157,7 +157,7 @@ std::vector<unsigned char> inflated(const unsigned char* from, std::uint64_t pac
 
 }  // namespace
 
-Tensors parse_npz(const unsigned char* data, std::size_t size) {
+Tensors parse_npz(const unsigned char* data, std::size_t size, std::set<std::string>* left_out) {
   const Window file(data, size);
   const std::uint64_t end = find_end(file);
   const std::uint64_t entries = file.number(end + 10, 2);
@@ -203,7 +203,11 @@ Tensors parse_npz(const unsigned char* data, std::size_t size) {
       member = Window(bytes.data(), bytes.size());
     }
 #endif
-    if (parse_npy(member, name, tensor)) tensors[name] = std::move(tensor);
+    if (parse_npy(member, name, tensor)) {
+      tensors[name] = std::move(tensor);
+    } else if (left_out != nullptr) {
+      left_out->insert(name);
+    }
     at += kCentralBytes + name_bytes + extra_bytes + file.number(at + 32, 2);
   }
   return tensors;

@@ -1,6 +1,7 @@
 // A backend for tests: no inference library, no threads, no allocation after bind. The "model" is a line of text:
 //
 //   fake score=1 logit_homo=3x1 ... | text=20x32 audio=20x12 ... [fail_run] [fail_bind] [no_device] [throttle_us=N]
+//   [fixed_batch]
 //
 // Every output value is the mean of all input values of its sample plus its index, so that tests know what to expect.
 #include <chrono>
@@ -36,6 +37,8 @@ struct dmdkit_backend_session {
         inputs = true;
       } else if (word == "no_device") {
         throw Problem(DMDKIT_BACKEND_NO_DEVICE, "fake has no such device");
+      } else if (word == "fixed_batch") {
+        for (Tensor& tensor : session->inputs_) tensor.shape[0] = 1;
       } else if (word == "fail_run") {
         session->fail_run_ = true;
       } else if (word == "fail_bind") {

@@ -129,7 +129,7 @@ DMDKIT_C_API const char* dmdkit_last_error(void);
 /* Opens a bundle; *runtime is null on failure. */
 DMDKIT_C_API dmdkit_status dmdkit_open(const char* path, const dmdkit_options* options, dmdkit_runtime** runtime);
 
-/* Releases a runtime; null is allowed. */
+/* Releases a runtime; null is allowed. No other call on it may be running or follow. */
 DMDKIT_C_API void dmdkit_close(dmdkit_runtime* runtime);
 
 DMDKIT_C_API dmdkit_status dmdkit_get_input(const dmdkit_runtime* runtime, int modality, dmdkit_input_info* info);

@@ -7,7 +7,9 @@
 //
 // Threads. Runtimes are independent: one per thread needs no care. One Runtime may be shared: calls are serialised by a lock
 // inside it, so every method may be called from any thread, but the views that predict and explain return are valid only until
-// the next call on that Runtime. Sharing threads therefore use predict_into and explain_into, which copy under the lock.
+// the next call on that Runtime. Sharing threads therefore use predict_into and explain_into, which copy under the lock. Moving
+// or destroying a Runtime is not a call: no other thread may use it then. One that was moved from describes nothing (no inputs,
+// empty names) and answers every call with kInvalidInput.
 #ifndef DMDKIT_RUNTIME_HPP_
 #define DMDKIT_RUNTIME_HPP_
 
@@ -24,7 +26,8 @@ namespace dmdkit {
 
 class DMDKIT_API Runtime {
  public:
-  // Opens the bundle in directory `path`: checks its manifest, sizes and hashes, and loads the predicting graph.
+  // Opens the bundle in directory `path`: checks its manifest, sizes and hashes, and loads the predicting graph. The directory
+  // must stay where it is, as explain and self_check read from it; the process may change its own.
   static Result<Runtime> open(const std::string& path, const Options& options = {}) noexcept;
 
   Runtime(Runtime&&) noexcept;

@@ -73,7 +73,8 @@ struct RangeAlarm {
   double share = 0.0;        // of its values, padding left out
 };
 
-// Called inside predict and explain, on the calling thread, with the modalities to report. It must not call the same Runtime.
+// Called inside predict and explain, on the calling thread, with the modalities to report. It may ask the same Runtime for its
+// stats; predict, explain and self_check answer kInvalidInput there.
 using OutOfRangeCallback = std::function<void(View<const RangeAlarm>)>;
 
 struct Options {
