@@ -91,6 +91,23 @@ def _normalisations(model: ModelProto) -> list[str]:
     return [node.name for node in model.graph.node if node.op_type == "LayerNormalization"]
 
 
+def _counted(model: ModelProto) -> list[str]:
+    """Nodes that count: what becomes a whole number is exact in fp32 up to 16 million, in fp16 up to 2048."""
+    producers = {name: node for node in model.graph.node for name in node.output}
+    whole = {TensorProto.INT64, TensorProto.INT32}
+    waiting = [node for node in model.graph.node if node.op_type == "Cast" and node.attribute[0].i in whole]
+    found = {node.name: None for node in waiting}
+    while waiting:
+        for name in waiting.pop().input:
+            node = producers.get(name)
+            # The cast that turns the mask into numbers is not excluded: AutoCast 0.47 loses it where its readers are of both
+            # kinds, and 0 and 1 are exact in fp16.
+            if node is not None and node.op_type != "Cast" and node.name not in found:
+                found[node.name] = None
+                waiting.append(node)
+    return list(found)
+
+
 def _looked_up(model: ModelProto) -> list[str]:
     """Lookups of words: AutoCast takes an id of 30000 for a value near fp16's limit, and the table is most of a BERT's size."""
     return [node.name for node in model.graph.node if node.op_type == "Gather" and node.input[1] == _TOKENS[0]]
@@ -134,7 +151,7 @@ def lower_to_fp16(model: ModelProto, samples: Inputs) -> Fp16Lowering:
         except ImportError as cause:
             raise MissingDependencyError(cause.name or "modelopt", "quantize", "the fp16 form of a graph") from cause
         reads_tokens = {value.name for value in model.graph.input} == set(_TOKENS)
-        exact = _normalisations(model) if reads_tokens else _before_first_product(model)
+        exact = [*_normalisations(model), *_counted(model)] if reads_tokens else _before_first_product(model)
         excluded = [f"^{re.escape(name)}$" for name in exact]
         with tempfile.TemporaryDirectory(prefix="dmdkit-fp16-") as directory:
             source, ranges = Path(directory) / "graph.onnx", Path(directory) / "ranges.npz"

@@ -183,24 +183,27 @@ class Engine:
         self._device.copy(target, source, batch * array[0].nbytes, kind)
 
 
-def compare(found: dict[str, Any], expected: dict[str, Any], tolerance: dict[str, float]) -> dict[str, Any]:
-    """The sidecar's ``check``: the worst output against the graph's own recorded outputs."""
+def compare(found: dict[str, Any], expected: dict[str, Any], tolerance: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The sidecar's ``check``: the worst output against the graph's own recorded outputs, and within which limit it must be."""
     import numpy as np
 
-    passed, worst, worst_share, worst_name = bool(expected), 0.0, -1.0, ""
+    from dmdkit.metrics import correlation
+
+    passed, worst, worst_share, worst_name, worst_limit = bool(expected), 0.0, -1.0, "", 0.0
     samples = 0
     for name, then in expected.items():
-        now = found.get(name)
-        limit = tolerance["edges" if name.startswith("edges") else "values"]
-        samples = len(then)
+        now, limit = found.get(name), tolerance[name]
+        samples, largest = len(then), float(limit["largest"])
         if now is None or now.shape != then.shape or not np.isfinite(now).all():
-            return {"passed": False, "samples": samples, "max_error": None, "tolerance": limit, "worst_output": name}
-        error = float(np.abs(now.astype(np.float64) - then).max())
-        passed = passed and error <= limit
-        if limit and error / limit >= worst_share:
-            worst, worst_share, worst_name = error, error / limit, name
-    limit = tolerance["edges" if worst_name.startswith("edges") else "values"]
-    return {"passed": passed, "samples": samples, "max_error": worst, "tolerance": limit, "worst_output": worst_name}
+            return {"passed": False, "samples": samples, "max_error": None, "tolerance": largest, "worst_output": name}
+        error = np.abs(now.astype(np.float64) - then)
+        most = float((error / np.maximum(1.0, np.abs(then)) if limit["relative"] else error).max())
+        alike = correlation(now, then) if limit["correlation"] is not None else None  # None too where one is constant
+        passed = passed and most <= largest and (alike is None or alike >= limit["correlation"])
+        share = most / largest if largest else float(most > 0)
+        if share >= worst_share:
+            worst, worst_share, worst_name, worst_limit = most, share, name, largest
+    return {"passed": passed, "samples": samples, "max_error": worst, "tolerance": worst_limit, "worst_output": worst_name}
 
 
 def latencies_ms(engine: Engine, feed: dict[str, Any]) -> dict[str, float]:

@@ -128,12 +128,12 @@ def _dynamic(graph: _Graph) -> Iterator[str]:
 def _memory(graph: _Graph, target: Target) -> str:
     weights = sum(numpy_helper.to_array(tensor).nbytes for tensor in graph.constants.values())
     size = {TensorProto.FLOAT: 4, TensorProto.FLOAT16: 2, TensorProto.INT8: 1, TensorProto.BOOL: 1, TensorProto.INT64: 8}
-    per_sample = sum(
-        int(np.prod([abs(part) for part in shape], dtype=np.int64)) * size.get(graph.types.get(name, 1), 4)
-        for name, shape in graph.shapes.items()
-        if name not in graph.constants
-    )
-    activations = per_sample * target.batch.max
+    activations = 0
+    for name, shape in graph.shapes.items():
+        if name not in graph.constants:
+            once = int(np.prod([abs(part) for part in shape], dtype=np.int64)) * size.get(graph.types.get(name, 1), 4)
+            # A dequantised weight is there once, whatever the batch.
+            activations += once * (target.batch.max if -1 in shape else 1)
     return (
         f"at most {(weights + activations) / _MIB:.0f} MiB: {weights / _MIB:.1f} MiB of constants and, if no two "
         f"intermediate values shared memory, {activations / _MIB:.0f} MiB at batch {target.batch.max}; "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,18 @@ from dmdkit.export.dry_run import Finding
 from dmdkit.export.targets import Target
 from dmdkit.files import atomic_directory, sha256_of_bytes
 from dmdkit.runtime.bundle import Bundle
-from dmdkit.runtime.parity import FP32_MAX_ERROR
-from dmdkit.runtime.self_check import INT8_TOLERANCE_SD
+from dmdkit.runtime.self_check import Limit, limit_of
 
 __all__ = ["trtexec_line", "write_kit"]
 
-_MODULES = ("errors.py", "runtime/tensorrt_api.py", "runtime/tensorrt_build.py", "runtime/gpu.py", "runtime/inspector.py")
+_MODULES = (
+    "errors.py",
+    "metrics.py",
+    "runtime/tensorrt_api.py",
+    "runtime/tensorrt_build.py",
+    "runtime/gpu.py",
+    "runtime/inspector.py",
+)
 _PACKAGE = '"""The part of dmdkit that a kit needs."""\n'
 
 
@@ -54,12 +61,20 @@ def trtexec_line(bundle: Bundle, graph: str, target: Target) -> str:
     )
 
 
-def _tolerance(bundle: Bundle, precision: str) -> dict[str, float]:
-    spread = bundle.manifest.output_sd
-    if precision == "fp32":
-        limit = FP32_MAX_ERROR * max(1.0, spread)
-        return {"values": limit, "edges": limit}
-    return {"values": INT8_TOLERANCE_SD * spread, "edges": INT8_TOLERANCE_SD}
+def _tolerance(bundle: Bundle, graph: str) -> dict[str, Limit]:
+    """What the runtime itself would allow an engine of the graph, output by output."""
+    exact, spread = bundle.graph(graph).precision == "fp32", bundle.manifest.output_sd
+    recorded = bundle.golden().recorded[graph]
+    return {name: limit_of(name, then, spread, exact=exact, engine=True) for name, then in sorted(recorded.items())}
+
+
+def _tolerances_in_words(limits: dict[str, Limit]) -> str:
+    names: dict[str, list[str]] = {}
+    for output, limit in limits.items():
+        said = f"{limit.largest:.3g}" + (" of max(1, value)" if limit.relative else "")
+        said += f" and correlation {limit.correlation}" if limit.correlation is not None else ""
+        names.setdefault(said, []).append(output)
+    return "; ".join(f"{', '.join(outputs)}: {said}" for said, outputs in names.items())
 
 
 def _graph(bundle: Bundle, name: str) -> dict[str, Any]:
@@ -69,7 +84,7 @@ def _graph(bundle: Bundle, name: str) -> dict[str, Any]:
         "name": name,
         "file": record.file,
         "inputs": {key: f"input/{record.kind}/{key}" if own else f"input/{key}" for key in _shapes(bundle, record.kind)},
-        "tolerance": _tolerance(bundle, record.precision),
+        "tolerance": {output: asdict(limit) for output, limit in _tolerance(bundle, name).items()},
     }
 
 
@@ -100,7 +115,7 @@ def _readme(bundle: Bundle, graphs: list[str], target: Target, findings: list[Fi
         "",
         "| graph | tolerance of the golden samples |",
         "|---|---|",
-        *(f"| {name} | {_tolerance(bundle, bundle.graph(name).precision)['values']:.3g} |" for name in graphs),
+        *(f"| {name} | {_tolerances_in_words(_tolerance(bundle, name))} |" for name in graphs),
         "",
         "## Power and clocks",
         "",

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dmdkit.metrics import correlation
+from dmdkit.runtime.parity import FP32_MAX_ERROR
 
-__all__ = ["GraphCheck", "SelfCheck", "check_outputs"]
+__all__ = ["GraphCheck", "Limit", "SelfCheck", "check_outputs", "limit_of"]
 
 Array = npt.NDArray[np.float32]
 
@@ -36,6 +37,21 @@ INT8_TEXT_MIN_CORRELATION = 0.99
 """Likewise: 0.9990 between those versions, 0.963 at most with one scale doubled."""
 
 INT8_MIN_CORRELATION = 0.999
+
+
+@dataclass(frozen=True)
+class Limit:
+    """How far one output may be from what was recorded.
+
+    Attributes:
+        largest: The largest error.
+        relative: Whether errors count in units of max(1, |value|).
+        correlation: The least correlation with it; None: any.
+    """
+
+    largest: float
+    relative: bool = False
+    correlation: float | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +99,7 @@ def check_outputs(
     output_sd: float,
     *,
     only_stores_int8: bool = False,
+    engine: bool = False,
 ) -> GraphCheck:
     """Compares a graph's outputs with what it gave when it was exported.
 
@@ -93,31 +110,45 @@ def check_outputs(
         recorded: Output name -> array, then.
         output_sd: Standard deviation of the model's score; the unit of the INT8 tolerance.
         only_stores_int8: Whether its arithmetic is fp32's, on the backend that recorded.
+        engine: Whether an engine ran it now.
     """
     exact = precision == "fp32" or only_stores_int8
     passed, score_correlation = True, None
     worst_name, worst_error, worst_limit, worst_use = "", 0.0, 0.0, -1.0
     for name in sorted({*recorded, *found}):
-        # Edges are probabilities, not scores, so their compressed tolerance is not in units of the score.
-        limit = _limit(name, recorded.get(name), output_sd, exact=exact)
-        error = _error(found.get(name), recorded.get(name), relative=exact)
-        if name in ("score", "text") and not exact and error < np.inf:
+        limit = limit_of(name, recorded.get(name), output_sd, exact=exact, engine=engine)
+        error = _error(found.get(name), recorded.get(name), relative=limit.relative)
+        if limit.correlation is not None and error < np.inf:
             score_correlation = correlation(recorded[name].ravel(), found[name].ravel())
-            least = INT8_TEXT_MIN_CORRELATION if name == "text" else INT8_MIN_CORRELATION
-            passed &= score_correlation is None or score_correlation >= least
-        passed &= error <= limit
-        use = error / limit if limit > 0 else (np.inf if error > 0 else 0.0)
+            passed &= score_correlation is None or score_correlation >= limit.correlation
+        passed &= error <= limit.largest
+        use = error / limit.largest if limit.largest > 0 else (np.inf if error > 0 else 0.0)
         if use > worst_use:
-            worst_name, worst_error, worst_limit, worst_use = name, error, limit, use
+            worst_name, worst_error, worst_limit, worst_use = name, error, limit.largest, use
     return GraphCheck(graph, worst_error, worst_limit, score_correlation, passed and bool(recorded), worst_name)
 
 
-def _limit(name: str, then: Array | None, output_sd: float, *, exact: bool) -> float:
+def limit_of(name: str, then: Array | None, output_sd: float, *, exact: bool, engine: bool = False) -> Limit:
+    """How far one output may be from what was recorded.
+
+    Args:
+        name: The output.
+        then: What was recorded of it.
+        output_sd: Standard deviation of the model's score.
+        exact: Whether the graph computes in fp32.
+        engine: Whether an engine runs it. A GPU sums in another order than a CPU: in fp32 the fp32 hop's limit holds, not
+            that of two CPUs; a text encoder's has room for that.
+    """
     if name == "text":
         if exact:
-            return TEXT_FP32_TOLERANCE
-        return INT8_TEXT_TOLERANCE_SD * (float(then.std()) if then is not None else 0.0)
-    return FP32_TOLERANCE if exact else INT8_TOLERANCE_SD * (1.0 if name.startswith("edges") else output_sd)
+            return Limit(TEXT_FP32_TOLERANCE, relative=True)
+        spread = float(then.std()) if then is not None else 0.0
+        return Limit(INT8_TEXT_TOLERANCE_SD * spread, correlation=INT8_TEXT_MIN_CORRELATION)
+    if exact:
+        return Limit(FP32_MAX_ERROR * max(1.0, output_sd) if engine else FP32_TOLERANCE, relative=True)
+    # Edges are probabilities, not scores, so their compressed tolerance is not in units of the score.
+    unit = 1.0 if name.startswith("edges") else output_sd
+    return Limit(INT8_TOLERANCE_SD * unit, correlation=INT8_MIN_CORRELATION if name == "score" else None)
 
 
 def _error(now: Array | None, then: Array | None, *, relative: bool) -> float:

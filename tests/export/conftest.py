@@ -28,7 +28,14 @@ def text_engine_bundle(text_run: Path, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture
-def engine_copy(engine_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def text_engine_copy(text_engine_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of it, with an engine cache of its own."""
+    monkeypatch.setenv("DMDKIT_CACHE", os.fspath(tmp_path / "cache"))
+    return Path(shutil.copytree(text_engine_bundle, tmp_path / "words.dmd"))
+
+
+@pytest.fixture
+def engine_copy(engine_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the bundle without one, with an engine cache of its own."""
     monkeypatch.setenv("DMDKIT_CACHE", os.fspath(tmp_path / "cache"))
     return Path(shutil.copytree(engine_bundle, tmp_path / "engines.dmd"))

@@ -13,9 +13,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dmdkit.cli import main
+from dmdkit.files import sha256_of_file
 from dmdkit.runtime.bundle import Bundle
 from dmdkit.runtime.engines import read_engine
 from tests.conftest import ROOT
@@ -71,6 +73,57 @@ def test_the_kit_builds_checks_and_writes_what_a_bundle_takes(
         assert record.precision.layout == ("tensorrt-10" if version.startswith("10.") else "tensorrt-11")
         assert record.precision.found_int8 == pytest.approx(bundle.graph(graph).multiply_adds_int8, abs=1e-6)
         assert sum(product.multiply_adds for product in record.products) == bundle.graph(graph).multiply_adds
+
+
+@pytest.mark.parametrize(("precision", "form"), [("fp32", "fp32"), ("fp16", "fp16"), ("int8", "int8-trt")])
+def test_a_text_encoders_kit_builds_and_checks_it_on_the_golden_tokens(
+    precision: str, form: str, h100: dict[str, str], text_engine_bundle: Path, tmp_path: Path
+) -> None:
+    kit, name = tmp_path / "kit", f"text.{form}"
+    arguments = ["build", str(text_engine_bundle), "--target", "h100", "--precision", precision, "--kit", str(kit)]
+    assert main([*arguments, "--graph", "text"]) == 0
+    (graph,) = json.loads((kit / "kit.json").read_text())["graphs"]
+    assert graph["inputs"] == {part: f"input/text/{part}" for part in ("attention_mask", "input_ids")}
+    assert "--minShapes=attention_mask:1x8,input_ids:1x8" in (kit / "README.md").read_text()
+    for version in VERSIONS:
+        done = subprocess.run(
+            [sys.executable, str(kit / "build_and_check.py")],
+            env={**h100, "FAKE_TENSORRT_VERSION": version},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        record = read_engine(kit / f"engines/h100.{name}.json").record
+        assert (record.version, record.graph) == (version, name)
+        assert [tensor.dtype for tensor in (*record.inputs, *record.outputs)] == ["INT64", "INT64", "FLOAT"]
+        assert record.check is not None
+        assert (record.check.passed, record.check.samples, record.check.worst_output) == (True, 16, "text")
+        assert record.precision is not None
+        assert record.precision.status == "passed"
+        share = Bundle.open(text_engine_bundle).graph(name).multiply_adds_int8
+        assert record.precision.found_int8 == pytest.approx(share, abs=1e-6)
+        assert set(record.latency_ms or {}) == {"p50", "p90", "p95", "p99"}
+
+
+def test_features_that_are_off_fail_a_text_encoders_kit(h100: dict[str, str], text_engine_bundle: Path, tmp_path: Path) -> None:
+    kit = tmp_path / "kit"
+    assert main(["build", str(text_engine_bundle), "--target", "h100", "--graph", "text", "--kit", str(kit)]) == 0
+    with np.load(kit / "golden.npz") as golden:
+        arrays = dict(golden)
+    recorded = arrays["recorded/text.fp16/text"]
+    # Within two standard deviations everywhere, yet of another sentence: only the correlation tells.
+    arrays["recorded/text.fp16/text"] = np.roll(recorded, 1, axis=2)
+    np.savez(kit / "golden.npz", allow_pickle=False, **arrays)
+    listed = json.loads((kit / "kit.json").read_text())
+    listed["files"]["golden.npz"] = sha256_of_file(kit / "golden.npz")
+    listed["graphs"][0]["tolerance"]["text"]["largest"] = 1e9
+    (kit / "kit.json").write_text(json.dumps(listed))
+    done = subprocess.run(
+        [sys.executable, str(kit / "build_and_check.py")], env=h100, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "golden samples FAILED" in done.stdout
 
 
 def test_a_device_that_falls_back_to_fp32_fails_the_proof(kit: Path, h100: dict[str, str], tmp_path: Path) -> None:

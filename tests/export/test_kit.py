@@ -17,7 +17,7 @@ from types import ModuleType
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from dmdkit.cli import main
 from dmdkit.errors import BundleError, EngineError
@@ -33,6 +33,7 @@ from dmdkit.runtime.engines import read_engine
 from dmdkit.runtime.gpu import Gpu, NoGpuError, find_gpu
 from dmdkit.runtime.tensorrt_api import OpenEngine
 from dmdkit.runtime.tensorrt_build import Built, ProductInfo, TensorInfo
+from tests.runtime.builders import put_file
 
 pytestmark = pytest.mark.slow
 
@@ -368,6 +369,38 @@ def test_the_dry_run_of_a_good_bundle_has_no_problem_and_lists_what_only_the_dev
         checks = json.loads(capsys.readouterr().out)["checks"]
         assert {check["status"] for check in checks} == {"ok", "device only"}
     assert not (engine_bundle / "engines").exists()
+
+
+@pytest.mark.parametrize("target", ["jetson-orin-nano", "jetson-thor", "h100"])
+def test_the_dry_run_of_a_text_encoder_has_no_problem(
+    target: str, text_engine_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for precision in ("fp32", "fp16", "int8"):
+        arguments = ["build", str(text_engine_bundle), "--target", target, "--precision", precision, "--dry-run", "--json"]
+        assert main(arguments) == 0
+        checks = json.loads(capsys.readouterr().out)["checks"]
+        found = {check["check"]: check["status"] for check in checks if check["graph"].startswith("text.")}
+        assert found.keys() >= {"opset", "operators", "types", "shapes", "memory"}
+        assert set(found.values()) == {"ok"}
+
+
+def test_memory_counts_a_dequantised_weight_once_and_activations_for_each_sample(engine_copy: Path) -> None:
+    shape = ["batch", 1024]
+    inputs, outputs = ([helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)] for name in "xy")
+    constants = [
+        numpy_helper.from_array(np.ones((1024, 1024), np.int8), "w"),
+        numpy_helper.from_array(np.ones((), np.float32), "scale"),
+    ]
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w", "scale"], ["d"], name="/DequantizeLinear"),
+        helper.make_node("MatMul", ["x", "d"], ["y"], name="/MatMul"),
+    ]
+    graph = helper.make_graph(nodes, "g", inputs, outputs, constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    put_file(engine_copy, "graphs/gd_homo.onnx", model.SerializeToString())
+    findings = dry_run(Bundle.open(engine_copy), ["gd_homo.fp32"], load_target("jetson-orin-nano"), "fp32")
+    (said,) = (finding.detail for finding in findings if finding.check == "memory")
+    assert said.startswith("at most 5 MiB: 1.0 MiB of constants"), said  # 4 MiB dequantised, 0.1 MiB in and out at batch 16
 
 
 def test_an_int8_graph_with_an_fp32_rest_is_a_problem_for_a_device(tiny_bundle: Path) -> None:

@@ -59,28 +59,51 @@ def test_portable_plans_of_every_graph_build_without_a_gpu(precision: str, graph
 
 
 @rtx
-@pytest.mark.slow
-def test_a_text_encoder_builds_in_fp32_and_int8() -> None:
-    import numpy as np
+@pytest.mark.parametrize(("precision", "form"), [("fp32", "fp32"), ("fp16", "fp16"), ("int8", "int8-trt")])
+def test_a_text_encoder_builds_in_every_precision(
+    precision: str, form: str, text_engine_copy: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert build(text_engine_copy, "--precision", precision, "--graph", "text") == 0
+    assert "WARNING" not in capfd.readouterr().err, "of the builder, which says so where a constant does not fit its type"
+    bundle = Bundle.open(text_engine_copy)
+    (record,) = (engine.record for engine in engines_of(bundle, pytest.fail))
+    assert (record.graph, record.compute_capabilities) == (f"text.{form}", PORTABLE)
+    assert {tensor.name: (tensor.shape, tensor.dtype) for tensor in record.inputs} == {
+        "input_ids": ([-1, 8], "INT64"),
+        "attention_mask": ([-1, 8], "INT64"),
+    }
+    assert [(tensor.name, tensor.shape, tensor.dtype) for tensor in record.outputs] == [("text", [-1, 8, 16], "FLOAT")]
+    graph = bundle.graph(f"text.{form}")
+    assert sum(product.multiply_adds for product in record.products) == graph.multiply_adds
+    share = sum(product.multiply_adds for product in record.products if product.int8) / graph.multiply_adds
+    assert share == pytest.approx(graph.multiply_adds_int8, abs=1e-9)
+    assert (share > 0) == (precision == "int8")
+    assert any("speed is unverified" in note for note in record.notes) == (precision == "int8")
 
-    from dmdkit.calibration.text_lowerings import lower_text_for_tensorrt
-    from dmdkit.export.text import text_graph
-    from dmdkit.model.text_encoder import TextEncoder
-    from tests.text_builders import MAX_TOKENS, TINY_SHAPE
 
-    graph = text_graph(TextEncoder(TINY_SHAPE, "zero"), MAX_TOKENS)
-    ids = np.random.default_rng(0).integers(0, TINY_SHAPE.vocab_size, (16, MAX_TOKENS))
-    quantized = lower_text_for_tensorrt(graph, {"input_ids": ids, "attention_mask": np.ones_like(ids)}).model
-    for model, asks_for_int8 in ((graph, False), (quantized, True)):
-        made = tensorrt_build.build(
-            "tensorrt_rtx", model.SerializeToString(), "text", compute_capabilities=PORTABLE, batch=(1, 1, 4)
-        )
-        assert {tensor.name: (tensor.shape, tensor.dtype) for tensor in made.inputs} == {
-            "input_ids": ((-1, MAX_TOKENS), "INT64"),
-            "attention_mask": ((-1, MAX_TOKENS), "INT64"),
-        }
-        assert [(tensor.name, tensor.dtype) for tensor in made.outputs] == [("text", "FLOAT")]
-        assert any(product.int8 for product in made.products) == asks_for_int8
+@rtx
+def test_all_graphs_of_a_bundle_with_a_text_encoder_are_built_unless_some_are_named(text_engine_copy: Path) -> None:
+    assert build(text_engine_copy, "--precision", "fp16") == 0
+    names = {engine.record.graph for engine in engines_of(Bundle.open(text_engine_copy), pytest.fail)}
+    assert names == {"fusion.fp16", "explain.fp16", "text.fp16", "gd_homo.fp32", "gd_hetero.fp32"}
+
+
+@rtx
+def test_a_text_encoder_without_its_fp16_form_gets_it_and_without_int8_says_how(
+    text_bundle_copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DMDKIT_CACHE", str(text_bundle_copy.parent / "cache"))
+    assert build(text_bundle_copy, "--precision", "fp16", "--graph", "text") == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "has no fusion.fp16, text.fp16: adding the fp16 forms to it" in said
+    assert "text.fp16 is unverified" in said
+    path = text_bundle_copy / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["graphs"]["text.int8-trt"]
+    path.write_text(json.dumps(manifest))
+    assert build(text_bundle_copy, "--precision", "int8", "--graph", "text") == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "has no text.int8-trt; export the run again with --int8 --fp16" in said
 
 
 @rtx

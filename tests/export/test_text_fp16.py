@@ -18,6 +18,7 @@ from dmdkit.export.fp16_forms import add_fp16_graphs, fp16_graphs, has_fp16_rest
 from dmdkit.export.graphs import ExportedGraph
 from dmdkit.export.text import text_graph
 from dmdkit.model.text_encoder import TextEncoder
+from dmdkit.runtime.backends.onnxruntime import OnnxRuntimeRunner
 from dmdkit.runtime.bundle import Bundle
 from dmdkit.runtime.opening import open_runner
 from dmdkit.runtime.text import dataset_with_text
@@ -158,6 +159,25 @@ def test_both_ways_of_padding_have_an_fp16_form_and_a_lost_mask_is_noticed(
     monkeypatch.setattr("dmdkit.export.fp16_forms.lower_to_fp16", without_mask)
     with pytest.raises(ExportError, match=r"features move by .* \(rms\)"):
         fp16_graphs([graph], {"text": np.zeros((1, 1, 1), np.float32)}, lambda _: None, tokens)
+
+
+def test_positions_are_counted_exactly_where_fp16_has_no_odd_numbers() -> None:
+    steps = 2200  # fp16 counts to 2048
+    shape = TINY_SHAPE.model_copy(update={"max_position_embeddings": steps, "num_hidden_layers": 1})
+    torch.manual_seed(0)
+    encoder = TextEncoder(shape, "zero")
+    with torch.no_grad():
+        for weight in encoder.parameters():
+            weight.add_(0.3 * torch.randn_like(weight))
+    model = text_graph(encoder, steps)
+    tokens = {"input_ids": np.full((1, steps), 4, np.int64), "attention_mask": np.ones((1, steps), np.int64)}
+    lowering = lower_to_fp16(model, tokens)
+    assert {name for name in lowering.kept_fp32 if "LayerNorm" not in name} == {"/CumSum", "/Sub", "/Clip"}
+    answers = []
+    for made, options in ((model, {}), (lowering.model, lowering.session_options)):
+        with OnnxRuntimeRunner("text", made.SerializeToString(), options) as runner:
+            answers.append(runner.infer(tokens)["text"][0, -100:])
+    assert np.abs(answers[0] - answers[1]).max() < 0.05 * np.abs(np.diff(answers[0], axis=0)).mean(), "not its neighbour's"
 
 
 def test_sentences_are_masked_to_none_one_and_more_tokens_on_the_side_they_stand() -> None:
