@@ -23,7 +23,8 @@ from onnx import ModelProto
 from benchmarks.timing import interleaved
 from benchmarks.timing import rows as rows_of
 from dmdkit.calibration.lowerings import SIMULATE_QDQ, modelopt_scales, static_int8
-from dmdkit.calibration.smoothing import WORTH, activations_of, best_strengths, smoothed, weight_products
+from dmdkit.calibration.prepared import prepared
+from dmdkit.calibration.smoothing import OUTLIERS, Preparation, activations_of, best_preparations, weight_products
 from dmdkit.calibration.text_lowerings import dynamic_products, store_tables_int8
 from dmdkit.cli.export import export_run
 from dmdkit.cli.feature_files import dataset_for_run
@@ -81,29 +82,33 @@ def _forms(model: ModelProto, samples: dict[str, np.ndarray], folder: Path) -> d
     """Every INT8 form that is compared, made when it is its turn."""
     activations = activations_of(model, samples)
     names = [weight.node.name for weight in weight_products(model)]
-    every, for_cpu = (best_strengths(model, activations, dynamic=True, worth=worth) for worth in (1.0, WORTH))
-    for_engine = best_strengths(model, activations, dynamic=False)
+    searched = {count: best_preparations(model, activations, dynamic=True, outliers=count) for count in (0, OUTLIERS, 16)}
+    for_engine = best_preparations(model, activations, dynamic=False)
 
-    def dynamic(strengths: dict[str, float | None]) -> ModelProto:
-        smooth = smoothed(model, activations, strengths, into_values=True)
-        return store_tables_int8(dynamic_products(smooth), for_engine=False)
+    def same(strength: float) -> dict[str, Preparation]:
+        return dict.fromkeys(names, Preparation(strength))
 
-    def static(strengths: dict[str, float | None], method: str = "max") -> ModelProto:
-        smooth = smoothed(model, activations, strengths)
-        return store_tables_int8(static_int8(smooth, modelopt_scales(smooth, samples, method)).model, for_engine=True)
+    def dynamic(preparations: dict[str, Preparation]) -> ModelProto:
+        ready = prepared(model, activations, preparations, into_values=True)
+        return store_tables_int8(dynamic_products(ready, names), for_engine=False)
+
+    def static(preparations: dict[str, Preparation], method: str = "max") -> ModelProto:
+        ready = prepared(model, activations, preparations)
+        return store_tables_int8(static_int8(ready, modelopt_scales(ready, samples, method)).model, for_engine=True)
 
     return {
         "tables only": lambda: store_tables_int8(model, for_engine=False),
         "dynamic, onnxruntime's own tool": lambda: _onnxruntimes_own(model, folder),
         "dynamic": lambda: dynamic({}),
-        "dynamic, smoothed 0.5": lambda: dynamic(dict.fromkeys(names, 0.5)),
-        "dynamic, smoothed 0.8": lambda: dynamic(dict.fromkeys(names, 0.8)),
-        "dynamic, smoothing searched": lambda: dynamic(every),
-        "dynamic, smoothed where it is worth it (int8-cpu)": lambda: dynamic(for_cpu),
+        "dynamic, smoothed 0.5": lambda: dynamic(same(0.5)),
+        "dynamic, smoothed 0.8": lambda: dynamic(same(0.8)),
+        "dynamic, smoothing searched": lambda: dynamic(searched[0]),
+        "dynamic, smoothing searched, 4 outliers in float (int8-cpu)": lambda: dynamic(searched[OUTLIERS]),
+        "dynamic, smoothing searched, 16 outliers in float": lambda: dynamic(searched[16]),
         "static, max": lambda: static({}),
         "static, entropy": lambda: static({}, "entropy"),
-        "static, smoothed 0.5": lambda: static(dict.fromkeys(names, 0.5)),
-        "static, smoothed 0.8": lambda: static(dict.fromkeys(names, 0.8)),
+        "static, smoothed 0.5": lambda: static(same(0.5)),
+        "static, smoothed 0.8": lambda: static(same(0.8)),
         "static, smoothing searched (int8-trt)": lambda: static(for_engine),
     }
 

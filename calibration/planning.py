@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,8 @@ from dmdkit.runtime.parity import COMPRESSED_P99_ERROR_SD, EDGE_MAX_CHANGE
 __all__ = ["DEFAULT_SEARCH_SECONDS", "Int8Plan", "Progress", "Samples", "SearchOptions", "plan_int8"]
 
 Array = npt.NDArray[np.float32]
+Inputs = Mapping[str, npt.NDArray[Any]]
+"""Input name -> (N, ...), in the dtypes the graph takes."""
 Mode = Literal["auto", "none"]
 
 DEFAULT_SEARCH_SECONDS = 60.0
@@ -60,12 +62,14 @@ class Samples:
         held: The same for the samples to rank and judge on: neither calibration nor parity samples.
         held_name: What those are, for the record.
         judge: The parity verdict on them.
+        then: What is made of a graph's outputs on ``held`` before they are judged; a text encoder's features become a score.
     """
 
-    calibration: Mapping[str, Array]
-    held: Mapping[str, Array]
+    calibration: Inputs
+    held: Inputs
     held_name: str
     judge: Judge
+    then: Callable[[dict[str, Array]], dict[str, Array]] | None = None
 
 
 @dataclass(frozen=True)
@@ -106,16 +110,19 @@ def plan_int8(
     graphs: Mapping[str, set[str]],
     options: SearchOptions,
     hot: ModelProto | None = None,
+    cpu: bool = True,
     progress: Progress | None = None,
 ) -> Int8Plan:
     """The plan for a graph and every graph that holds a part of its layers.
 
     Args:
-        model: The fp32 graph (explain, or a text encoder); its first output is the one whose error counts.
+        model: The fp32 graph (explain, or a text encoder); its first output is the one whose error counts, or ``score`` where
+            ``samples.then`` makes it.
         samples: To calibrate and judge with.
         graphs: Graph kind -> names of the layers it holds.
         options: How to look.
         hot: The graph whose latency on the CPU counts; None: ``model``.
+        cpu: Whether integers are tried layer by layer on this CPU, if anything is searched.
         progress: Who hears of it.
     """
     progress = progress or Progress()
@@ -124,25 +131,27 @@ def plan_int8(
     hot = hot if hot is not None else model
     layers = layers_of(model)
     by_name = {layer.name: layer for layer in layers}
-    output = model.graph.output[0].name
+    output = "score" if samples.then is not None else model.graph.output[0].name
     progress.advance("int8 placement")
     placed = modelopt_scales(model, samples.calibration)
     progress.advance("int8 activation ranges")
     tensors = {name for layer in layers for name in (*layer.activations.values(), layer.node.output[0])}
     ranges = observe(model, tensors, samples.calibration)
     count = len(next(iter(samples.calibration.values())))
-    board = Switchboard(model, placed, [value.name for value in model.graph.output])
+    board = Switchboard(model, placed, [value.name for value in model.graph.output], samples.then or dict)
     methods = METHODS if options.method is None and options.mode == "auto" else (options.method or "max",)
     progress.advance("int8 calibration method")
     choice = choose_method(board, ranges, samples.held, samples.judge, methods, calibration_samples=count, output=output)
     best = next(record for record in choice.tried if record.method == choice.method)
     tried: dict[str, list[CandidateRecord]] = {"int8-trt": list(choice.tried), "int8-cpu": []}
     kept: list[str] = []
-    cpu: CpuChoice | None = None
+    on_cpu: CpuChoice | None = None
     state: SearchState | None = None
     search: SearchRecord | None = None
     if options.mode == "auto":
-        state = SearchState(model, {"calibration": samples.calibration, "held": samples.held}, choice.method)
+        # The answers of fp32 stand for what ``samples.then`` is.
+        known = {"calibration": samples.calibration, "held": samples.held, "fp32": board.run(samples.held)}
+        state = SearchState(model, known, choice.method)
         names = [layer.name for layer in layers if layer.weight is not None or layer.name in placed]
         progress.advance("int8 sensitivity")
         _rank_into(state, board, samples.held, choice.scales, names, output, deadline, progress)
@@ -155,9 +164,10 @@ def plan_int8(
             )
             tried["int8-trt"] += more
             best = more[-1] if more else best
-        progress.advance("int8 on this CPU")
-        cpu = _cpu_choice(model, hot, samples, ranges, output, state, deadline, progress)
-        tried["int8-cpu"] += cpu.tried
+        if cpu:
+            progress.advance("int8 on this CPU")
+            on_cpu = _cpu_choice(model, hot, samples, ranges, output, state, deadline, progress)
+            tried["int8-cpu"] += on_cpu.tried
         state.save(now=True)
         measured = all(name in state.errors for name in names)
         search = SearchRecord(
@@ -173,12 +183,12 @@ def plan_int8(
         for name, operands in placed.items()
         if name not in kept
     }
-    decided = Decisions(placed, scales, cpu, state.errors if state is not None else {})
+    decided = Decisions(placed, scales, on_cpu, state.errors if state is not None else {})
     tried["int8-trt"] = [r.model_copy(update={"chosen": r is best}) for r in tried["int8-trt"]]
     return Int8Plan(
         scales=scales,
         method=choice.method,
-        cpu_forms=cpu.forms if cpu is not None else {},
+        cpu_forms=on_cpu.forms if on_cpu is not None else {},
         ranges=ranges,
         layers=tuple(layer_record(layer, graphs, ranges, decided) for layer in layers),
         tried={precision: tuple(records) for precision, records in tried.items()},
@@ -226,7 +236,7 @@ def _cpu_choice(
 
     def accept(forms: Mapping[str, Form]) -> CandidateRecord:
         after = _outputs(*lowered(model, forms), samples.held)
-        what = f"integers in {len(forms)} layers" if forms else "INT8 weights, float arithmetic"
+        what = f"integers in {len(forms)} layer{'s' if len(forms) > 1 else ''}" if forms else "INT8 weights, float arithmetic"
         return candidate(
             what,
             samples.judge(before, after),

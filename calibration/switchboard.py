@@ -6,7 +6,7 @@ would spend most of the time in building; here the switches and the activation s
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -32,11 +32,19 @@ class Switchboard:
         model: The fp32 graph; it is not changed.
         placement: Layer -> operands whose activations may be INT8.
         outputs: The graph outputs to compute.
+        then: What is made of them for all samples together; :meth:`run` gives that.
     """
 
-    def __init__(self, model: ModelProto, placement: Mapping[str, Collection[int]], outputs: Sequence[str]) -> None:
+    def __init__(
+        self,
+        model: ModelProto,
+        placement: Mapping[str, Collection[int]],
+        outputs: Sequence[str],
+        then: Callable[[dict[str, Array]], dict[str, Array]] = dict,
+    ) -> None:
         layers = layers_of(model)
         self.outputs = tuple(outputs)
+        self._then = then
         self.stored = tuple(layer.name for layer in layers if layer.weight is not None)
         self.computed = tuple(layer.name for layer in layers if placement.get(layer.name))
         self._operands = {layer.name: tuple(sorted(placement.get(layer.name, ()))) for layer in layers}
@@ -129,4 +137,4 @@ class Switchboard:
         for start in range(0, len(next(iter(samples.values()))), _BATCH):
             feed = {name: np.ascontiguousarray(array[start : start + _BATCH]) for name, array in samples.items()}
             parts.append(self._session.run(list(self.outputs), {k: v for k, v in (feed | switches).items() if k in asked}))
-        return {name: np.concatenate([part[i] for part in parts]) for i, name in enumerate(self.outputs)}
+        return self._then({name: np.concatenate([part[i] for part in parts]) for i, name in enumerate(self.outputs)})

@@ -8,16 +8,25 @@ into the weight that meets it (:mod:`dmdkit.calibration.smoothing`).
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Mapping
+
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from dmdkit.calibration.graph_facts import copy_of, tables
 from dmdkit.calibration.integer_cpu import with_integer_arithmetic
-from dmdkit.calibration.lowerings import Lowering, lower_for_tensorrt
-from dmdkit.calibration.smoothing import WORTH, Tokens, activations_of, best_strengths, smoothed, weight_products
+from dmdkit.calibration.lowerings import SIMULATE_QDQ, Lowering, static_int8
+from dmdkit.calibration.prepared import prepared
+from dmdkit.calibration.qdq import LayerScales
+from dmdkit.calibration.smoothing import Activations, Preparation
 from dmdkit.calibration.tidy import drop_unused, tidied
-from dmdkit.calibration.weight_storage import check_scales, quantize_per_channel
+from dmdkit.calibration.weight_storage import check_scales, quantize_per_channel, store_weights_int8
 
-__all__ = ["dynamic_products", "lower_text_for_cpu", "lower_text_for_tensorrt", "store_tables_int8"]
+__all__ = [
+    "dynamic_products",
+    "lower_text_for_cpu",
+    "lower_text_for_tensorrt",
+    "store_tables_int8",
+]
 
 
 def _replace_nodes(model: ModelProto, nodes: list[NodeProto]) -> None:
@@ -25,9 +34,9 @@ def _replace_nodes(model: ModelProto, nodes: list[NodeProto]) -> None:
     model.graph.node.extend(nodes)
 
 
-def dynamic_products(model: ModelProto) -> ModelProto:
-    """A copy whose weight products run in integers: U8 activations ranged anew at each call, S8 weights per output channel."""
-    return with_integer_arithmetic(model, {weight.node.name: "dynamic" for weight in weight_products(model)}, {})
+def dynamic_products(model: ModelProto, names: Iterable[str]) -> ModelProto:
+    """A copy in which these products run in integers: U8 activations ranged at each call, S8 weights per output channel."""
+    return with_integer_arithmetic(model, dict.fromkeys(names, "dynamic"), {})
 
 
 def store_tables_int8(model: ModelProto, *, for_engine: bool) -> ModelProto:
@@ -67,36 +76,39 @@ def store_tables_int8(model: ModelProto, *, for_engine: bool) -> ModelProto:
     return model
 
 
-def lower_text_for_cpu(model: ModelProto, samples: Tokens) -> Lowering:
-    """Dynamic INT8 with smoothed activations and INT8 tables: what ONNX Runtime's CPU runs fastest.
+def lower_text_for_cpu(
+    model: ModelProto,
+    activations: Mapping[str, Activations],
+    preparations: Mapping[str, Preparation],
+    in_float: Collection[str] = (),
+) -> Lowering:
+    """Dynamic INT8 of prepared products, and INT8 tables: what ONNX Runtime's CPU runs fastest.
 
     Args:
         model: The fp32 graph; it is not changed.
-        samples: Tokens of training samples, int64 (N, T) each, N >= 1.
-
-    Raises:
-        CalibrationError: No samples.
+        activations: What its products are fed.
+        preparations: How they are prepared, each of them.
+        in_float: Products that compute in float, on INT8 weights.
     """
-    activations = activations_of(model, samples)
-    strengths = best_strengths(model, activations, dynamic=True, worth=WORTH)
-    smooth = smoothed(model, activations, strengths, into_values=True)
-    lowered = store_tables_int8(dynamic_products(smooth), for_engine=False)
+    integer = {name: preparation for name, preparation in preparations.items() if name not in in_float}
+    ready = prepared(model, activations, integer, into_values=True)
+    lowered = store_tables_int8(dynamic_products(ready, integer), for_engine=False)
+    if in_float:
+        lowered = store_weights_int8(lowered, only=in_float)
     tidied(lowered, model.graph.name)
     check_scales(lowered)
-    return Lowering(lowered, {}, simulated_on_cpu=False, calibrated=True)
+    return Lowering(lowered, dict(SIMULATE_QDQ) if in_float else {}, simulated_on_cpu=False, calibrated=True)
 
 
-def lower_text_for_tensorrt(model: ModelProto, samples: Tokens, method: str = "max") -> Lowering:
-    """Static symmetric Q/DQ for TensorRT, activations smoothed first, tables INT8 too.
+def lower_text_for_tensorrt(ready: ModelProto, scales: LayerScales) -> Lowering:
+    """Static symmetric Q/DQ for TensorRT, tables INT8 too.
 
-    Raises:
-        CalibrationError: No samples, or modelopt failed.
-        MissingDependencyError: modelopt is not installed.
+    Args:
+        ready: The fp32 graph, prepared; it is not changed.
+        scales: The layers to compute in INT8, with the scales of their activations.
     """
-    activations = activations_of(model, samples)
-    smooth = smoothed(model, activations, best_strengths(model, activations, dynamic=False))
-    lowering = lower_for_tensorrt(smooth, samples, method)
+    lowering = static_int8(ready, scales)
     lowered = store_tables_int8(lowering.model, for_engine=True)
-    tidied(lowered, model.graph.name)
+    tidied(lowered, ready.graph.name)
     check_scales(lowered)
-    return Lowering(lowered, lowering.session_options, lowering.simulated_on_cpu, calibrated=True)
+    return Lowering(lowered, lowering.session_options, lowering.simulated_on_cpu, lowering.calibrated)

@@ -6,6 +6,8 @@ arithmetic (TARGETS.md), so :func:`check_scales` refuses it.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
@@ -36,12 +38,15 @@ def _replace_nodes(model: ModelProto, nodes: list[NodeProto]) -> None:
     model.graph.node.extend(nodes)
 
 
-def store_weights_int8(model: ModelProto) -> ModelProto:
-    """A copy in which every weight matrix still in float is INT8 behind a DequantizeLinear, one scale per output channel."""
+def store_weights_int8(model: ModelProto, only: Collection[str] | None = None) -> ModelProto:
+    """A copy in which weight matrices in float are INT8 behind a DequantizeLinear, one scale per output channel.
+
+    ``only``: the products whose weights these are; None: all.
+    """
     model = copy_of(model)
     dequantize: dict[str, NodeProto] = {}
     for weight in list(weights(model)):
-        if weight.initializer.data_type != TensorProto.FLOAT:
+        if weight.initializer.data_type != TensorProto.FLOAT or (only is not None and weight.node.name not in only):
             continue
         name = weight.initializer.name
         if name not in dequantize:

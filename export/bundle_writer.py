@@ -21,7 +21,7 @@ from dmdkit.errors import BundleError, CalibrationError, ExportError
 from dmdkit.export.explain import explain_output_names
 from dmdkit.export.fp16_forms import FP16_REPORT, Fp16Report, fp16_graphs
 from dmdkit.export.graphs import ExportedGraph, fp32_graphs, int8_graphs
-from dmdkit.export.int8_stage import int8_plan, write_int8
+from dmdkit.export.int8_stage import Int8Stage, text_int8_graphs, write_int8
 from dmdkit.export.reference import reference_outputs, unit_inputs
 from dmdkit.export.text_side import TOKENIZER_FILE, TextSide
 from dmdkit.files import atomic_directory, sha256_of_bytes, write_json
@@ -223,6 +223,48 @@ def _name_of(out: Path) -> str:
     return out.name.removesuffix(".dmd")
 
 
+@dataclass(frozen=True)
+class _Made:
+    """Graphs, what planned their INT8 forms, and what became of their fp16 forms."""
+
+    graphs: list[ExportedGraph]
+    plans: list[Int8Plan]
+    fp16: Fp16Report | None
+
+
+def _graphs(
+    run: Run,
+    system: DmdSystem,
+    side: TextSide | None,
+    options: ExportOptions,
+    calibration: CalibrationSet | None,
+    golden: Split,
+    progress: Progress,
+) -> _Made:
+    graphs = fp32_graphs(system, progress.advance)
+    plans: list[Int8Plan] = []
+    stage: Int8Stage | None = None
+    if calibration is not None:
+        assert options.calibration is not None
+        stage = Int8Stage.of(run, options.calibration, calibration, options.search, _held_out(options), progress)
+        plans.append(stage.plan(graphs))
+        graphs += int8_graphs(graphs, plans[0], progress.advance)
+    if side is not None:
+        progress.advance("text.fp32")
+        text = side.graph()
+        graphs.append(text)
+        if stage is not None:
+            text_plan = stage.text_plan(text, next(graph for graph in graphs if graph.name == "fusion.fp32"))
+            plans.append(text_plan.plan)
+            graphs += text_int8_graphs(text_plan)
+    report: Fp16Report | None = None
+    if options.fp16:
+        ranges = calibration.split if calibration is not None else golden
+        tokens = side.golden_tokens(ranges) if side is not None else None
+        graphs, report = fp16_graphs(graphs, ranges.features(), progress.advance, tokens)
+    return _Made(graphs, plans, report)
+
+
 def export_bundle(
     run: Run,
     out: Path,
@@ -257,21 +299,8 @@ def export_bundle(
     if side is not None and golden_kind == "synthetic":
         golden_split = side.synthetic(golden_split, _GOLDEN_SEED)
 
-    graphs = fp32_graphs(system, advance)
-    plan: Int8Plan | None = None
-    if calibration is not None:
-        assert options.calibration is not None
-        told = Progress(advance, tick)
-        plan = int8_plan(run, graphs, options.calibration, calibration, options.search, _held_out(options), told)
-        graphs += int8_graphs(graphs, plan, advance)
-    if side is not None:
-        graphs += side.graphs(calibration, options.search.method or "max", advance)
-    report: Fp16Report | None = None
-    if options.fp16:
-        ranges = calibration.split if calibration is not None else golden_split
-        graphs, report = fp16_graphs(
-            graphs, ranges.features(), advance, side.golden_tokens(ranges) if side is not None else None
-        )
+    made = _graphs(run, system, side, options, calibration, golden_split, Progress(advance, tick))
+    graphs = made.graphs
     advance("golden samples")
     files = {graph.file: graph.model.SerializeToString(deterministic=True) for graph in graphs}
     golden = _golden(system, side, golden_split, graphs, files)
@@ -301,7 +330,7 @@ def export_bundle(
         text=side.record() if side is not None else None,
         outputs=_output_records(run, gd_units=system.homo_gd is not None),
         graphs={graph.name: graph.record() for graph in graphs},
-        calibration=calibration.record(plan.method, [g.name for g in graphs if g.calibrated]) if calibration and plan else None,
+        calibration=calibration.record(made.plans[0].method, [g.name for g in graphs if g.calibrated]) if calibration else None,
         golden=GoldenRecord(file=GOLDEN_FILE, kind=golden_kind, samples=len(golden_split), ids=list(golden_split.ids)),
         files={name: FileRecord(sha256=sha256_of_bytes(data), size_bytes=len(data)) for name, data in files.items()},
     )
@@ -310,17 +339,16 @@ def export_bundle(
             (directory / name).parent.mkdir(exist_ok=True)
             (directory / name).write_bytes(data)
         write_manifest(directory, manifest)
-        if report is not None:
-            write_json(directory / FP16_REPORT, report.model_dump(mode="json"), BundleError)
+        if made.fp16 is not None:
+            write_json(directory / FP16_REPORT, made.fp16.model_dump(mode="json"), BundleError)
         ledger = None
         if options.parity is not None:
             advance("parity")
             ledger = _parity(directory, system, options.parity)
             manifest = record(directory, manifest, ledger)
-        if plan is not None and calibration is not None:
-            rest = report.graphs.get("explain.int8-trt") if report is not None else None
-            kept = rest.kept_fp32 if rest is not None else None
-            write_int8(directory, plan, calibration, manifest, ledger, options.search, advance, kept)
+        if calibration is not None:
+            kept = made.fp16.beside_int8() if made.fp16 is not None else {}
+            write_int8(directory, made.plans, calibration, manifest, ledger, options.search, advance, kept)
         write_report(directory)
     return manifest, ledger
 

@@ -65,6 +65,11 @@ class Fp16Report(BaseModel):
 
     graphs: dict[str, Fp16Graph]
 
+    def beside_int8(self) -> dict[str, list[str]]:
+        """Kind of the graphs whose ``int8-trt`` form has its rest in fp16 -> nodes that stayed in fp32."""
+        found = {kind: self.graphs.get(f"{kind}.int8-trt") for kind in ("explain", "text")}
+        return {kind: graph.kept_fp32 for kind, graph in found.items() if graph is not None}
+
 
 def has_fp16_rest(model: onnx.ModelProto) -> bool:
     """Whether a graph holds fp16 constants, as every graph with fp16 layers does."""
@@ -204,9 +209,9 @@ def add_fp16_graphs(
             data_sha256=dataset.sha256 if dataset is not None else None,
         )
         judged = record(directory, updated, ledger)
-        int8, rest = read_int8_report(directory), report.graphs.get("explain.int8-trt")
+        int8 = read_int8_report(directory)
         if int8 is not None:
-            layers = with_fp16_rest(int8.layers, rest.kept_fp32) if rest is not None else int8.layers
+            layers = with_fp16_rest(int8.layers, report.beside_int8())
             write_int8_report(directory, judged_again(int8.model_copy(update={"layers": layers}), judged, ledger))
         write_report(directory)
         return judged, report

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from onnx import ModelProto
+from onnx import ModelProto, helper, numpy_helper, shape_inference
 from torch import Tensor, nn
 
-from dmdkit.export.onnx_writer import graph_from_module
+from dmdkit.export.onnx_writer import check_contract, graph_from_module
 from dmdkit.model.text_encoder import BertShape, TextEncoder
 
 __all__ = ["TEXT_INPUTS", "TextGraph", "text_graph"]
@@ -68,8 +69,8 @@ class _Layer(nn.Module):
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         """(B, T, D) and an additive mask (B, 1, 1, T) -> (B, T, D)."""
         batch, steps, width = x.shape
-        split = self.qkv(x).reshape(batch, steps, 3, self.heads, self.head_width).permute(2, 0, 3, 1, 4)
-        query, key, value = split[0], split[1], split[2]
+        parts = self.qkv(x).split(width, dim=-1)
+        query, key, value = (part.reshape(batch, steps, self.heads, self.head_width).transpose(1, 2) for part in parts)
         weights = torch.softmax(query @ key.transpose(2, 3) + bias, dim=-1)
         context = (weights @ value).transpose(1, 2).reshape(batch, steps, width)
         x = self.attention_norm(x + self.out(context))
@@ -126,4 +127,29 @@ def text_graph(encoder: TextEncoder, steps: int) -> ModelProto:
     mask = torch.ones(_EXAMPLE_BATCH, steps, dtype=torch.int64)
     model = graph_from_module(TextGraph(encoder, steps), list(zip(TEXT_INPUTS, (ids, mask), strict=True)), ["text"])
     model.graph.name = "text"
+    _keep_apart(model)
+    check_contract(model)
     return model
+
+
+def _keep_apart(model: ModelProto) -> None:
+    """Keeps ONNX Runtime from fusing the sum of the embeddings with the normalisation after it.
+
+    On a CPU its fused kernel takes about four times as long as the two nodes (1.31.1: 92 us instead of 20 at 50 tokens of 384).
+    It fuses only what is known to be of one shape, and behind this Reshape, which costs nothing, the batch is not.
+    """
+    nodes = model.graph.node
+    norm = next(node for node in nodes if node.op_type == "LayerNormalization")
+    place, total = next((i, node) for i, node in enumerate(nodes) if norm.input[0] in node.output)
+    inferred = shape_inference.infer_shapes(model, data_prop=True)
+    known = {value.name: value.type.tensor_type.shape.dim for value in inferred.graph.value_info}
+    for operand, name in enumerate(total.input):
+        sizes = [dim.dim_value for dim in known.get(name, ())]
+        if len(sizes) == 3 and all(sizes[1:]):
+            shape = numpy_helper.from_array(np.array([-1, *sizes[1:]], np.int64), "embeddings.shape")
+            model.graph.initializer.append(shape)
+            total.input[operand] = "embeddings.apart"
+            nodes.insert(
+                place, helper.make_node("Reshape", [name, shape.name], ["embeddings.apart"], name="/embeddings/Reshape")
+            )
+            return

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from dmdkit.calibration import CalibrationSet
-from dmdkit.calibration.lowerings import Lowering
-from dmdkit.calibration.text_lowerings import lower_text_for_cpu, lower_text_for_tensorrt
 from dmdkit.data import Split
 from dmdkit.errors import ExportError
 from dmdkit.export.graphs import ExportedGraph
 from dmdkit.export.text import TEXT_INPUTS, text_graph
 from dmdkit.files import sha256_of_file
 from dmdkit.model.text_encoder import TextEncoder
-from dmdkit.runtime.manifest import Precision, TextRecord
+from dmdkit.runtime.manifest import TextRecord
 from dmdkit.runtime.tokens import Layout, lay_out
 from dmdkit.training.run import TEXT_DIR, Run, TextFacts
 from dmdkit.training.text import encoded_split, run_encoder
 
-__all__ = ["TOKENIZER_FILE", "TextSide"]
+__all__ = ["TOKENIZER_FILE", "TextSide", "tokens_of"]
 
 TOKENIZER_FILE = "tokenizer.json"
 
@@ -70,24 +66,9 @@ class TextSide:
         sha256 = sha256_of_file(folder / "model.safetensors")
         return cls(run.facts.text, encoder, tokenizer.layout, (folder / TOKENIZER_FILE).read_bytes(), sha256)
 
-    def graphs(self, calibration: CalibrationSet | None, method: str, advance: Callable[[str], None]) -> list[ExportedGraph]:
-        """``text.fp32`` and, where there is calibration data, its INT8 forms."""
-        advance("text.fp32")
-        base = text_graph(self.encoder, self.layout.max_tokens)
-        found = [ExportedGraph("text", "fp32", base, {})]
-        if calibration is None:
-            return found
-        samples = tokens_of(calibration.split)
-
-        def lowered(precision: Precision, lowering: Lowering) -> ExportedGraph:
-            options, simulated = lowering.session_options, lowering.simulated_on_cpu
-            return ExportedGraph("text", precision, lowering.model, options, simulated, lowering.calibrated)
-
-        advance("text.int8-cpu")
-        found.append(lowered("int8-cpu", lower_text_for_cpu(base, samples)))
-        advance("text.int8-trt")
-        found.append(lowered("int8-trt", lower_text_for_tensorrt(base, samples, method)))
-        return found
+    def graph(self) -> ExportedGraph:
+        """``text.fp32``."""
+        return ExportedGraph("text", "fp32", text_graph(self.encoder, self.layout.max_tokens), {})
 
     def golden_tokens(self, split: Split) -> dict[str, npt.NDArray[np.int64]]:
         """What the text graphs are fed on the golden samples."""

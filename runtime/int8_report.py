@@ -94,6 +94,12 @@ class LayerRecord(_Record):
     activations: list[ActivationRange] = []
     targets: dict[str, LayerChoice] = Field(default_factory=dict, description="by precision: int8-cpu, int8-trt")
 
+    @property
+    def title(self) -> str:
+        """Its name for people: a text encoder's layers have names like those of any BERT."""
+        name = self.name.removeprefix("/")
+        return f"text: {name}" if self.graphs == ["text"] else name
+
 
 class CandidateRecord(_Record):
     """One thing that was tried for a target, and how far it was from fp32 on the search samples."""

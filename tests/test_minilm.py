@@ -68,7 +68,7 @@ def test_int8_is_a_quarter_of_the_size_and_passes_parity(bundle: Path):
         assert hops[name]["status"] == "passed", hops[name]["reason"]
         assert hops[name]["samples"] == 209
     assert manifest.graphs["text.int8-cpu"].verdict.status == "passed"
-    assert manifest.graphs["text.int8-cpu"].weights_stored_int8 == 1.0
+    assert manifest.graphs["text.int8-cpu"].weights_stored_int8 > 0.99  # the rows of a few outlier channels are float
 
 
 def test_strings_predict_without_pytorch(bundle: Path, mosi_clean: Path):

@@ -38,7 +38,7 @@ def layers_table(report: Int8Report) -> None:
     precisions = sorted({precision for layer in measured for precision in layer.targets})
     rows = [
         [
-            layer.name.removeprefix("/"),
+            layer.title,
             f"{layer.multiply_adds / 1e3:.0f} k",
             _error(layer),
             _edge(layer),
@@ -62,9 +62,11 @@ def tried_table(report: Int8Report) -> None:
     """Prints what was tried per target, on standard output."""
     shown: set[str] = set()
     for target in report.targets:
-        if target.precision in shown or not target.candidates:
+        # Fusion and explain come of one search, a text encoder of its own.
+        name = target.graph if target.graph.startswith("text.") else target.precision
+        if name in shown or not target.candidates:
             continue
-        shown.add(target.precision)
+        shown.add(name)
         rows = [
             [
                 ("* " if item.chosen else "  ") + item.what,
@@ -78,7 +80,7 @@ def tried_table(report: Int8Report) -> None:
         samples = report.search.samples if report.search is not None else 0
         where = f" on {samples} samples ({report.search.split})" if report.search is not None else ""
         numbers = ["p99", "SQNR dB", "edges"]
-        title = f"tried for {target.precision}{where}; * is what was taken"
+        title = f"tried for {name}{where}; * is what was taken"
         print_table(["what", *numbers, "verdict"], rows, title=title, right=numbers)
 
 

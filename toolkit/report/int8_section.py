@@ -106,7 +106,7 @@ def _layer_table(report: Int8Report, layers: list[LayerRecord]) -> Markup:
         score, edges = layer.score_error, layer.edge_error
         rows.append(
             [
-                long_text(layer.name),
+                long_text(layer.title),
                 layer.kind,
                 " × ".join(map(str, layer.weight_shape)) or "no weights",
                 f"{layer.multiply_adds / 1e3:.0f} k",
@@ -123,7 +123,7 @@ def _layer_table(report: Int8Report, layers: list[LayerRecord]) -> Markup:
 def _range_table(layers: list[LayerRecord]) -> Markup | None:
     rows: list[list[Child]] = [
         [
-            long_text(layer.name),
+            long_text(layer.title),
             str(found.operand),
             number(found.minimum),
             number(found.maximum),
@@ -145,7 +145,7 @@ def _charts(ranked: list[LayerRecord]) -> list[Markup]:
         assert layer.score_error is not None
         chosen = layer.targets.get("int8-trt")
         kind = "bar int8" if chosen is not None and chosen.computed == "int8" else "bar float"
-        bars.append(Bar(layer.name.removeprefix("/"), layer.score_error.p99, number(layer.score_error.p99), kind))
+        bars.append(Bar(layer.title, layer.score_error.p99, number(layer.score_error.p99), kind))
     note = "99 % of the score's errors are below. Green: int8-trt computes it in INT8; orange: it stays in float."
     drawn = []
     for first in range(0, len(bars), _PER_CHART):
