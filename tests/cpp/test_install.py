@@ -112,3 +112,18 @@ def test_without_onnxruntime_the_loader_is_told_what_to_find(installed: Path, li
     assert (done.returncode, done.stdout) == (1, "")
     assert "ONNX Runtime's library is not found: libonnxruntime.so" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_a_truncated_onnxruntime_is_one_line_and_no_signal(
+    installed: Path, libraries: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    whole = (ROOT / "build/onnxruntime-sdk/lib/libonnxruntime.so.1").resolve()
+    broken = tmp_path / "libonnxruntime.so.1"
+    for size in (whole.stat().st_size - 1, whole.stat().st_size // 2, 100, 0):
+        with whole.open("rb") as source:
+            broken.write_bytes(source.read(size))
+        done = run(
+            next(installed.rglob("dmdkit-run")), tiny_bundle, "--graph", "fp32", LD_LIBRARY_PATH=f"{libraries}:{tmp_path}"
+        )
+        assert (done.returncode, done.stdout) == (1, ""), size
+        assert done.stderr == f"dmdkit-run: ONNX Runtime's library {broken} is damaged; install it again\n"

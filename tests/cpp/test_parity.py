@@ -203,6 +203,11 @@ def test_examples_run(dmdkit_run: Path, tiny_bundle: Path, test_samples: dict[st
     loop = run_tool(dmdkit_run.parent / "control_loop", tiny_bundle, recording, 20)
     assert loop.returncode == 0, loop.stderr
     assert "20 periods" in loop.stdout
+    (tmp_path / "short.f32").write_bytes(bytes(4))
+    for nothing in (tmp_path, tmp_path / "short.f32", tmp_path / "none", Path("/dev/zero")):
+        refused = run_tool(dmdkit_run.parent / "control_loop", tiny_bundle, nothing, 20)
+        assert refused.returncode == 1
+        assert "holds no whole sample" in refused.stderr
     for example in ("predict_once", "predict_once_c"):
         done = run_tool(dmdkit_run.parent / example, tiny_bundle)
         assert done.returncode == 0, done.stderr

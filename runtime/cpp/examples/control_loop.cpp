@@ -9,7 +9,9 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -25,12 +27,15 @@ static_assert(std::atomic<bool>::is_always_lock_free, "a signal handler may only
 
 void request_stop(int) { stop_requested = true; }
 
+// Nothing for what is no regular file: a directory has a size too, of no use to anyone.
 std::vector<float> read_recording(const char* path) {
-  std::ifstream stream(path, std::ios::binary | std::ios::ate);
-  if (!stream) return {};
-  std::vector<float> values(static_cast<std::size_t>(stream.tellg()) / sizeof(float));
-  stream.seekg(0);
+  std::error_code problem;
+  const std::uintmax_t bytes = std::filesystem::file_size(path, problem);
+  std::ifstream stream(path, std::ios::binary);
+  if (problem || !stream) return {};
+  std::vector<float> values(bytes / sizeof(float));
   stream.read(reinterpret_cast<char*>(values.data()), static_cast<std::streamsize>(values.size() * sizeof(float)));
+  values.resize(static_cast<std::size_t>(stream.gcount()) / sizeof(float));
   return values;
 }
 
@@ -45,7 +50,8 @@ int main(int argc, char** argv) {
   auto runtime = dmdkit::Runtime::open(argv[1], options);
   if (!runtime) return std::fprintf(stderr, "%s\n", runtime.status().message().c_str()), 1;
   const auto check = runtime->self_check();
-  if (!check || !check->passed) return std::fprintf(stderr, "the self-check did not pass; not starting\n"), 2;
+  if (!check) return std::fprintf(stderr, "%s\n", check.status().message().c_str()), 1;
+  if (!check->passed) return std::fprintf(stderr, "the self-check did not pass; not starting\n"), 2;
 
   std::array<std::size_t, dmdkit::kModalities> sizes{};
   std::size_t sample_size = 0;

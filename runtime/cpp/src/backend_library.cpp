@@ -1,15 +1,11 @@
 #include "backend_library.hpp"
 
 #include <dlfcn.h>
-#include <elf.h>
-
-#include <cstring>
-#include <fstream>
-#include <optional>
 
 #include "failure.hpp"
 #include "files.hpp"
 #include "json_fields.hpp"
+#include "shared_library.hpp"
 
 namespace dmdkit {
 namespace {
@@ -18,9 +14,7 @@ namespace {
 void here() {}
 
 std::string own_directory() {
-  Dl_info info{};
-  if (::dladdr(reinterpret_cast<void*>(&here), &info) == 0 || info.dli_fname == nullptr) return "";
-  const std::string file = info.dli_fname;
+  const std::string file = library_of(reinterpret_cast<const void*>(&here));
   const std::size_t slash = file.rfind('/');
   return slash == std::string::npos ? "" : file.substr(0, slash);
 }
@@ -40,20 +34,12 @@ std::string library_path(const std::string& name, const std::string& directory) 
   const std::string file = "libdmdkit_" + name + ".so";
   if (!directory.empty()) return directory + "/" + file;
   const std::string beside = own_directory() + "/" + file;
-  return regular_file_size(beside) ? beside : file;
+  if (regular_file_size(beside)) return beside;
+  const std::string found = find_library(file, reinterpret_cast<const void*>(&here));
+  return found.empty() ? file : found;
 }
 
 }  // namespace
-
-bool is_whole_elf(const std::string& path) {
-  const std::optional<std::uint64_t> size = regular_file_size(path);
-  Elf64_Ehdr header{};
-  std::ifstream stream(path, std::ios::binary);
-  if (!size || !stream.read(reinterpret_cast<char*>(&header), sizeof header)) return false;
-  if (std::memcmp(header.e_ident, ELFMAG, SELFMAG) != 0 || header.e_ident[EI_CLASS] != ELFCLASS64) return false;
-  const std::uint64_t table = std::uint64_t{header.e_shnum} * header.e_shentsize;
-  return header.e_shoff <= *size && table <= *size - header.e_shoff;
-}
 
 const dmdkit_backend_vtable& load_backend(const std::string& name, const std::string& directory) {
   if (!is_plain_name(name)) {

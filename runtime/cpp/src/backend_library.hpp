@@ -13,10 +13,6 @@ namespace dmdkit {
 // path. Throws Failure with kBackendUnavailable.
 const dmdkit_backend_vtable& load_backend(const std::string& name, const std::string& directory);
 
-// Whether the file is a whole ELF object: its section table, the last thing a linker writes, lies inside. The dynamic loader
-// checks less and would end the process with SIGBUS on a truncated library.
-bool is_whole_elf(const std::string& path);
-
 }  // namespace dmdkit
 
 #endif  // DMDKIT_SRC_BACKEND_LIBRARY_HPP_

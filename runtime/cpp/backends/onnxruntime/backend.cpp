@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "../../src/shared_library.hpp"
 #include "../plugin.hpp"
 #include "onnxruntime_c_api.h"
 
@@ -31,7 +32,15 @@ Api load_api() {
   Api api;
   void* library = nullptr;
   for (const char* name : {"libonnxruntime.so.1", "libonnxruntime.so"}) {
-    if (library == nullptr) library = ::dlopen(name, RTLD_NOW | RTLD_LOCAL);
+    // The application may have loaded it already; otherwise the file is looked at first.
+    if (library == nullptr) library = ::dlopen(name, RTLD_NOW | RTLD_LOCAL | RTLD_NOLOAD);
+    if (library != nullptr) break;
+    const std::string file = dmdkit::find_library(name, reinterpret_cast<const void*>(&load_api));
+    if (!file.empty() && !dmdkit::is_whole_elf(file)) {
+      api.problem = "ONNX Runtime's library " + file + " is damaged; install it again";
+      return api;
+    }
+    library = ::dlopen(name, RTLD_NOW | RTLD_LOCAL);
   }
   if (library == nullptr) {
     const char* cause = ::dlerror();

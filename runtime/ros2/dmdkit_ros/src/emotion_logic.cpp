@@ -1,14 +1,15 @@
 #include "dmdkit_ros/emotion_logic.hpp"
 
-#include <cstdio>
+#include <cmath>
 
 namespace dmdkit_ros {
 namespace {
 
+// With a point whatever the locale of the process: tools read these.
 std::string milliseconds(double value) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.3f", value);
-  return text;
+  const long long thousandths = std::llround(value * 1000.0);
+  const std::string part = std::to_string(thousandths % 1000);
+  return std::to_string(thousandths / 1000) + "." + std::string(3 - part.size(), '0') + part;
 }
 
 std::string counted(std::uint64_t count, const char* what) { return std::to_string(count) + " " + what; }
