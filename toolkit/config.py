@@ -186,7 +186,7 @@ class TextEncoderConfig(_Record):
     sha256: str | None = Field(None, description="hash of its weights as training began; written by the run")
     fine_tune: bool = Field(True, description="whether the encoder is trained with the model, or kept as it is")
     learning_rate: Annotated[float, Field(gt=0.0)] | None = Field(
-        None, description="of the encoder while it is fine-tuned; else training.learning_rate"
+        2e-5, description="of the encoder while it is fine-tuned; null: training.learning_rate, as in the published code"
     )
     max_tokens: Annotated[int, Field(ge=3, le=4096)] = Field(
         50, description="T of the input text; two of them are special tokens, a longer sentence is cut"

@@ -119,6 +119,25 @@ def test_the_encoder_may_have_its_own_learning_rate(bert: Path, tmp_path: Path):
     assert slow.config.training.learning_rate == 1e-3
 
 
+@pytest.mark.parametrize(("given", "rate"), [({}, 2e-5), ({"learning_rate": None}, 1e-3), ({"learning_rate": 3e-4}, 3e-4)])
+def test_the_encoders_rate_is_small_unless_it_is_set(given: dict[str, float | None], rate: float, bert: Path, tmp_path: Path):
+    own = config(bert, epochs=1, **given)
+    if not given:
+        assert own.text_encoder is not None
+        assert own.text_encoder.learning_rate == rate
+    groups: list[float] = []
+    original = torch.optim.Adam
+
+    def adam(parameters, **options):
+        groups.extend(group.get("lr", options["lr"]) for group in parameters)
+        return original(parameters, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("torch.optim.Adam", adam)
+        train(own, text_dataset(), tmp_path / "run", device="cpu")
+    assert groups == [1e-3, rate]
+
+
 def test_evaluate_reads_the_words_again(text_run: Path, capsys: pytest.CaptureFixture[str]):
     recorded = json.loads((text_run / "metrics.json").read_text())["splits"]["test"]
     assert main(["evaluate", str(text_run), "--json"]) == 0
