@@ -83,7 +83,7 @@ gpu_tests() {
   return "$code"
 }
 
-rm -rf "$work/run" "$work/check.dmd" # what an earlier call left must not pass for this one's
+rm -rf "$work/run" "$work/check.dmd" "$work/words" "$work/words.dmd" # what an earlier call left must not pass for this one's
 section "GPU" gpu
 section "PyTorch CUDA" py torch_cuda
 section "train on CUDA" train_on_cuda
@@ -92,6 +92,8 @@ section "export" export_run
 section "PyTorch parity, CUDA against CPU" py torch_parity
 section "ONNX Runtime CUDA" py onnxruntime_cuda
 for precision in fp32 fp16 int8; do section "engine $precision" py engine "$precision"; done
+section "a text encoder" py text_bundle
+for precision in fp32 fp16 int8; do section "words, engine $precision" py engine "$precision" words.dmd; done
 section "tests marked gpu" gpu_tests
 
 echo

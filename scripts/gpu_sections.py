@@ -9,6 +9,17 @@ from typing import NoReturn
 
 SKIPPED = 77
 WARM_UP, ROUNDS = 50, 500
+WORDS = ("good", "bad", "very", "not", "the", "a", "film", "plot", "was", "and")
+ENCODER = {
+    "vocab_size": 30_522,
+    "hidden_size": 384,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 12,
+    "intermediate_size": 1536,
+    "max_position_embeddings": 512,
+}
+"""A MiniLM's sizes."""
+TEXT_SETTINGS = ["--config", "small", "--set", "text_encoder.max_tokens=50"]
 
 
 class Skip(Exception):  # noqa: N818 - not an error
@@ -83,8 +94,67 @@ def onnxruntime_cuda(work: Path) -> str:
     return f"{backend}: golden error {said}, limit {limit:.1e}"
 
 
-def engine(work: Path, precision: str = "fp16") -> str:
-    """Builds with whatever TensorRT is here, proves the plan, and measures a batch of one through ``Runtime``."""
+def text_bundle(work: Path) -> str:
+    """A bundle whose text encoder has a MiniLM's sizes and random weights, in every form that engines are built from."""
+    from dmdkit.cli import main
+    from dmdkit.errors import DmdkitError
+    from dmdkit.runtime.bundle import Bundle
+    from dmdkit.runtime.gpu import find_gpu
+
+    try:
+        find_gpu()
+    except DmdkitError as cause:
+        raise Skip(str(cause)) from cause
+    try:
+        import modelopt  # noqa: F401
+        import onnxscript  # noqa: F401
+        import torch
+        import transformers  # noqa: F401
+        from tokenizers import BertWordPieceTokenizer
+    except ImportError as cause:
+        raise Skip(f"{cause.name} is not installed (extras 'text', 'export', 'quantize')") from cause
+
+    from dataclasses import replace
+
+    import numpy as np
+
+    from dmdkit.data import write_dataset
+    from dmdkit.data.sample import sample_dataset
+    from dmdkit.model.text_encoder import BertShape, TextEncoder
+    from dmdkit.training.text import write_encoder_directory
+
+    generator = np.random.default_rng(0)
+    torch.manual_seed(0)
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    tokenizer = BertWordPieceTokenizer({word: index for index, word in enumerate(vocabulary)}, lowercase=True)
+    write_encoder_directory(
+        work / "encoder", TextEncoder(BertShape.model_validate(ENCODER), "zero"), tokenizer.to_str().encode()
+    )
+    dataset = sample_dataset()
+    splits = {
+        name: replace(split, raw_text=tuple(" ".join(generator.choice(WORDS, generator.integers(1, 25))) for _ in split.ids))
+        for name, split in dataset.splits.items()
+    }
+    write_dataset(replace(dataset, splits=splits), work / "words.npz")
+    data, run = str(work / "words.npz"), str(work / "words")
+    settings = [*TEXT_SETTINGS, "--text-encoder", str(work / "encoder"), "--set", "text_encoder.fine_tune=false"]
+    code = main(["train", "--data", data, "--out", run, "--device", "cpu", "--epochs", "1", "--force", *settings])
+    if code != 0:
+        raise AssertionError(f"dmdkit train ended with {code}")
+    forms = ["--int8", "--int8-search", "none", "--fp16", "--force"]
+    code = main(["export", run, "--out", str(work / "words.dmd"), *forms])
+    if code not in (0, 2):
+        raise AssertionError(f"dmdkit export ended with {code}")
+    graphs = Bundle.open(work / "words.dmd").manifest.graphs
+    said = ", ".join(f"{name} {graph.verdict.status}" for name, graph in graphs.items() if graph.kind == "text")
+    return f"random weights after one epoch, on the CPU: {said}"
+
+
+def engine(work: Path, precision: str = "fp16", name: str = "check.dmd") -> str:
+    """Builds with whatever TensorRT is here, proves the plan, and measures a batch of one through ``Runtime``.
+
+    Where the bundle has a text encoder, the plan that is looked at is the encoder's, and words are what is predicted from.
+    """
     from dmdkit.cli import main
     from dmdkit.errors import DmdkitError
     from dmdkit.export.targets import GRAPH_PRECISION, RTX_CAPABILITIES
@@ -95,7 +165,7 @@ def engine(work: Path, precision: str = "fp16") -> str:
     from dmdkit.runtime.gpu import find_gpu
     from dmdkit.runtime.tensorrt_api import installed_flavours
 
-    path = _bundle(work)
+    path = _bundle(work, name)
     try:
         gpu = find_gpu()
         load_cuda()
@@ -106,15 +176,18 @@ def engine(work: Path, precision: str = "fp16") -> str:
         raise Skip("neither tensorrt nor tensorrt_rtx is installed")
     if flavours == ["tensorrt_rtx"] and gpu.capability not in RTX_CAPABILITIES:
         raise Skip(f"TensorRT-RTX does not compile for {gpu.name} (compute capability {gpu.capability})")
-    graphs = ["--graph", "fusion", "--graph", "explain"]
+    words = Bundle.open(path).manifest.text is not None
+    graphs = ["--graph", "fusion", "--graph", "text" if words else "explain"]
     code = main(["build", str(path), "--target", "auto", "--precision", precision, *graphs])
-    form = GRAPH_PRECISION[precision]
+    form, kind = GRAPH_PRECISION[precision], "text" if words else "fusion"
     bundle = Bundle.open(path)
-    record = next((e.record for e in engines_of(bundle) if e.record.graph == f"fusion.{form}"), None)
+    record = next((e.record for e in engines_of(bundle) if e.record.graph == f"{kind}.{form}"), None)
     if record is None:
         raise AssertionError("no engine was built; this section's log has the reason")
     with Runtime.open(path, backend="tensorrt", graph=form) as runtime:
-        sample = {name: array[:1] for name, array in bundle.golden().inputs.items()}
+        sample: dict[str, object] = {name: array[:1] for name, array in bundle.golden().inputs.items()}
+        if words:
+            sample["text"] = [" ".join(WORDS)]
         for _ in range(WARM_UP):
             runtime.predict(**sample)
         times = []
@@ -122,7 +195,7 @@ def engine(work: Path, precision: str = "fp16") -> str:
             start = time.perf_counter()
             runtime.predict(**sample)
             times.append((time.perf_counter() - start) * 1e3)
-        notes, backend = runtime.notes, runtime.backend
+        notes, backend = runtime.notes, f"text on {runtime.text_backend}" if words else runtime.backend
     times.sort()
     check = record.check
     error = "not checked" if check is None or check.max_error is None else f"golden error {check.max_error:.1e}"
@@ -133,13 +206,19 @@ def engine(work: Path, precision: str = "fp16") -> str:
     return said
 
 
-def _bundle(work: Path) -> Path:
-    if not (work / "check.dmd").is_dir():
-        raise Skip("no bundle: the section 'export' did not make one")
-    return work / "check.dmd"
+def _bundle(work: Path, name: str = "check.dmd") -> Path:
+    if not (work / name).is_dir():
+        raise Skip(f"no bundle: the section '{'export' if name == 'check.dmd' else 'a text encoder'}' did not make one")
+    return work / name
 
 
-SECTIONS = {"torch_cuda": torch_cuda, "torch_parity": torch_parity, "onnxruntime_cuda": onnxruntime_cuda, "engine": engine}
+SECTIONS = {
+    "torch_cuda": torch_cuda,
+    "torch_parity": torch_parity,
+    "onnxruntime_cuda": onnxruntime_cuda,
+    "text_bundle": text_bundle,
+    "engine": engine,
+}
 
 
 def run(name: str, work: Path, *arguments: str) -> int:

@@ -19,7 +19,7 @@ from dmdkit.runtime.backends import tensorrt as backend
 from dmdkit.runtime.backends.cuda import Cuda
 from dmdkit.runtime.backends.tensorrt import TensorRtRunner
 from dmdkit.runtime.bundle import Bundle
-from tests.conftest import ROOT
+from tests.conftest import ROOT, TINY_SETTINGS, tiny_dataset
 from tests.runtime.fake_cuda import FakeCudaRuntime, fake_open
 from tests.runtime.test_engines import ADA, NOTHING_INT8, add_engine
 
@@ -35,6 +35,10 @@ SECTIONS = [
     "engine fp32",
     "engine fp16",
     "engine int8",
+    "a text encoder",
+    "words, engine fp32",
+    "words, engine fp16",
+    "words, engine int8",
     "tests marked gpu",
 ]
 PROVEN = {
@@ -84,6 +88,8 @@ def test_where_everything_is_missing_every_section_says_so_and_the_exit_code_is_
     assert {row[0] for row in found.values()} == {"skipped"}
     assert found["train on CUDA"][2] == "torch is not installed (extra 'train')"
     assert found["engine int8"][2].startswith("no bundle")
+    assert found["a text encoder"][2].startswith("no NVIDIA driver")
+    assert found["words, engine fp16"][2] == "no bundle: the section 'a text encoder' did not make one"
     assert found["tests marked gpu"][2] == "pytest is not installed (extra 'dev')"
     assert len(list((tmp_path / "a folder/logs").iterdir())) == len(SECTIONS)
 
@@ -156,6 +162,39 @@ def test_a_section_that_breaks_is_one_line_and_not_the_end(
     monkeypatch.setitem(sections.SECTIONS, "engine", broken)
     assert sections.run("engine", work) == 1
     assert capsys.readouterr().out == "RuntimeError: CUDA error 719 unspecified launch failure\n"
+
+
+@pytest.mark.slow
+def test_the_sections_for_words_make_a_bundle_and_measure_strings_through_the_encoders_engine(
+    sections: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("transformers", reason="the extra text is not installed")
+    small = {"vocab_size": 20, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    monkeypatch.setattr(sections, "ENCODER", sections.ENCODER | small)
+    settings = [*TINY_SETTINGS, "text_encoder.max_tokens=8"]
+    monkeypatch.setattr(sections, "TEXT_SETTINGS", [part for setting in settings for part in ("--set", setting)])
+    monkeypatch.setattr("dmdkit.data.sample.sample_dataset", tiny_dataset)
+    monkeypatch.setattr(sections, "ROUNDS", 20)
+    monkeypatch.setattr(gpu, "find_gpu", lambda: ADA)
+    assert sections.run("text_bundle", tmp_path) == 0, capsys.readouterr()
+    assert "text.fp16 " in capsys.readouterr().out.splitlines()[-1]
+
+    fake, path = FakeCudaRuntime(), tmp_path / "words.dmd"
+    made = {kind: add_engine(path, kind, "fp16", **PROVEN) for kind in ("fusion", "text")}
+    bundle = Bundle.open(path)
+    monkeypatch.setattr(cuda_backend, "load_cuda", lambda: Cuda(fake))
+    monkeypatch.setattr(tensorrt_api, "installed_flavours", lambda: ["tensorrt_rtx"])
+    monkeypatch.setattr("dmdkit.cli.main", lambda _: 0)
+
+    def opened(_: Bundle, kind: str, __: str | None, **___: object) -> tuple[TensorRtRunner, str]:
+        engine = made[kind]
+        monkeypatch.setattr(backend, "open_engine", lambda *_: fake_open(bundle, engine.record, fake, NOTHING_INT8))
+        return TensorRtRunner(engine.record.graph, engine, cuda=Cuda(fake)), ""
+
+    monkeypatch.setattr(engine_choice, "engine_runner", opened)
+    assert sections.run("engine", tmp_path, "fp16", "words.dmd") == 0, capsys.readouterr()
+    assert capsys.readouterr().out.startswith("text on tensorrt_rtx 1.7.1.116 (CUDA graph): p50 ")
+    assert not fake.memory
 
 
 @pytest.fixture
