@@ -131,6 +131,8 @@ def _plans(bundle: Bundle, signatures: Mapping[str, _Signature]) -> Iterator[_Mo
         record, graph = engine.record, bundle.manifest.graphs.get(engine.record.graph)
         if graph is None or graph.kind not in signatures or (graph.kind, record.target) in seen:
             continue
+        if graph.verdict.status != "passed":
+            continue
         if record.check is None or not record.check.passed or record.precision is None or record.precision.status != "passed":
             continue
         if record.flavour == "tensorrt" and bundle.manifest.files[graph.file].sha256 == record.graph_sha256:

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from dmdkit.cli import main
+from dmdkit.cli.feature_files import NanPolicy, dataset_for_bundle
 from dmdkit.data import load_dataset
+from dmdkit.export.fp16_forms import add_fp16_graphs
 from dmdkit.runtime import Runtime
 from dmdkit.runtime.bundle import Bundle
 from dmdkit.runtime.transcripts import BERT_BASE_UNCASED, tokenised
@@ -69,6 +71,22 @@ def test_int8_is_a_quarter_of_the_size_and_passes_parity(bundle: Path):
         assert hops[name]["samples"] == 209
     assert manifest.graphs["text.int8-cpu"].verdict.status == "passed"
     assert manifest.graphs["text.int8-cpu"].weights_stored_int8 > 0.99  # the rows of a few outlier channels are float
+
+
+def test_fp16_is_half_the_size_and_passes_parity(bundle: Path, mosi_clean: Path, tmp_path: Path):
+    copy = Path(shutil.copytree(bundle, tmp_path / "half.dmd"))
+    held_out = dataset_for_bundle(mosi_clean, Bundle.open(copy), "test", nan_policy=NanPolicy.refuse)
+    manifest, report = add_fp16_graphs(copy, parity=(held_out, "test"))
+    size = {name: manifest.files[graph.file].size_bytes for name, graph in manifest.graphs.items()}
+    assert size["text.fp16"] <= 0.51 * size["text.fp32"], "the table of words too"
+    hops = {hop["target"]: hop for hop in json.loads((copy / "report/parity.json").read_text())["hops"]}
+    for name in ("text.fp16", "text.fp16+fusion.fp16"):
+        assert hops[name]["status"] == "passed", hops[name]["reason"]
+    made = report.graphs["text.fp16"]
+    assert made.hostile_error < 0.05 * made.output_sd
+    for name in ("text.fp16", "text.int8-trt"):
+        kept = {node for node in report.graphs[name].kept_fp32 if "LayerNorm" not in node}
+        assert kept == {"/CumSum", "/Sub", "/Clip"}
 
 
 def test_strings_predict_without_pytorch(bundle: Path, mosi_clean: Path):

@@ -31,7 +31,7 @@ def add_proven_engine(path: Path, **changes: object) -> None:
         "latency_ms": {"p50": 1.0},
         "notes": ["a note"],
     }
-    add_engine(path, plan=plan, **{**values, **PROVEN, **changes})
+    add_engine(path, content=plan, **{**values, **PROVEN, **changes})
 
 
 def test_cpp_opens_an_engine_by_the_sidecar_that_python_wrote(native_bin: Path, bundle_copy: Path, tmp_path: Path) -> None:

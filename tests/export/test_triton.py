@@ -18,6 +18,7 @@ from dmdkit.runtime.bundle import Bundle
 from dmdkit.runtime.engines import EngineRecord
 from dmdkit.runtime.manifest import FileRecord
 from tests.conftest import ROOT
+from tests.runtime.builders import set_verdict
 from tests.runtime.test_engines import add_engine
 
 TRITON_PYTHON = ROOT / "build/envs/triton/bin/python"
@@ -198,6 +199,15 @@ def test_a_sidecars_target_is_a_plain_name(target: str, proven: Path) -> None:
 def test_a_plan_that_is_not_proven_or_not_tritons_is_left_out(change: dict[str, object], proven: Path, tmp_path: Path) -> None:
     add_engine(proven, **{**PROVEN, **change})
     assert write_triton(Bundle.open(proven), tmp_path / "models") == ["fusion", "explain", "emotion"]
+
+
+@pytest.mark.parametrize(("status", "served"), [("passed", True), ("unverified", False), ("failed", False)])
+def test_a_proven_plan_of_a_graph_that_has_not_passed_is_left_out(
+    status: str, served: bool, proven: Path, tmp_path: Path
+) -> None:
+    add_engine(proven, "fusion", "int8-trt", **PROVEN)
+    set_verdict(proven, status, "fusion.int8-trt")
+    assert ("fusion_h100" in write_triton(Bundle.open(proven), tmp_path / "models")) == served
 
 
 def test_a_graph_that_has_not_passed_is_not_served(proven: Path, tmp_path: Path) -> None:

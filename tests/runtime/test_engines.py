@@ -51,7 +51,7 @@ def tensors(bundle: Bundle, kind: str) -> tuple[list[dict[str, object]], list[di
     return inputs, outputs
 
 
-def add_engine(path: Path, kind: str = "fusion", form: str = "fp32", plan: bytes = PLAN, **changes: object) -> Engine:
+def add_engine(path: Path, kind: str = "fusion", form: str = "fp32", content: bytes = PLAN, **changes: object) -> Engine:
     bundle = Bundle.open(path)
     graph = f"{kind}.{form}"
     inputs, outputs = tensors(bundle, kind)
@@ -67,8 +67,8 @@ def add_engine(path: Path, kind: str = "fusion", form: str = "fp32", plan: bytes
         "gpu": None,
         "driver": None,
         "plan": f"rtx-ada.{graph}.plan",
-        "plan_sha256": sha256_of_bytes(plan),
-        "plan_bytes": len(plan),
+        "plan_sha256": sha256_of_bytes(content),
+        "plan_bytes": len(content),
         "batch": [1, 1, 4],
         "flags": {},
         "inputs": inputs,
@@ -78,7 +78,7 @@ def add_engine(path: Path, kind: str = "fusion", form: str = "fp32", plan: bytes
         "built": "2026-01-01T00:00:00+00:00",
         "build_seconds": 1.0,
     }
-    return write_engine(path / "engines", EngineRecord.model_validate(values | changes), plan, "")
+    return write_engine(path / "engines", EngineRecord.model_validate(values | changes), content, "")
 
 
 @pytest.fixture
