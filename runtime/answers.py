@@ -7,9 +7,25 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Explanation", "Prediction"]
+from dmdkit.errors import AnswerError
+
+__all__ = ["Explanation", "Prediction", "require_finite"]
 
 Array = npt.NDArray[np.float32]
+
+
+def require_finite(graph: str, name: str, values: Array) -> Array:
+    """``values``: a robot must not act on what is no number, whatever made it: an overflow, most likely.
+
+    Raises:
+        AnswerError: One is not finite.
+    """
+    if not np.isfinite(values).all():
+        raise AnswerError(
+            f"{graph}: {name} is not finite for inputs that are; they are larger than the graph's arithmetic holds, or the graph "
+            "is broken: run `dmdkit check`"
+        )
+    return values
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dmdkit.errors import BundleError, InputError
-from dmdkit.runtime.answers import Explanation, Prediction
+from dmdkit.runtime.answers import Explanation, Prediction, require_finite
 from dmdkit.runtime.backends.registry import BackendName
 from dmdkit.runtime.bundle import Bundle
 from dmdkit.runtime.choice import choose, explain_graph, has_passed
@@ -195,6 +195,7 @@ class Runtime:
         Raises:
             InputError: An input has a wrong name, shape, dtype or value, or may not be absent.
             BundleError: Words came and the bundle has no text encoder, or none that passed parity.
+            AnswerError: The score is not finite.
             MissingDependencyError: A string came and the tokenizers library is not installed.
         """
         start = time.perf_counter()
@@ -203,7 +204,7 @@ class Runtime:
         values = {"text": text if words is None else words.features, "audio": audio, "vision": vision}
         checked = check_inputs(values, self.manifest.inputs, self._guard, () if words is None else ("text",))
         alarms = self._note_range(checked)
-        score = self._runner.infer_checked(checked.feed)["score"]
+        score = require_finite(self.graph, "score", self._runner.infer_checked(checked.feed)["score"])
         latency_ms = (time.perf_counter() - start) * 1e3
         return Prediction(
             score if checked.batched else score[0], latency_ms, self.graph, alarms, 0 if words is None else words.truncated
@@ -276,6 +277,7 @@ class Runtime:
         Raises:
             InputError: As :meth:`predict`.
             BundleError: The explain graph is damaged, or none has passed parity.
+            AnswerError: An output is not finite.
         """
         start = time.perf_counter()
         self._require_open()
@@ -284,7 +286,8 @@ class Runtime:
         checked = check_inputs(values, self.manifest.inputs, self._guard, () if words is None else ("text",))
         self._note_range(checked)
         runner = self._explainer()
-        found = {name: a if checked.batched else a[0] for name, a in runner.infer(checked.feed).items()}
+        answers = {name: require_finite(runner.name, name, array) for name, array in runner.infer(checked.feed).items()}
+        found = {name: array if checked.batched else array[0] for name, array in answers.items()}
         return Explanation(
             score=found["score"],
             logit_homo=found["logit_homo"],

@@ -79,6 +79,10 @@ class InputError(DmdkitError):
     """An array handed to the runtime has the wrong name, shape, dtype or values."""
 
 
+class AnswerError(DmdkitError):
+    """A graph answered with what is not finite, for inputs that are."""
+
+
 class RunnerError(DmdkitError):
     """A program that should run a bundle (``--runner``) cannot be started, crashed, or gave no usable answer."""
 

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 
-from dmdkit.errors import BundleError, InputError
+from dmdkit.errors import AnswerError, BundleError, InputError
 from dmdkit.runtime import Runtime
 from dmdkit.runtime import runtime as runtime_module
 from dmdkit.runtime.backends.base import Runner
@@ -55,6 +55,35 @@ def test_explanations_carry_every_output_in_the_manifests_order(runtime: Runtime
     assert found.modality_order == ("text", "vision", "audio")
     assert found.edge_order[0] == ("text", "vision")
     assert one.logit_homo.shape == (3, 1)
+
+
+class NotANumber(Runner):
+    """A runner one of whose outputs overflowed."""
+
+    def __init__(self, runner: Runner, output: str) -> None:
+        super().__init__(runner.name)
+        self._runner, self._output = runner, output
+
+    backend = property(lambda self: self._runner.backend)
+    inputs = property(lambda self: self._runner.inputs)
+    outputs = property(lambda self: self._runner.outputs)
+
+    def _infer(self, feed: Any) -> dict[str, np.ndarray]:
+        found = dict(self._runner.infer(feed))
+        found[self._output] = np.full_like(found[self._output], np.nan)
+        return found
+
+
+def test_what_is_not_finite_is_no_answer(runtime: Runtime, tiny_bundle: Path):
+    sample = one_sample(tiny_bundle)
+    runtime.explain(**sample)
+    assert runtime._explain_runner is not None
+    runtime._explain_runner = NotANumber(runtime._explain_runner, "edges_homo")
+    with pytest.raises(AnswerError, match=r"^explain.int8-cpu: edges_homo is not finite for inputs that are"):
+        runtime.explain(**sample)
+    runtime._runner = NotANumber(runtime._runner, "score")
+    with pytest.raises(AnswerError, match=r"^fusion.int8-cpu: score is not finite for inputs that are.*dmdkit check"):
+        runtime.predict(**sample)
 
 
 def test_the_caller_may_name_a_precision_or_a_graph(tiny_bundle: Path):

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstring>
 #include <mutex>
 #include <optional>
@@ -131,6 +132,8 @@ class Runtime::Impl {
     prediction.batch = inputs.batch;
     prediction.outputs = wiring_.score->values;
     prediction.score = FloatView(wiring_.score->buffer, inputs.batch * wiring_.score->values);
+    status = check_finite(*session_, "score", prediction.score);
+    if (!status.ok()) return status;
     if (target != nullptr) {
       std::copy(prediction.score.begin(), prediction.score.end(), target->begin());
       prediction.score = FloatView(target->data(), prediction.score.size());
@@ -162,17 +165,17 @@ class Runtime::Impl {
     const ExplanationBuffers none;
     const ExplanationBuffers& to = targets != nullptr ? *targets : none;
     const bool copies = targets != nullptr;
-    status = show("score", explain_wiring_.score, copies, to.score, inputs.batch, explanation.score);
+    status = show(session, "score", explain_wiring_.score, copies, to.score, inputs.batch, explanation.score);
     if (status.ok())
-      status = show("logit_homo", explain_wiring_.logit_homo, copies, to.logit_homo, inputs.batch, explanation.logit_homo);
-    if (status.ok())
-      status =
-          show("logit_hetero", explain_wiring_.logit_hetero, copies, to.logit_hetero, inputs.batch, explanation.logit_hetero);
-    if (status.ok())
-      status = show("edges_homo", explain_wiring_.edges_homo, copies, to.edges_homo, inputs.batch, explanation.edges_homo);
+      status = show(session, "logit_homo", explain_wiring_.logit_homo, copies, to.logit_homo, inputs.batch, explanation.logit_homo);
     if (status.ok())
       status =
-          show("edges_hetero", explain_wiring_.edges_hetero, copies, to.edges_hetero, inputs.batch, explanation.edges_hetero);
+          show(session, "logit_hetero", explain_wiring_.logit_hetero, copies, to.logit_hetero, inputs.batch, explanation.logit_hetero);
+    if (status.ok())
+      status = show(session, "edges_homo", explain_wiring_.edges_homo, copies, to.edges_homo, inputs.batch, explanation.edges_homo);
+    if (status.ok())
+      status =
+          show(session, "edges_hetero", explain_wiring_.edges_hetero, copies, to.edges_hetero, inputs.batch, explanation.edges_hetero);
     if (!status.ok()) return status;
     explanation.latency_ms = std::chrono::duration<double, std::milli>(Clock::now() - start).count();
     return explanation;
@@ -266,13 +269,22 @@ class Runtime::Impl {
                                            " values, expected exactly " + std::to_string(needed)};
   }
 
+  // A robot must not act on what is no number, whatever made it: an overflow, most likely.
+  static Status check_finite(const Session& session, const char* name, FloatView values) {
+    if (std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); })) return {};
+    return {StatusCode::kBackendFailed, session.name() + ": " + name +
+                                            " is not finite for inputs that are; they are larger than the graph's arithmetic "
+                                            "holds, or the graph is broken: run `dmdkit check`"};
+  }
+
   // One output of explain, as a view of the session's buffer or copied to the caller's.
-  static Status show(const char* name, const Port* port, bool copies, MutableFloatView target, std::size_t batch,
-                     FloatView& shown) {
+  static Status show(const Session& session, const char* name, const Port* port, bool copies, MutableFloatView target,
+                     std::size_t batch, FloatView& shown) {
     if (port == nullptr || (copies && target.empty())) return {};
     shown = FloatView(port->buffer, batch * port->values);
-    if (!copies) return {};
-    Status status = check_room(name, target, shown.size());
+    Status status = check_finite(session, name, shown);
+    if (!status.ok() || !copies) return status;
+    status = check_room(name, target, shown.size());
     if (!status.ok()) return status;
     std::copy(shown.begin(), shown.end(), target.begin());
     shown = FloatView(target.data(), target.size());

@@ -173,6 +173,20 @@ TEST_F(RuntimeTest, RefusesOptionsThatCannotBe) {
   EXPECT_EQ(open_status(with).message(), "device='tpu': expected auto, cpu or cuda");
 }
 
+TEST_F(RuntimeTest, WhatIsNotFiniteIsNoAnswer) {
+  for (std::string* text : {&fusion_text, &explain_text}) {
+    const std::string healthy = *text;
+    *text += " nan";
+    write();
+    Runtime runtime = open(options());
+    const auto failed = text == &fusion_text ? Status(runtime.predict(inputs()).status()) : runtime.explain(inputs()).status();
+    EXPECT_EQ(failed.code(), StatusCode::kBackendFailed);
+    EXPECT_NE(failed.message().find("score is not finite for inputs that are"), std::string::npos) << failed.message();
+    EXPECT_EQ(runtime.stats().count, 0U);
+    *text = healthy;
+  }
+}
+
 TEST_F(RuntimeTest, BackendFailuresAreStatuses) {
   for (const auto& [word, code] : {std::pair{" fail_run", StatusCode::kBackendFailed},
                                    {" fail_bind", StatusCode::kOutOfMemory},

@@ -1,10 +1,11 @@
 // A backend for tests: no inference library, no threads, no allocation after bind. The "model" is a line of text:
 //
 //   fake score=1 logit_homo=3x1 ... | text=20x32 audio=20x12 ... [fail_run] [fail_bind] [no_device] [throttle_us=N]
-//   [fixed_batch]
+//   [fixed_batch] [nan]
 //
 // Every output value is the mean of all input values of its sample plus its index, so that tests know what to expect.
 #include <chrono>
+#include <cmath>
 #include <cstddef>
 #include <memory>
 #include <sstream>
@@ -41,6 +42,8 @@ struct dmdkit_backend_session {
         for (Tensor& tensor : session->inputs_) tensor.shape[0] = 1;
       } else if (word == "fail_run") {
         session->fail_run_ = true;
+      } else if (word == "nan") {
+        session->nan_ = true;
       } else if (word == "fail_bind") {
         session->fail_bind_ = true;
       } else if (word.rfind("throttle_us=", 0) == 0) {
@@ -76,7 +79,7 @@ struct dmdkit_backend_session {
       for (const Tensor& tensor : outputs_) {
         for (std::size_t i = 0; i < tensor.values; ++i) {
           tensor.buffer[sample * tensor.values + i] =
-              static_cast<float>(sum / static_cast<double>(count) + static_cast<double>(i));
+              nan_ ? std::nanf("") : static_cast<float>(sum / static_cast<double>(count) + static_cast<double>(i));
         }
       }
     }
@@ -101,6 +104,7 @@ struct dmdkit_backend_session {
   std::size_t batch_ = 0;
   bool fail_run_ = false;
   bool fail_bind_ = false;
+  bool nan_ = false;
   long throttle_us_ = 0;
 };
 

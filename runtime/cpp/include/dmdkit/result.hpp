@@ -26,7 +26,7 @@ enum class StatusCode : int {
   kFileUnwritable = 6,      // the operating system refused to write a file (tools only)
   kGraphUnavailable = 7,    // no such graph, or none has passed parity
   kBackendUnavailable = 8,  // the backend's library or device is not here
-  kBackendFailed = 9,       // the backend could not load or run a graph
+  kBackendFailed = 9,       // the backend could not load or run a graph, or gave what is not finite
   kOutOfMemory = 10,
   kCallbackFailed = 11,  // the application's callback threw
   kInternal = 70,        // a defect of dmdkit
