@@ -22,8 +22,8 @@ def require_finite(graph: str, name: str, values: Array) -> Array:
     """
     if not np.isfinite(values).all():
         raise AnswerError(
-            f"{graph}: {name} is not finite for inputs that are; they are larger than the graph's arithmetic holds, or the graph "
-            "is broken: run `dmdkit check`"
+            f"{graph}: {name} is not finite for inputs that are; they are larger than the graph's arithmetic holds, or the "
+            "graph is broken: run `dmdkit check`"
         )
     return values
 

@@ -167,15 +167,17 @@ class Runtime::Impl {
     const bool copies = targets != nullptr;
     status = show(session, "score", explain_wiring_.score, copies, to.score, inputs.batch, explanation.score);
     if (status.ok())
-      status = show(session, "logit_homo", explain_wiring_.logit_homo, copies, to.logit_homo, inputs.batch, explanation.logit_homo);
+      status =
+          show(session, "logit_homo", explain_wiring_.logit_homo, copies, to.logit_homo, inputs.batch, explanation.logit_homo);
+    if (status.ok())
+      status = show(session, "logit_hetero", explain_wiring_.logit_hetero, copies, to.logit_hetero, inputs.batch,
+                    explanation.logit_hetero);
     if (status.ok())
       status =
-          show(session, "logit_hetero", explain_wiring_.logit_hetero, copies, to.logit_hetero, inputs.batch, explanation.logit_hetero);
+          show(session, "edges_homo", explain_wiring_.edges_homo, copies, to.edges_homo, inputs.batch, explanation.edges_homo);
     if (status.ok())
-      status = show(session, "edges_homo", explain_wiring_.edges_homo, copies, to.edges_homo, inputs.batch, explanation.edges_homo);
-    if (status.ok())
-      status =
-          show(session, "edges_hetero", explain_wiring_.edges_hetero, copies, to.edges_hetero, inputs.batch, explanation.edges_hetero);
+      status = show(session, "edges_hetero", explain_wiring_.edges_hetero, copies, to.edges_hetero, inputs.batch,
+                    explanation.edges_hetero);
     if (!status.ok()) return status;
     explanation.latency_ms = std::chrono::duration<double, std::milli>(Clock::now() - start).count();
     return explanation;
