@@ -95,10 +95,15 @@ class LayerRecord(_Record):
     targets: dict[str, LayerChoice] = Field(default_factory=dict, description="by precision: int8-cpu, int8-trt")
 
     @property
+    def reads_words(self) -> bool:
+        """Whether it is a text encoder's."""
+        return self.graphs == ["text"]
+
+    @property
     def title(self) -> str:
         """Its name for people: a text encoder's layers have names like those of any BERT."""
         name = self.name.removeprefix("/")
-        return f"text: {name}" if self.graphs == ["text"] else name
+        return f"text: {name}" if self.reads_words else name
 
 
 class CandidateRecord(_Record):

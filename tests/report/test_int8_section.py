@@ -137,6 +137,14 @@ def test_no_more_layers_are_drawn_than_a_page_holds_and_the_table_has_all(facts:
     assert "All 60 layers" in body
 
 
+def test_a_text_encoders_layers_have_figures_of_their_own(facts: Facts):
+    own = [layer(f"/layers/{index}/up", 0.5, graphs=["text"]) for index in range(12)]
+    body = layers_section(with_int8(facts, layers=[layer("/student/a", 0.01), *own])).body
+    assert "Layers 1 to 1 of 1, most harmed first" in body
+    assert "Layers 11 to 12 of 12 of the text encoder, most harmed first" in body
+    assert "text: layers/0/up" in body
+
+
 def test_without_a_search_the_missing_chart_is_named(facts: Facts):
     found = layers_section(with_int8(facts, search=None, layers=[layer("/a", None)]))
     assert "<svg" not in found.body

@@ -26,6 +26,24 @@ def _edge(layer: LayerRecord) -> str:
     return f"{layer.edge_error.max:.1e}" if layer.edge_error is not None else "-"
 
 
+def _worst(layers: list[LayerRecord], of: str) -> None:
+    """Prints the first of ``layers``, which are ranked; ``of``: which part of the model they are."""
+    precisions = sorted({precision for layer in layers for precision in layer.targets})
+    rows = [
+        [
+            layer.title,
+            f"{layer.multiply_adds / 1e3:.0f} k",
+            _error(layer),
+            _edge(layer),
+            *(layer.targets[p].computed if p in layer.targets else "-" for p in precisions),
+        ]
+        for layer in layers[:_SHOWN]
+    ]
+    numbers = ["mult-adds", "score p99", "edges max"]
+    title = f"error when only this layer is INT8, worst {len(rows)} of {len(layers)}{of} (all in report/int8.json)"
+    print_table(["layer", *numbers, *precisions], rows, title=title, right=numbers)
+
+
 def layers_table(report: Int8Report) -> None:
     """Prints the layers that INT8 harms most, and what each target computes them in, on standard output.
 
@@ -35,20 +53,10 @@ def layers_table(report: Int8Report) -> None:
     if not measured:
         return
     measured.sort(key=lambda layer: -(layer.score_error.p99 if layer.score_error is not None else 0.0))
-    precisions = sorted({precision for layer in measured for precision in layer.targets})
-    rows = [
-        [
-            layer.title,
-            f"{layer.multiply_adds / 1e3:.0f} k",
-            _error(layer),
-            _edge(layer),
-            *(layer.targets[p].computed if p in layer.targets else "-" for p in precisions),
-        ]
-        for layer in measured[:_SHOWN]
-    ]
-    numbers = ["mult-adds", "score p99", "edges max"]
-    title = f"error when only this layer is INT8, worst {len(rows)} of {len(measured)} (all in report/int8.json)"
-    print_table(["layer", *numbers, *precisions], rows, title=title, right=numbers)
+    words = [layer for layer in measured if layer.reads_words]
+    for part, of in (([layer for layer in measured if not layer.reads_words], ""), (words, " of the text encoder")):
+        if part:
+            _worst(part, of)
     reasons = Counter(
         (precision, choice.computed, _GENERAL.sub("R", choice.reason))
         for layer in measured

@@ -138,8 +138,8 @@ def _range_table(layers: list[LayerRecord]) -> Markup | None:
     return table("Activations on the calibration samples", heads, rows, right=range(1, 7)) if rows else None
 
 
-def _charts(ranked: list[LayerRecord]) -> list[Markup]:
-    """The layers that INT8 harms most, a figure for each ten, on one scale."""
+def _charts(ranked: list[LayerRecord], of: str = "") -> list[Markup]:
+    """The layers that INT8 harms most, a figure for each ten, on one scale; ``of``: which part of the model they are."""
     bars = []
     for layer in ranked[:_DRAWN_LAYERS]:
         assert layer.score_error is not None
@@ -150,7 +150,7 @@ def _charts(ranked: list[LayerRecord]) -> list[Markup]:
     drawn = []
     for first in range(0, len(bars), _PER_CHART):
         part = bars[first : first + _PER_CHART]
-        caption = f"Layers {first + 1} to {first + len(part)} of {len(ranked)}, most harmed first"
+        caption = f"Layers {first + 1} to {first + len(part)} of {len(ranked)}{of}, most harmed first"
         drawn.append(bar_chart(caption, "Error when one layer alone is INT8", part, note=note, most=bars[0].value))
     return drawn
 
@@ -168,7 +168,10 @@ def layers_section(facts: Facts) -> Section:
         missing.append("The layers were not ranked by what INT8 costs each (--int8-search none), so there is no such chart.")
     else:
         parts.append(tag("p", "How far the score moves when one layer alone computes in INT8 and the rest stays in float."))
-        parts.append(figures(_charts(ranked)))
+        words = [layer for layer in ranked if layer.reads_words]
+        rest = [layer for layer in ranked if not layer.reads_words]
+        # Apart, or the text encoder's would hide the others.
+        parts.append(figures([*_charts(rest), *_charts(words, " of the text encoder")]))
     search = facts.int8.search
     if search is not None:
         ended = "" if search.complete else " The time ran out before every layer was measured."
