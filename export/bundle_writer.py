@@ -21,7 +21,7 @@ from dmdkit.errors import BundleError, CalibrationError, ExportError
 from dmdkit.export.explain import explain_output_names
 from dmdkit.export.fp16_forms import FP16_REPORT, Fp16Report, fp16_graphs
 from dmdkit.export.graphs import ExportedGraph, fp32_graphs, int8_graphs
-from dmdkit.export.int8_stage import Int8Stage, text_int8_graphs, write_int8
+from dmdkit.export.int8_stage import Int8Stage, calibration_method, text_int8_graphs, write_int8
 from dmdkit.export.reference import reference_outputs, unit_inputs
 from dmdkit.export.text_side import TOKENIZER_FILE, TextSide
 from dmdkit.files import atomic_directory, sha256_of_bytes, write_json
@@ -330,7 +330,9 @@ def export_bundle(
         text=side.record() if side is not None else None,
         outputs=_output_records(run, gd_units=system.homo_gd is not None),
         graphs={graph.name: graph.record() for graph in graphs},
-        calibration=calibration.record(made.plans[0].method, [g.name for g in graphs if g.calibrated]) if calibration else None,
+        calibration=calibration.record(calibration_method(made.plans), [g.name for g in graphs if g.calibrated])
+        if calibration
+        else None,
         golden=GoldenRecord(file=GOLDEN_FILE, kind=golden_kind, samples=len(golden_split), ids=list(golden_split.ids)),
         files={name: FileRecord(sha256=sha256_of_bytes(data), size_bytes=len(data)) for name, data in files.items()},
     )

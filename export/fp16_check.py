@@ -91,7 +91,8 @@ def probed(made: ExportedGraph, graph: ExportedGraph, samples: Feed) -> Fp16Erro
         limit = COMPRESSED_P99_ERROR_SD * spread
         if not errors.hostile <= max(limit, errors.ordinary):  # NaN fails too
             raise ExportError(
-                f"{made.name}: with inputs near 1e-9 the score moves by {errors.hostile:.3g}, more than {limit:.3g}; the "
-                "padding mask is not kept in fp32: export without --fp16 and report this"
+                f"{made.name}: with inputs near 1e-9 the score moves by {errors.hostile:.3g}, more than {limit:.3g}: a feature "
+                "varies so little in training that, standardised, these leave fp16's range (is the text encoder right?), "
+                "or the padding mask is not kept in fp32; export without --fp16, and report it if no feature is nearly constant"
             )
     return errors

@@ -29,7 +29,7 @@ from dmdkit.runtime.paired_latency import latency_record
 from dmdkit.runtime.parity import compare
 from dmdkit.training.run import Run
 
-__all__ = ["Int8Stage", "text_int8_graphs", "with_fp16_rest", "write_int8"]
+__all__ = ["Int8Stage", "calibration_method", "text_int8_graphs", "with_fp16_rest", "write_int8"]
 
 Array = npt.NDArray[np.float32]
 
@@ -117,6 +117,15 @@ def text_int8_graphs(plan: TextPlan) -> list[ExportedGraph]:
         ExportedGraph("text", precision, form.model, form.session_options, form.simulated_on_cpu, form.calibrated)
         for precision, form in forms
     ]
+
+
+def calibration_method(plans: Sequence[Int8Plan]) -> str:
+    """How static ranges were chosen, for the manifest.
+
+    ``plans``: the fusion graph's, then a text encoder's if there is one, which chooses its own method.
+    """
+    first, *others = plans
+    return ", ".join([first.method, *(f"text: {p.method}" for p in others if p.scales and p.method != first.method)])
 
 
 def _latencies(directory: Path) -> dict[str, LatencyRecord]:

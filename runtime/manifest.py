@@ -158,7 +158,7 @@ class GraphRecord(_Record):
 class CalibrationRecord(_Record):
     """Which samples chose the INT8 ranges, and how."""
 
-    method: str
+    method: str = Field(description="of the ranges; where the text encoder's is another: `percentile, text: mse`")
     sample_ids: list[str]
     content_sha256: Sha256 = Field(description="over the samples' features, in this order")
     data_sha256: Sha256

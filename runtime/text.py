@@ -74,7 +74,7 @@ def is_words(value: object) -> bool:
     if isinstance(value, (str, bytes)):
         return True
     if isinstance(value, np.ndarray):
-        return value.dtype.kind in "USiu"
+        return value.dtype.kind in "US" or (value.dtype.kind in "iu" and value.ndim > 0)
     if not isinstance(value, (list, tuple)) or not value:
         return False
     first = value[0]
@@ -123,6 +123,8 @@ class TextStage:
             InputError: It is neither.
             MissingDependencyError: A string came and the tokenizers library is not installed.
         """
+        if isinstance(value, np.ndarray) and value.ndim == 0:
+            value = value.item()  # one sentence, whose letters are not sentences
         if isinstance(value, str):
             return self._sentence_tokenizer()([value]), False
         if isinstance(value, bytes):
@@ -142,7 +144,9 @@ class TextStage:
         wrong = next((item for item in row if isinstance(item, bool) or not isinstance(item, (int, np.integer))), None)
         if wrong is not None:
             raise InputError(f"input 'text' holds {wrong!r:.40} among token ids, expected whole numbers")
-        return [int(item) for item in row if item != self._record.pad_id]
+        tokens = [index for index, item in enumerate(row) if item != self._record.pad_id]
+        # Between tokens it is one of them, as it is where a string spells it.
+        return [int(item) for item in row[tokens[0] : tokens[-1] + 1]] if tokens else []
 
     def features(self, value: object) -> TextFeatures:
         """The features of strings or ids.

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from dmdkit.calibration.planning import Int8Plan
 from dmdkit.export.fp16_forms import add_fp16_graphs
+from dmdkit.export.int8_stage import calibration_method
 from dmdkit.runtime.bundle import Bundle
-from dmdkit.runtime.int8_report import Int8Report, read_int8_report
+from dmdkit.runtime.int8_report import CalibrationMethod, Int8Report, read_int8_report
 
 
 @pytest.fixture
@@ -48,3 +50,14 @@ def test_fp16_forms_that_come_later_are_in_the_report_and_known_metrics_stay(lat
         assert new.size_bytes == manifest.files[manifest.graphs[new.graph].file].size_bytes
         assert new.metrics == old.metrics, "golden samples have no labels, so nothing newer is known"
     assert "fp16" in {layer.targets["int8-trt"].computed for layer in after.layers}
+
+
+def test_the_manifest_names_both_methods_where_the_text_encoders_is_another() -> None:
+    def plan(method: CalibrationMethod, scales: dict[str, dict[int, float]]) -> Int8Plan:
+        return Int8Plan(scales, method, {}, {}, ())
+
+    layer = {"layer": {0: 0.1}}
+    assert calibration_method([plan("mse", layer)]) == "mse"
+    assert calibration_method([plan("mse", layer), plan("mse", layer)]) == "mse"
+    assert calibration_method([plan("mse", layer), plan("max", layer)]) == "mse, text: max"
+    assert calibration_method([plan("mse", layer), plan("max", {})]) == "mse", "no layer of it has a static range"

@@ -62,6 +62,23 @@ def test_a_batch_of_strings_is_each_string_alone(runtime: Runtime, features):
     assert runtime.predict(text=np.array(sentences), **rest(features, slice(0, 3))).score.shape == (3, 1)
 
 
+def test_an_array_of_one_string_is_that_string_not_its_letters(runtime: Runtime, features):
+    expected = runtime.predict(text="fine", **rest(features)).score
+    np.testing.assert_array_equal(runtime.predict(text=np.array("fine"), **rest(features)).score, expected)
+    with pytest.raises(InputError, match="disagree on the batch"):  # four letters would be this batch
+        runtime.predict(text=np.array("fine"), **rest(features, slice(0, 4)))
+    with pytest.raises(InputError, match="shape"):
+        runtime.predict(text=np.array(3), **rest(features))
+
+
+def test_a_padding_token_between_others_is_read_as_a_string_that_spells_it(runtime: Runtime, features):
+    good, film = VOCABULARY.index("good"), VOCABULARY.index("film")
+    expected = runtime.predict(text="good [PAD] film", **rest(features)).score
+    assert not np.array_equal(runtime.predict(text="good film", **rest(features)).score, expected)
+    found = runtime.predict(text=[0, 2, good, 0, film, 3, 0, 0], **rest(features)).score
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_a_long_string_is_cut_and_counted(text_bundle: Path, features):
     with Runtime.open(text_bundle, graph="fp32") as runtime:
         long = runtime.predict(text="good " * 40, **rest(features))
