@@ -60,6 +60,9 @@ OUTLIERS_WORTH = 0.25
 OUTLIERS_OF = 64
 """At most one channel in so many."""
 
+SLEEPING = 0.1
+"""Channels smaller than this part of the median channel are divided as if they were that large."""
+
 _TINY = 1e-5
 
 
@@ -132,7 +135,9 @@ def activations_of(model: ModelProto, samples: Tokens) -> dict[str, Activations]
 def smoothing_factor(matrix: Float, maxima: Float, strength: float) -> Float:
     """What each channel is divided by, float32 (K,); only the differences between channels matter."""
     rows = np.maximum(np.abs(matrix).max(1), _TINY)
-    factor = np.maximum(maxima, _TINY) ** strength / rows ** (1 - strength)
+    # A channel that calibration hardly woke must not be blown up: in the field it would widen the range of all others.
+    sizes = np.maximum(maxima, max(SLEEPING * float(np.median(maxima)), _TINY))
+    factor = sizes**strength / rows ** (1 - strength)
     result: Float = (factor / np.exp(np.log(factor).mean())).astype(np.float32)
     return result
 

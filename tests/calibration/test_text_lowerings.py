@@ -140,6 +140,22 @@ def test_single_large_values_stay_in_float_and_nothing_else_does():
     assert errors[1] < errors[0] / 2
 
 
+def test_a_channel_that_slept_through_calibration_may_wake():
+    generator = np.random.default_rng(0)
+    matrix = generator.normal(size=(128, 16)).astype(np.float32)
+    model = product_graph(matrix)
+    awake = generator.uniform(-1, 1, (16, 4, 128)).astype(np.float32)
+    awake[:, :, 3] *= 30  # so that smoothing is worth it
+    asleep = awake.copy()
+    asleep[:, :, 7] = 0
+    found = activations_of(model, {"x": asleep})  # type: ignore[dict-item]
+    preparations = best_preparations(model, found, dynamic=True)
+    assert preparations["product"].strength is not None
+    lowered = dynamic_products(prepared(model, found, preparations), ["product"])
+    errors = [float(np.abs(run(lowered, {"x": values}) - values @ matrix).mean()) for values in (asleep, awake)]
+    assert errors[1] < 6 * errors[0]
+
+
 def cpu_form(graph: ModelProto, in_float: list[str]) -> Lowering:
     activations = activations_of(graph, tokens(40))
     preparations = best_preparations(graph, activations, dynamic=True, outliers=OUTLIERS)

@@ -174,7 +174,11 @@ def layers_section(facts: Facts) -> Section:
         parts.append(figures([*_charts(rest), *_charts(words, " of the text encoder")]))
     search = facts.int8.search
     if search is not None:
-        ended = "" if search.complete else " The time ran out before every layer was measured."
+        ended = (
+            ""
+            if search.complete
+            else " The time ran out before every layer was measured, or nothing that was tried held with room to spare."
+        )
         text = f"Ranked on {search.samples} samples ({search.split}), never those of the parity check.{ended}"
         parts.append(tag("p", text, class_="note"))
     if facts.int8.layers:
