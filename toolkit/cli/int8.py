@@ -97,8 +97,8 @@ def verdict_sentences(report: Int8Report) -> None:
     search = report.search
     if search is not None and not search.complete:
         say(
-            f"the INT8 search did not get through in {search.seconds:.0f} s: layers were not measured, or nothing that was tried "
-            "holds with room to spare; export again with --force and more --int8-search-seconds, and it goes on from there"
+            f"the INT8 search did not get through in {search.seconds:.0f} s: layers were not measured, or nothing tried holds "
+            "with room to spare; export again with --force and more --int8-search-seconds, and it goes on from there"
         )
     for target in report.targets:
         shares = (
