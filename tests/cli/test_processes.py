@@ -38,7 +38,7 @@ def wait_for(path: Path, process: subprocess.Popen[str], seconds: float = 120) -
 
 
 SLOWLY = """
-import sys, time
+import signal, sys, time
 from dmdkit.cli import main
 from dmdkit.training import trainer
 
@@ -49,6 +49,8 @@ def slow_step(self, indices):
     return step(self, indices)
 
 trainer._Trainer._step = slow_step
+# What a shell starts in the background ignores Ctrl-C, and so do its children.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.exit(main())
 """
 """The command line with batches slow enough to be stopped among the first epochs."""
