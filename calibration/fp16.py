@@ -21,6 +21,7 @@ from dmdkit.calibration.lowerings import SIMULATE_QDQ, Inputs, Lowering, _quietl
 from dmdkit.calibration.tidy import tidied
 from dmdkit.calibration.weight_storage import check_scales
 from dmdkit.errors import CalibrationError, MissingDependencyError
+from dmdkit.runtime.manifest import TEXT_INPUTS
 
 __all__ = ["NEAR_ZERO", "PAD_MASK", "Fp16Lowering", "lower_to_fp16", "near_zero_samples"]
 
@@ -39,9 +40,6 @@ attention score is -10000; fp16 holds that to within 8, and its exponential is 0
 FP16_ON_CPU = {"optimization.disable_specified_optimizers": "NchwcTransformer;MatmulTransposeFusion"}
 """Session option for fp16 graphs: ONNX Runtime 1.31's CPU crashes (segmentation fault) while these two rewrite the explain
 graph in fp16; either one switched off helps, and both only order memory differently."""
-
-_TOKENS = ("input_ids", "attention_mask")
-"""Inputs of a text encoder's graph: whole numbers, so nothing in front of its first product has units of its own."""
 
 _BOUNDARIES = frozenset({"Conv", "MatMul", "Gemm", "QuantizeLinear", "DequantizeLinear"})
 _NOT_ARITHMETIC = frozenset({"Cast", "QuantizeLinear", "DequantizeLinear", "Constant", "Shape"})
@@ -110,7 +108,7 @@ def _counted(model: ModelProto) -> list[str]:
 
 def _looked_up(model: ModelProto) -> list[str]:
     """Lookups of words: AutoCast takes an id of 30000 for a value near fp16's limit, and the table is most of a BERT's size."""
-    return [node.name for node in model.graph.node if node.op_type == "Gather" and node.input[1] == _TOKENS[0]]
+    return [node.name for node in model.graph.node if node.op_type == "Gather" and node.input[1] == TEXT_INPUTS[0]]
 
 
 def _kept_fp32(model: ModelProto) -> tuple[int, list[str]]:
@@ -150,7 +148,8 @@ def lower_to_fp16(model: ModelProto, samples: Inputs) -> Fp16Lowering:
             from modelopt.onnx.autocast import convert_to_mixed_precision
         except ImportError as cause:
             raise MissingDependencyError(cause.name or "modelopt", "quantize", "the fp16 form of a graph") from cause
-        reads_tokens = {value.name for value in model.graph.input} == set(_TOKENS)
+        # Tokens are whole numbers, so nothing in front of a text encoder's first product has units of its own.
+        reads_tokens = {value.name for value in model.graph.input} == set(TEXT_INPUTS)
         exact = [*_normalisations(model), *_counted(model)] if reads_tokens else _before_first_product(model)
         excluded = [f"^{re.escape(name)}$" for name in exact]
         with tempfile.TemporaryDirectory(prefix="dmdkit-fp16-") as directory:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ __all__ = [
     "Weight",
     "multiply_adds",
     "products",
+    "replace_nodes",
     "share_computed_int8",
     "share_stored_int8",
     "tables",
@@ -191,6 +192,13 @@ def share_computed_int8(model: ModelProto) -> float:
     found = products(model)
     total = sum(product.multiply_adds for product in found)
     return sum(product.multiply_adds for product in found if product.integer) / total if total else 0.0
+
+
+def replace_nodes(model: ModelProto, nodes: Iterable[NodeProto]) -> None:
+    """Puts these nodes, in this order, in the place of all that ``model`` has; some of them may be its own."""
+    kept = list(nodes)
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
 
 
 def copy_of(model: ModelProto) -> ModelProto:

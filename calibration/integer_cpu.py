@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from dmdkit.calibration.graph_facts import copy_of
+from dmdkit.calibration.graph_facts import copy_of, replace_nodes
 from dmdkit.calibration.layers import Layer, layers_of
 from dmdkit.calibration.ranges import Statistics
 from dmdkit.calibration.tidy import drop_unused
@@ -136,8 +136,7 @@ def with_integer_arithmetic(model: ModelProto, forms: Mapping[str, Form], ranges
         pieces = integer_nodes(layer, constants, forms[node.name], ranges)
         nodes += pieces.nodes
         model.graph.initializer.extend(pieces.constants)
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
+    replace_nodes(model, nodes)
     del model.graph.value_info[:]
     drop_unused(model)
     return model

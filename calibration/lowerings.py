@@ -10,8 +10,8 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import ModelProto
@@ -23,9 +23,9 @@ from dmdkit.calibration.tidy import tidied
 from dmdkit.calibration.weight_storage import check_scales, store_weights_int8
 from dmdkit.errors import CalibrationError, MissingDependencyError
 
-__all__ = ["SIMULATE_QDQ", "Lowering", "lower_for_cpu", "lower_for_tensorrt", "modelopt_scales", "static_int8"]
+__all__ = ["SIMULATE_QDQ", "Inputs", "Lowering", "lower_for_cpu", "lower_for_tensorrt", "modelopt_scales", "static_int8"]
 
-Inputs = Mapping[str, npt.NDArray[np.generic]]
+Inputs = Mapping[str, npt.NDArray[Any]]
 """Input name -> (N, ...), in the dtypes the graph takes."""
 
 SIMULATE_QDQ = {"session.disable_quant_qdq": "1"}

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from dmdkit.calibration.cpu_search import CpuChoice, choose_cpu_arithmetic, laye
 from dmdkit.calibration.integer_cpu import Form
 from dmdkit.calibration.layer_records import Decisions, layer_record
 from dmdkit.calibration.layers import layers_of
-from dmdkit.calibration.lowerings import lower_for_cpu, modelopt_scales
+from dmdkit.calibration.lowerings import Inputs, lower_for_cpu, modelopt_scales
 from dmdkit.calibration.qdq import LayerScales
 from dmdkit.calibration.ranges import METHODS, Statistics, observe, single_threaded
 from dmdkit.calibration.search import Judge, candidate, choose_method, keep_in_float, with_room
@@ -30,8 +30,6 @@ from dmdkit.runtime.parity import COMPRESSED_P99_ERROR_SD, EDGE_MAX_CHANGE
 __all__ = ["DEFAULT_SEARCH_SECONDS", "Int8Plan", "Progress", "Samples", "SearchOptions", "plan_int8"]
 
 Array = npt.NDArray[np.float32]
-Inputs = Mapping[str, npt.NDArray[Any]]
-"""Input name -> (N, ...), in the dtypes the graph takes."""
 Mode = Literal["auto", "none"]
 
 DEFAULT_SEARCH_SECONDS = 60.0
@@ -149,15 +147,15 @@ def plan_int8(
     state: SearchState | None = None
     search: SearchRecord | None = None
     if options.mode == "auto":
-        # The answers of fp32 stand for what ``samples.then`` is.
-        known = {"calibration": samples.calibration, "held": samples.held, "fp32": board.run(samples.held)}
+        before = board.run(samples.held)  # in the key they stand for what ``samples.then`` is
+        known = {"calibration": samples.calibration, "held": samples.held, "fp32": before}
         state = SearchState(model, known, choice.method)
         names = [layer.name for layer in layers if layer.weight is not None or layer.name in placed]
         progress.advance("int8 sensitivity")
         _rank_into(state, board, samples.held, choice.scales, names, output, deadline, progress)
         if best.status == "failed":
             progress.advance("int8 search")
-            spread = float(board.run(samples.held)[output].std())
+            spread = float(before[output].std())
             order = rank(state.errors, COMPRESSED_P99_ERROR_SD * spread, EDGE_MAX_CHANGE)
             kept, more = keep_in_float(
                 board, samples.held, samples.judge, choice, order, output=output, deadline=deadline, tick=progress.tick

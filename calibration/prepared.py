@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
-from dmdkit.calibration.graph_facts import copy_of
+from dmdkit.calibration.graph_facts import copy_of, replace_nodes
 from dmdkit.calibration.smoothing import ATTENTION_OUTPUT, Activations, Preparation, smoothing_factor, weight_products
 from dmdkit.calibration.tidy import drop_unused
 
@@ -94,8 +94,7 @@ def prepared(
     nodes: list[NodeProto] = []
     for node in model.graph.node:
         nodes += [*before.get(node.name, []), node, *after.get(node.name, [])]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
+    replace_nodes(model, nodes)
     drop_unused(model)
     return model
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
-from dmdkit.calibration.graph_facts import copy_of, products
+from dmdkit.calibration.graph_facts import copy_of, products, replace_nodes
 from dmdkit.errors import CalibrationError
 
 __all__ = ["LayerScales", "scales_in", "with_qdq"]
@@ -79,6 +79,5 @@ def with_qdq(model: ModelProto, scales: LayerScales) -> ModelProto:
             node.input[operand] = pairs[key]
         nodes.append(node)
     model.graph.initializer.extend(constants)
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
+    replace_nodes(model, nodes)
     return model

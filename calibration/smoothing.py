@@ -22,6 +22,7 @@ import onnxruntime as ort
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from dmdkit.calibration.graph_facts import Weight, copy_of, weights
+from dmdkit.calibration.ranges import single_threaded
 from dmdkit.calibration.weight_storage import quantize_per_channel
 from dmdkit.errors import CalibrationError
 
@@ -115,10 +116,7 @@ def activations_of(model: ModelProto, samples: Tokens) -> dict[str, Activations]
     del watched.graph.output[:]
     for name in sorted(set(names.values())):
         watched.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 1
-    session = ort.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(watched.SerializeToString(), single_threaded(), providers=["CPUExecutionProvider"])
     outputs = [output.name for output in session.get_outputs()]
     maxima: dict[str, Float] = {}
     kept: dict[str, list[Float]] = {name: [] for name in outputs}

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from dmdkit.calibration.graph_facts import copy_of, tables
+from dmdkit.calibration.graph_facts import copy_of, replace_nodes, tables
 from dmdkit.calibration.integer_cpu import with_integer_arithmetic
 from dmdkit.calibration.lowerings import SIMULATE_QDQ, Lowering, static_int8
 from dmdkit.calibration.prepared import prepared
@@ -27,11 +27,6 @@ __all__ = [
     "lower_text_for_tensorrt",
     "store_tables_int8",
 ]
-
-
-def _replace_nodes(model: ModelProto, nodes: list[NodeProto]) -> None:
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
 
 
 def dynamic_products(model: ModelProto, names: Iterable[str]) -> ModelProto:
@@ -71,7 +66,7 @@ def store_tables_int8(model: ModelProto, *, for_engine: bool) -> ModelProto:
             ),
             helper.make_node("Mul", [names["float"], names["row_scale"]], list(node.output), name=f"{node.name}/Dequantize"),
         ]
-    _replace_nodes(model, [new for node in model.graph.node for new in replaced.get(node.name, [node])])
+    replace_nodes(model, [new for node in model.graph.node for new in replaced.get(node.name, [node])])
     drop_unused(model)
     return model
 

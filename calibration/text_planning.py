@@ -13,20 +13,21 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 from onnx import ModelProto
 
 from dmdkit.calibration.layers import layers_of
-from dmdkit.calibration.lowerings import Lowering
+from dmdkit.calibration.lowerings import Inputs, Lowering
 from dmdkit.calibration.planning import Int8Plan, Progress, Samples, SearchOptions, plan_int8
 from dmdkit.calibration.prepared import prepared
-from dmdkit.calibration.ranges import single_threaded
 from dmdkit.calibration.search import candidate, with_room
 from dmdkit.calibration.smoothing import OUTLIERS, activations_of, best_preparations
 from dmdkit.calibration.text_lowerings import lower_text_for_cpu, lower_text_for_tensorrt
+from dmdkit.runtime.backends.onnxruntime import OnnxRuntimeRunner
 from dmdkit.runtime.int8_report import CandidateRecord, LayerChoice, LayerRecord
+from dmdkit.runtime.manifest import TEXT_INPUTS
+from dmdkit.runtime.text import encode_tokens
 
-__all__ = ["TextPlan", "encoded", "plan_text_int8"]
+__all__ = ["TextPlan", "plan_text_int8"]
 
 Array = npt.NDArray[np.float32]
 
@@ -46,12 +47,10 @@ class TextPlan:
     plan: Int8Plan
 
 
-def encoded(data: bytes, options: Mapping[str, str], tokens: Mapping[str, npt.NDArray[np.int64]]) -> Array:
-    """Features float32 (N, T, D), sample by sample: a dynamic INT8 range is that of the whole call."""
-    session = ort.InferenceSession(data, single_threaded(options), providers=["CPUExecutionProvider"])
-    count = len(next(iter(tokens.values())))
-    feeds = ({name: np.ascontiguousarray(array[i : i + 1]) for name, array in tokens.items()} for i in range(count))
-    return np.concatenate([session.run(["text"], feed)[0] for feed in feeds])
+def _features(model: ModelProto, options: Mapping[str, str], tokens: Inputs) -> dict[str, Array]:
+    """What a text graph makes of tokens."""
+    with OnnxRuntimeRunner("text", model.SerializeToString(), options) as runner:
+        return {"text": encode_tokens(runner, np.stack([tokens[name] for name in TEXT_INPUTS], axis=1))}
 
 
 def plan_text_int8(model: ModelProto, samples: Samples, options: SearchOptions, progress: Progress | None = None) -> TextPlan:
@@ -108,12 +107,12 @@ def _for_cpu(
     assert samples.then is not None
     score: Callable[[dict[str, Array]], dict[str, Array]] = samples.then
     judge = with_room(samples.judge)
-    before = score({"text": encoded(model.SerializeToString(), {}, samples.held)})
+    before = score(_features(model, {}, samples.held))
     in_float: list[str] = []
     tried: list[CandidateRecord] = []
     while True:
         lowering = lowered(in_float)
-        after = score({"text": encoded(lowering.model.SerializeToString(), lowering.session_options, samples.held)})
+        after = score(_features(lowering.model, lowering.session_options, samples.held))
         what = "dynamic ranges, smoothed, outliers in float"
         if in_float:
             what += f", {len(in_float)} product{'s' if len(in_float) > 1 else ''} in float"

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from dmdkit.calibration.graph_facts import Weight, copy_of, weights
+from dmdkit.calibration.graph_facts import Weight, copy_of, replace_nodes, weights
 from dmdkit.calibration.tidy import drop_unused
 from dmdkit.errors import CalibrationError
 
@@ -31,11 +31,6 @@ def quantize_per_channel(weight: Float, axis: int) -> tuple[npt.NDArray[np.int8]
     shape[axis] = -1
     rounded = np.clip(np.rint(weight / scale.reshape(shape)), -_INT8_MAX, _INT8_MAX)
     return rounded.astype(np.int8), scale
-
-
-def _replace_nodes(model: ModelProto, nodes: list[NodeProto]) -> None:
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
 
 
 def store_weights_int8(model: ModelProto, only: Collection[str] | None = None) -> ModelProto:
@@ -63,7 +58,7 @@ def store_weights_int8(model: ModelProto, only: Collection[str] | None = None) -
             )
         weight.node.input[weight.operand] = dequantize[name].output[0]
     # Dequantised weights depend on nothing, so they may all come first.
-    _replace_nodes(model, [*dequantize.values(), *model.graph.node])
+    replace_nodes(model, [*dequantize.values(), *model.graph.node])
     drop_unused(model)
     return model
 

@@ -23,7 +23,7 @@ from dmdkit.export.fp16_forms import FP16_REPORT, Fp16Report, fp16_graphs
 from dmdkit.export.graphs import ExportedGraph, fp32_graphs, int8_graphs
 from dmdkit.export.int8_stage import Int8Stage, calibration_method, text_int8_graphs, write_int8
 from dmdkit.export.reference import reference_outputs, unit_inputs
-from dmdkit.export.text_side import TOKENIZER_FILE, TextSide
+from dmdkit.export.text_side import TOKENIZER_FILE, TextSide, tokens_of
 from dmdkit.files import atomic_directory, sha256_of_bytes, write_json
 from dmdkit.model.dmd import GRAPH_ORDER
 from dmdkit.model.gd_unit import EDGES
@@ -177,7 +177,7 @@ def _golden(
         recorded={},
     )
     if side is not None:
-        golden.unit_inputs["text"] = side.golden_tokens(split)
+        golden.unit_inputs["text"] = tokens_of(split)
     for graph in graphs:
         golden.recorded[graph.name] = _recorded(graph, files[graph.file], golden)
     return golden
@@ -260,7 +260,7 @@ def _graphs(
     report: Fp16Report | None = None
     if options.fp16:
         ranges = calibration.split if calibration is not None else golden
-        tokens = side.golden_tokens(ranges) if side is not None else None
+        tokens = tokens_of(ranges) if side is not None else None
         graphs, report = fp16_graphs(graphs, ranges.features(), progress.advance, tokens)
     return _Made(graphs, plans, report)
 

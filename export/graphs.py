@@ -36,6 +36,12 @@ class ExportedGraph:
     simulated_on_cpu: bool = False
     calibrated: bool = False
 
+    @classmethod
+    def lowered(cls, kind: GraphKind, precision: Precision, lowering: Lowering) -> ExportedGraph:
+        """An INT8 form."""
+        options, simulated = lowering.session_options, lowering.simulated_on_cpu
+        return cls(kind, precision, lowering.model, options, simulated, lowering.calibrated)
+
     @property
     def name(self) -> str:
         """Its key in the manifest."""
@@ -111,22 +117,12 @@ def int8_graphs(graphs: list[ExportedGraph], plan: Int8Plan, advance: Callable[[
         if graph.kind.startswith("gd_"):
             continue
         held = layer_names(graph)
-
-        def lowered(precision: Precision, lowering: Lowering, kind: GraphKind = graph.kind) -> ExportedGraph:
-            return ExportedGraph(
-                kind,
-                precision,
-                lowering.model,
-                lowering.session_options,
-                lowering.simulated_on_cpu,
-                lowering.calibrated,
-            )
-
         advance(f"{graph.kind}.int8-cpu")
-        found.append(lowered("int8-cpu", lower_for_cpu(graph.model, plan.cpu_forms, plan.ranges)))
+        for_cpu = lower_for_cpu(graph.model, plan.cpu_forms, plan.ranges)
+        found.append(ExportedGraph.lowered(graph.kind, "int8-cpu", for_cpu))
         advance(f"{graph.kind}.int8-trt")
         scales = {name: value for name, value in plan.scales.items() if name in held}
-        found.append(lowered("int8-trt", static_int8(graph.model, scales)))
+        found.append(ExportedGraph.lowered(graph.kind, "int8-trt", static_int8(graph.model, scales)))
     return found
 
 

@@ -11,7 +11,6 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from dmdkit.calibration import CalibrationSet
-from dmdkit.calibration.lowerings import Lowering
 from dmdkit.calibration.planning import Int8Plan, Progress, Samples, SearchOptions
 from dmdkit.calibration.ranges import single_threaded
 from dmdkit.calibration.samples import search_samples
@@ -24,7 +23,7 @@ from dmdkit.runtime.bundle import Bundle
 from dmdkit.runtime.int8_report import Int8Report, LatencyRecord, LayerRecord, SearchRecord, write_int8_report
 from dmdkit.runtime.int8_verdict import Tried, judge_targets
 from dmdkit.runtime.ledger import Ledger
-from dmdkit.runtime.manifest import Manifest, Precision
+from dmdkit.runtime.manifest import Manifest
 from dmdkit.runtime.paired_latency import latency_record
 from dmdkit.runtime.parity import compare
 from dmdkit.training.run import Run
@@ -112,10 +111,9 @@ class Int8Stage:
 
 def text_int8_graphs(plan: TextPlan) -> list[ExportedGraph]:
     """The INT8 forms of ``text.fp32``."""
-    forms: list[tuple[Precision, Lowering]] = [("int8-cpu", plan.for_cpu), ("int8-trt", plan.for_engine)]
     return [
-        ExportedGraph("text", precision, form.model, form.session_options, form.simulated_on_cpu, form.calibrated)
-        for precision, form in forms
+        ExportedGraph.lowered("text", "int8-cpu", plan.for_cpu),
+        ExportedGraph.lowered("text", "int8-trt", plan.for_engine),
     ]
 
 

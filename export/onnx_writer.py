@@ -13,7 +13,7 @@ import torch
 from onnx import ModelProto, shape_inference
 from torch import Tensor, nn
 
-from dmdkit.calibration.graph_facts import copy_of
+from dmdkit.calibration.graph_facts import copy_of, replace_nodes
 from dmdkit.calibration.tidy import tidied
 from dmdkit.errors import ExportError, MissingDependencyError
 
@@ -72,8 +72,7 @@ def subgraph(model: ModelProto, outputs: Sequence[str], name: str) -> ModelProto
         if needed & set(node.output):
             kept.append(node)
             needed.update(node.input)
-    del model.graph.node[:]
-    model.graph.node.extend(reversed(kept))
+    replace_nodes(model, reversed(kept))
     chosen = [value for value in model.graph.output if value.name in outputs]
     del model.graph.output[:]
     model.graph.output.extend(chosen)

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from dmdkit.export.onnx_writer import check_contract, graph_from_module
 from dmdkit.model.text_encoder import BertShape, TextEncoder
+from dmdkit.runtime.manifest import TEXT_INPUTS
 
-__all__ = ["TEXT_INPUTS", "TextGraph", "text_graph"]
+__all__ = ["TextGraph", "text_graph"]
 
-TEXT_INPUTS = ("input_ids", "attention_mask")
 _MASKED = -1e4
 """Added to the scores of steps without a token: exp of it is 0 in fp32, and fp16 can still hold it."""
 

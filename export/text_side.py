@@ -10,10 +10,10 @@ import numpy.typing as npt
 from dmdkit.data import Split
 from dmdkit.errors import ExportError
 from dmdkit.export.graphs import ExportedGraph
-from dmdkit.export.text import TEXT_INPUTS, text_graph
+from dmdkit.export.text import text_graph
 from dmdkit.files import sha256_of_file
 from dmdkit.model.text_encoder import TextEncoder
-from dmdkit.runtime.manifest import TextRecord
+from dmdkit.runtime.manifest import TEXT_INPUTS, TextRecord
 from dmdkit.runtime.tokens import Layout, lay_out
 from dmdkit.training.run import TEXT_DIR, Run, TextFacts
 from dmdkit.training.text import encoded_split, run_encoder
@@ -69,10 +69,6 @@ class TextSide:
     def graph(self) -> ExportedGraph:
         """``text.fp32``."""
         return ExportedGraph("text", "fp32", text_graph(self.encoder, self.layout.max_tokens), {})
-
-    def golden_tokens(self, split: Split) -> dict[str, npt.NDArray[np.int64]]:
-        """What the text graphs are fed on the golden samples."""
-        return tokens_of(split)
 
     def synthetic(self, split: Split, seed: int) -> Split:
         """``split`` with seeded random sentences for its text, of every length."""

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from dmdkit.errors import BundleError
 from dmdkit.files import sha256_of_bytes
-from dmdkit.runtime.manifest import GraphRecord, Manifest, read_manifest, stays_inside
+from dmdkit.runtime.manifest import TEXT_INPUTS, GraphRecord, Manifest, read_manifest, stays_inside
 
 __all__ = ["Bundle", "Golden"]
 
@@ -187,6 +187,6 @@ def _check_golden(golden: Golden, manifest: Manifest) -> None:
     if manifest.text is not None:
         expected = (count, manifest.text.max_tokens)
         tokens = golden.unit_inputs["text"]
-        for name in ("input_ids", "attention_mask"):
+        for name in TEXT_INPUTS:
             if name not in tokens or tokens[name].shape != expected:
                 raise ValueError(f"input/text/{name} is missing or does not have shape {expected}")

@@ -20,7 +20,7 @@ from dmdkit.errors import EngineError, MissingDependencyError
 from dmdkit.files import sha256_of_bytes, write_bytes, write_json, write_text
 from dmdkit.runtime.bundle import Bundle
 from dmdkit.runtime.gpu import Gpu, find_gpu
-from dmdkit.runtime.manifest import stays_inside
+from dmdkit.runtime.manifest import TEXT_INPUTS, stays_inside
 from dmdkit.runtime.tensorrt_api import Flavour, version_of
 
 try:
@@ -271,7 +271,7 @@ def _contract(record: EngineRecord, bundle: Bundle) -> str | None:
     given: dict[str, list[Any]] = {"text": inputs["text"]}
     taken = "FLOAT"
     if kind == "text":
-        taken, inputs = "INT64", dict.fromkeys(("input_ids", "attention_mask"), inputs["text"][:2])
+        taken, inputs = "INT64", dict.fromkeys(TEXT_INPUTS, inputs["text"][:2])
     elif kind in ("fusion", "explain"):
         names = ["score"] if kind == "fusion" else list(manifest.outputs)
         given = {name: [-1, *manifest.outputs[name].shape[1:]] for name in names}

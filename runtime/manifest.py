@@ -20,6 +20,7 @@ __all__ = [
     "MANIFEST_FILE",
     "OPTIONAL_BACKENDS",
     "SCHEMA_VERSION",
+    "TEXT_INPUTS",
     "CalibrationRecord",
     "FileRecord",
     "GoldenRecord",
@@ -60,6 +61,10 @@ SessionOption = Literal[
 OPTIONAL_BACKENDS: tuple[OptionalBackend, ...] = get_args(OptionalBackend)
 
 _EDGES = {(student, teacher) for student in get_args(Modality) for teacher in get_args(Modality) if student != teacher}
+
+
+TEXT_INPUTS = ("input_ids", "attention_mask")
+"""What the graphs ``text.*`` take, in this order, int64 (batch, max_tokens)."""
 
 
 class _Record(BaseModel):

@@ -8,7 +8,7 @@ from dmdkit.errors import BundleError
 from dmdkit.runtime.backends.base import TensorSpec
 from dmdkit.runtime.backends.registry import BackendName
 from dmdkit.runtime.bundle import Bundle
-from dmdkit.runtime.manifest import Manifest
+from dmdkit.runtime.manifest import TEXT_INPUTS, Manifest
 
 if TYPE_CHECKING:
     from dmdkit.runtime.backends.base import Runner
@@ -51,7 +51,7 @@ def _signature(manifest: Manifest, kind: str) -> tuple[set[TensorSpec], set[str]
     if kind == "text":
         assert manifest.text is not None  # the manifest was checked
         shape = (-1, manifest.text.max_tokens)
-        return {TensorSpec(name, shape, "int64") for name in ("input_ids", "attention_mask")}, {"text"}
+        return {TensorSpec(name, shape, "int64") for name in TEXT_INPUTS}, {"text"}
     inputs = {TensorSpec(name, (-1, i.steps, i.features)) for name, i in manifest.inputs.items()}
     return inputs, {"score"} if kind == "fusion" else set(manifest.outputs)
 

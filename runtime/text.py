@@ -14,7 +14,7 @@ from dmdkit.data.dataset import Dataset
 from dmdkit.errors import BundleError, InputError
 from dmdkit.runtime.bundle import Bundle
 from dmdkit.runtime.choice import choose_graph
-from dmdkit.runtime.manifest import Manifest, TextRecord
+from dmdkit.runtime.manifest import TEXT_INPUTS, Manifest, TextRecord
 from dmdkit.runtime.opening import open_runner
 from dmdkit.runtime.tokens import Layout, SentenceTokenizer, TokenBatch, lay_out
 from dmdkit.runtime.transcripts import tokenised
@@ -163,8 +163,7 @@ def encode_tokens(runner: Runner, tokens: npt.NDArray[np.int64]) -> Array:
     """Features (N, T, D) of tokens (N, 2, T), sample by sample: a dynamic INT8 range is that of the whole call."""
     parts: list[Array] = []
     for row in tokens:
-        feed = {"input_ids": row[None, 0].copy(), "attention_mask": row[None, 1].copy()}
-        parts.append(runner.infer(feed)["text"])
+        parts.append(runner.infer({name: row[None, index].copy() for index, name in enumerate(TEXT_INPUTS)})["text"])
     return np.concatenate(parts)
 
 

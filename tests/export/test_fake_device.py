@@ -49,18 +49,18 @@ def kit(engine_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def run(kit: Path, device: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """The kit's program on a stand-in device."""
+    program = [sys.executable, str(kit / "build_and_check.py")]
+    return subprocess.run(program, env=device, capture_output=True, text=True, check=False)
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_kit_builds_checks_and_writes_what_a_bundle_takes(
     version: str, kit: Path, h100: dict[str, str], engine_bundle: Path, tmp_path: Path
 ) -> None:
     copy = Path(shutil.copytree(kit, tmp_path / "kit"))
-    done = subprocess.run(
-        [sys.executable, str(copy / "build_and_check.py")],
-        env={**h100, "FAKE_TENSORRT_VERSION": version},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run(copy, {**h100, "FAKE_TENSORRT_VERSION": version})
     assert done.returncode == 0, done.stdout + done.stderr
     bundle = Bundle.open(engine_bundle)
     for graph in ("fusion.int8-trt", "explain.int8-trt", "gd_homo.fp32", "gd_hetero.fp32"):
@@ -86,13 +86,7 @@ def test_a_text_encoders_kit_builds_and_checks_it_on_the_golden_tokens(
     assert graph["inputs"] == {part: f"input/text/{part}" for part in ("attention_mask", "input_ids")}
     assert "--minShapes=attention_mask:1x8,input_ids:1x8" in (kit / "README.md").read_text()
     for version in VERSIONS:
-        done = subprocess.run(
-            [sys.executable, str(kit / "build_and_check.py")],
-            env={**h100, "FAKE_TENSORRT_VERSION": version},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = run(kit, {**h100, "FAKE_TENSORRT_VERSION": version})
         assert done.returncode == 0, done.stdout + done.stderr
         record = read_engine(kit / f"engines/h100.{name}.json").record
         assert (record.version, record.graph) == (version, name)
@@ -119,22 +113,14 @@ def test_features_that_are_off_fail_a_text_encoders_kit(h100: dict[str, str], te
     listed["files"]["golden.npz"] = sha256_of_file(kit / "golden.npz")
     listed["graphs"][0]["tolerance"]["text"]["largest"] = 1e9
     (kit / "kit.json").write_text(json.dumps(listed))
-    done = subprocess.run(
-        [sys.executable, str(kit / "build_and_check.py")], env=h100, capture_output=True, text=True, check=False
-    )
+    done = run(kit, h100)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "golden samples FAILED" in done.stdout
 
 
 def test_a_device_that_falls_back_to_fp32_fails_the_proof(kit: Path, h100: dict[str, str], tmp_path: Path) -> None:
     copy = Path(shutil.copytree(kit, tmp_path / "kit"))
-    done = subprocess.run(
-        [sys.executable, str(copy / "build_and_check.py")],
-        env={**h100, "FAKE_TENSORRT_FALLS_BACK": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run(copy, {**h100, "FAKE_TENSORRT_FALLS_BACK": "1"})
     assert done.returncode == 2, done.stdout + done.stderr
     assert "precision failed: 0.0% of the multiply-adds in INT8, the graph asks for" in done.stdout
     record = json.loads((copy / "engines/h100.fusion.int8-trt.json").read_text())
