@@ -1,12 +1,12 @@
 #include "bundle.hpp"
 
 #include <algorithm>
-#include <cmath>
 #include <filesystem>
 #include <utility>
 #include <vector>
 
 #include "failure.hpp"
+#include "finite.hpp"
 #include "json_fields.hpp"
 #include "sha256.hpp"
 
@@ -32,9 +32,7 @@ std::vector<std::string> split(const std::string& key) {
 }
 
 void check_samples(const std::string& key, const Tensor& tensor, std::size_t samples) {
-  const auto finite = [](float value) { return std::isfinite(value); };
-  if (tensor.shape.size() < 2 || tensor.shape[0] != samples ||
-      !std::all_of(tensor.values.begin(), tensor.values.end(), finite)) {
+  if (tensor.shape.size() < 2 || tensor.shape[0] != samples || !all_finite(tensor.values)) {
     throw Malformed(in_quotes(key), "expected finite values of " + std::to_string(samples) + " samples");
   }
 }

@@ -1,11 +1,12 @@
 #include "inputs.hpp"
 
-#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
 #include <string>
+
+#include "finite.hpp"
 
 namespace dmdkit {
 namespace {
@@ -13,18 +14,6 @@ namespace {
 using Views = std::array<const std::optional<FloatView>*, kModalities>;
 
 Views views_of(const Inputs& inputs) noexcept { return {&inputs.text, &inputs.audio, &inputs.vision}; }
-
-// Without branches, so that the compiler can use vector instructions: a float is finite unless all exponent bits are set.
-bool all_finite(const float* values, std::size_t size) noexcept {
-  constexpr std::uint32_t kExponent = 0x7F800000U;
-  std::uint32_t bad = 0;
-  for (std::size_t i = 0; i < size; ++i) {
-    std::uint32_t bits;
-    std::memcpy(&bits, values + i, sizeof bits);
-    bad |= static_cast<std::uint32_t>((bits & kExponent) == kExponent);
-  }
-  return bad == 0;
-}
 
 std::string name_of(float value) { return std::isnan(value) ? "nan" : value > 0 ? "inf" : "-inf"; }
 
@@ -77,7 +66,7 @@ Status check_inputs(const Inputs& inputs, const InputRecords& records) {
     if (view.data() == nullptr || view.size() != inputs.batch * info.steps * info.features) {
       return wrong_size(view, records[i], inputs.batch);
     }
-    if (!all_finite(view.data(), view.size())) return non_finite(view, info);
+    if (!all_finite(view)) return non_finite(view, info);
     any = true;
   }
   if (!any) return {StatusCode::kInvalidInput, "all inputs are absent; pass at least one modality"};

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <cstring>
 #include <mutex>
 #include <optional>
@@ -11,6 +10,7 @@
 #include "bundle.hpp"
 #include "engines.hpp"
 #include "failure.hpp"
+#include "finite.hpp"
 #include "inputs.hpp"
 #include "json_fields.hpp"
 #include "latency.hpp"
@@ -273,7 +273,7 @@ class Runtime::Impl {
 
   // A robot must not act on what is no number, whatever made it: an overflow, most likely.
   static Status check_finite(const Session& session, const char* name, FloatView values) {
-    if (std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); })) return {};
+    if (all_finite(values)) return {};
     return {StatusCode::kBackendFailed, session.name() + ": " + name +
                                             " is not finite for inputs that are; they are larger than the graph's arithmetic "
                                             "holds, or the graph is broken: run `dmdkit check`"};

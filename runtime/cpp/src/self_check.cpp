@@ -7,15 +7,12 @@
 #include <utility>
 
 #include "failure.hpp"
+#include "finite.hpp"
 #include "json_fields.hpp"
 #include "session.hpp"
 
 namespace dmdkit {
 namespace {
-
-bool all_finite(const std::vector<float>& values) {
-  return std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); });
-}
 
 double mean(FloatView values) {
   double sum = 0.0;
