@@ -14,13 +14,14 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from dmdkit.config import ModelShape, load_run_config, recipe_path
+from dmdkit.config import ModelConfig, ModelShape, RunConfig
 from dmdkit.export import ExportOptions, export_bundle
 from dmdkit.export.graphs import fp32_graphs
 from dmdkit.model.dmd import Dmd
 from dmdkit.model.system import DmdSystem
 from dmdkit.runtime.bundle import Bundle
-from dmdkit.training.run import MODEL_FILE, InputFacts, Run, RunFacts, start_directory
+from dmdkit.training.run import MODEL_FILE, InputFacts, Run, RunFacts
+from dmdkit.training.run_directory import write_beginning
 
 Array = npt.NDArray[np.float32]
 MODALITIES = ("text", "audio", "vision")
@@ -139,7 +140,8 @@ class Models:
             gd_units=True,
             inputs=inputs,
         )
-        start_directory(run, load_run_config(recipe_path("mosi-aligned")), facts, force=True)
+        run.mkdir(parents=True, exist_ok=True)
+        write_beginning(run, RunConfig(model=ModelConfig(**self.shape.chosen)), facts)
         save_file(self.system.state_dict(), run / MODEL_FILE)
         out = self.work / "bench.dmd"
         export_bundle(Run.open(run), out, ExportOptions(force=True))

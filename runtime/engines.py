@@ -7,26 +7,20 @@ graph it came from, so that the reason not to open it is known before TensorRT s
 from __future__ import annotations
 
 import json
-import os
 import platform
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from dmdkit.errors import EngineError, MissingDependencyError
-from dmdkit.files import sha256_of_bytes, write_bytes, write_json, write_text
+from dmdkit.files import locked_directory, sha256_of_bytes, write_bytes, write_json, write_text
 from dmdkit.runtime.bundle import Bundle
 from dmdkit.runtime.gpu import Gpu, find_gpu
 from dmdkit.runtime.manifest import TEXT_INPUTS, stays_inside
 from dmdkit.runtime.tensorrt_api import Flavour, version_of
-
-try:
-    import fcntl
-except ImportError:  # pragma: no cover - Windows
-    fcntl = None  # type: ignore[assignment]
 
 __all__ = [
     "ENGINES",
@@ -224,22 +218,6 @@ def engines_of(bundle: Bundle, on_damage: Callable[[str], None] = lambda _: None
             on_damage(str(cause))
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Two builds of one engine take turns, so that no sidecar is left beside the other's plan."""
-    with ExitStack() as held:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            if fcntl is not None:
-                descriptor = os.open(folder, os.O_RDONLY)
-                held.callback(os.close, descriptor)
-                with suppress(OSError):  # a file system without locks
-                    fcntl.flock(descriptor, fcntl.LOCK_EX)
-        except OSError as cause:
-            raise EngineError(f"cannot write {folder}: {cause.strerror or cause}; choose a writable place") from cause
-        yield
-
-
 def write_engine(folder: Path, record: EngineRecord, plan: bytes, log: str) -> Engine:
     """Writes plan, log and, last, the sidecar that makes them count; after a failure none of the three is there.
 
@@ -248,7 +226,7 @@ def write_engine(folder: Path, record: EngineRecord, plan: bytes, log: str) -> E
     """
     name = record.plan.removesuffix(".plan")
     sidecar, beside = folder / f"{name}.json", (folder / record.plan, folder / f"{name}.log")
-    with _alone(folder):
+    with locked_directory(folder, EngineError):  # two builds of one engine take turns: a sidecar belongs to its plan
         try:
             sidecar.unlink(missing_ok=True)  # an old one must not stand beside a new plan
             write_bytes(beside[0], plan, EngineError)

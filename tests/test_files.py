@@ -13,6 +13,7 @@ from dmdkit.errors import BundleError
 from dmdkit.files import (
     atomic_directory,
     atomic_path,
+    locked_directory,
     sha256_of_bytes,
     sha256_of_file,
     write_bytes,
@@ -164,3 +165,59 @@ def test_the_old_directory_survives_a_failure_between_the_two_renames(
         (temporary / "new").write_bytes(b"")
     assert names(target) == ["old"]
     assert names(tmp_path) == ["d"]
+
+
+def test_a_locked_directory_is_made_kept_if_used_and_gone_if_left_empty(tmp_path: Path):
+    with locked_directory(tmp_path / "a" / "b"):
+        assert (tmp_path / "a" / "b").is_dir()
+    assert names(tmp_path / "a") == []
+    with locked_directory(tmp_path / "a" / "b"):
+        (tmp_path / "a" / "b" / "file").write_bytes(b"")
+    assert names(tmp_path / "a" / "b") == ["file"]
+    (tmp_path / "empty").mkdir()
+    with locked_directory(tmp_path / "empty"):
+        pass
+    assert (tmp_path / "empty").is_dir(), "what was there before is not removed"
+
+
+def test_a_locked_directory_refuses_or_waits(tmp_path: Path):
+    import threading
+
+    entered, path = [], tmp_path / "d"
+
+    def wait() -> None:
+        with locked_directory(path):
+            entered.append(path.is_dir())
+
+    with locked_directory(path):
+        with (
+            pytest.raises(BundleError, match="d: come back later"),
+            locked_directory(path, BundleError, busy="come back later"),
+        ):
+            pytest.fail("the body must not run")
+        thread = threading.Thread(target=wait)
+        thread.start()
+        thread.join(0.2)
+        assert not entered
+    thread.join(10)
+    assert entered == [True], "the directory went with the first lock and was made again for the second"
+
+
+def test_a_directory_that_cannot_be_locked_is_a_readable_error(tmp_path: Path):
+    (tmp_path / "file").write_bytes(b"")
+    with (
+        pytest.raises(BundleError, match=r"cannot write .*choose a writable place"),
+        locked_directory(tmp_path / "file", BundleError),
+    ):
+        pytest.fail("the body must not run")
+
+
+def test_without_locks_in_the_file_system_a_directory_is_used_unlocked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    import fcntl
+
+    def unsupported(*_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    with locked_directory(tmp_path / "d", busy="never"):
+        assert (tmp_path / "d").is_dir()

@@ -28,6 +28,7 @@ __all__ = [
     "TextEncoderConfig",
     "TokensFrom",
     "TrainingConfig",
+    "flat_settings",
     "load_run_config",
     "recipe_names",
     "recipe_path",
@@ -126,6 +127,11 @@ class ModelShape(_Record):
     def memory_levels(self) -> int:
         """Layers of the memory blocks."""
         return max(self.levels, 3)
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """The sizes that a recipe's model section chooses, as plain values."""
+        return self.model_dump(exclude={"feature_dims", "lengths", "num_outputs"})
 
     @classmethod
     def from_config(
@@ -231,6 +237,21 @@ def validated(record: type[T], values: Any, where: str) -> T:
             given = error.get("input")
             problems.append(f"{key}: {reason}" + ("" if isinstance(given, dict) else f" (given {reprlib.repr(given):.80})"))
         raise ConfigError(f"{where}: " + "; ".join(problems)) from cause
+
+
+def flat_settings(config: RunConfig) -> dict[str, Any]:
+    """Every setting by its dotted key, as ``--set`` names it, with plain values."""
+    flat: dict[str, Any] = {}
+
+    def add(values: dict[str, Any], prefix: str) -> None:
+        for name, value in values.items():
+            if isinstance(value, dict):
+                add(value, f"{prefix}{name}.")
+            else:
+                flat[prefix + name] = value
+
+    add(config.model_dump(mode="json"), "")
+    return flat
 
 
 def recipe_names() -> list[str]:

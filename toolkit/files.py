@@ -14,9 +14,15 @@ from typing import Any
 
 from dmdkit.errors import DmdkitError
 
+try:
+    import fcntl
+except ImportError:  # pragma: no cover - Windows
+    fcntl = None  # type: ignore[assignment]
+
 __all__ = [
     "atomic_directory",
     "atomic_path",
+    "locked_directory",
     "sha256_of_bytes",
     "sha256_of_file",
     "write_bytes",
@@ -118,6 +124,61 @@ def _replace_directory(temporary: Path, path: Path) -> None:
             aside.rmdir()
         raise
     shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def locked_directory(path: Path, error: type[DmdkitError] = DmdkitError, *, busy: str | None = None) -> Iterator[None]:
+    """Keeps other processes out of ``path`` while the body runs; it is made where it is not there, and goes if left empty.
+
+    The lock lies on the directory itself: no file is left, and the system lets go of it however the process ends. Where the
+    file system or the platform has no such locks, there is none.
+
+    Args:
+        path: The directory.
+        error: What to raise.
+        busy: What to say when another process holds it; None waits for that process instead.
+
+    Raises:
+        DmdkitError: Of class ``error``: the directory is held and ``busy`` was given, or it cannot be made or opened.
+    """
+    try:
+        descriptor, made = _locked(path, wait=busy is None)
+    except BlockingIOError as cause:
+        raise error(f"{path}: {busy}") from cause
+    except OSError as cause:
+        raise error(f"cannot write {path}: {cause.strerror or cause}; choose a writable place") from cause
+    try:
+        yield
+    finally:
+        if made:
+            with suppress(OSError):  # not empty
+                path.rmdir()
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _locked(path: Path, *, wait: bool) -> tuple[int | None, bool]:
+    """The descriptor that holds the lock on ``path``, and whether the directory was made for it."""
+    while True:
+        made = not path.is_dir()
+        path.mkdir(parents=True, exist_ok=True)
+        if fcntl is None:
+            return None, made
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise
+            except OSError:
+                pass  # a file system without locks
+            # Who held it may have replaced or removed the directory: then this lock is on what is no longer there.
+            if path.is_dir() and os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor, made
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
 
 
 def _write(path: Path, error: type[DmdkitError], write: Callable[[Path], object]) -> None:

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 from dmdkit.cli import main
-from dmdkit.training import checkpoint, run, trainer
+from dmdkit.files import write_json
+from dmdkit.training import checkpoint, run_directory, trainer
 
 SETTINGS = [
     "model.width=8",
@@ -55,11 +56,16 @@ def die_half_way_through_saving(values: Any, path: Path) -> None:
     die()
 
 
+def die_once_written(*arguments: Any, **options: Any) -> None:
+    write_json(*arguments, **options)
+    die()
+
+
 REAL_SAVE = torch.save
 BATCHES = 4  # 64 samples of the tiny set by 16
 
 MOMENTS: dict[str, Callable[[], None]] = {
-    "before-facts": at_call(run, "write_json", 1),
+    "before-facts": at_call(run_directory, "write_json", 1),
     "first-epoch": at_call(trainer._Trainer, "_step", 2),
     "saving-first-checkpoint": at_call(torch, "save", 1, die_half_way_through_saving),
     "after-first-checkpoint": at_call(trainer, "write_text", 1),
@@ -68,7 +74,7 @@ MOMENTS: dict[str, Callable[[], None]] = {
     "saving-checkpoint": at_call(torch, "save", 2, die_half_way_through_saving),
     "after-last-checkpoint": at_call(trainer, "write_text", 3),
     "before-metrics": at_call(trainer, "write_json", 1),
-    "before-weights": at_call(trainer, "write_bytes", 1),
+    "before-weights": at_call(trainer, "write_json", 1, die_once_written),
 }
 
 

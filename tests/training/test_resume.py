@@ -17,7 +17,7 @@ from dmdkit.errors import RunError
 from dmdkit.training.checkpoint import load_state, save_state
 from dmdkit.training.run import RUN_FILES, read_config
 from tests.conftest import ROOT, tiny_dataset
-from tests.training.helpers import tree
+from tests.training.helpers import train_tiny, tree
 from tests.training.killed_trainings import MOMENTS, SETTINGS
 
 FLAGS = [part for setting in SETTINGS for part in ("--set", setting)]
@@ -110,7 +110,7 @@ def test_weights_never_stand_beside_the_metrics_of_others(tiny_data, tmp_path, m
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dmdkit.training.trainer.write_bytes", interrupted)
+    monkeypatch.setattr("dmdkit.training.trainer.write_json", interrupted)
     assert resume(run, "--epochs", "3") == 130
     assert not (run / "model.safetensors").exists()
     monkeypatch.undo()
@@ -197,3 +197,67 @@ def test_history_has_one_line_an_epoch_after_a_kill(killed, unbroken):
     with (run / "history.csv").open() as stream:
         assert [row["epoch"] for row in csv.DictReader(stream)] == ["1", "2", "3"]
     assert json.loads((run / "metrics.json").read_text())["epochs"] == 3
+
+
+def test_a_run_without_a_checkpoint_is_not_resumed_and_keeps_its_weights(
+    unbroken, published_weights, tiny_data, tmp_path, capsys
+):
+    finished, imported = tmp_path / "finished", tmp_path / "imported"
+    shutil.copytree(unbroken, finished)
+    (finished / "last.ckpt").unlink()
+    assert main(["import", str(published_weights), "--heads", "2", "--out", str(imported)]) == 0
+    for run, said in ((finished, "no last.ckpt to go on from"), (imported, "it was imported, not trained")):
+        before = tree(run)
+        assert resume(run, "--data", str(tiny_data)) == 1
+        assert said in capsys.readouterr().err
+        assert tree(run) == before
+        with pytest.raises(RunError, match="nothing to resume"):
+            train_tiny(run, resume=True)
+        assert tree(run) == before
+        assert train(tiny_data, run) == 1
+        assert "--resume" not in capsys.readouterr().err, "what would be refused is not advised"
+    (imported / "model.safetensors").unlink()
+    assert main(["evaluate", str(imported)]) == 1
+    assert "--resume" not in capsys.readouterr().err
+    assert resume(imported, "--data", str(tiny_data)) == 1
+
+
+def test_the_old_weights_stay_until_the_new_ones_are_written(tiny_data, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    assert train(tiny_data, run, "--epochs", "1") == 0
+    before = tree(run)["model.safetensors"]
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        assert resume(run, "--epochs", "3") == 1
+    assert tree(run)["model.safetensors"] == before
+
+
+def test_fewer_epochs_than_are_trained_are_refused(unbroken, tmp_path, capsys):
+    run = Path(shutil.copytree(unbroken, tmp_path / "run"))
+    before = tree(run)
+    assert resume(run, "--epochs", "1") == 1
+    assert "at least the 3 that are trained already, found 1" in capsys.readouterr().err
+    assert tree(run) == before
+
+
+def test_a_changed_config_is_refused_and_not_kept_as_the_record(unbroken, tmp_path, capsys):
+    run = Path(shutil.copytree(unbroken, tmp_path / "run"))
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("learning_rate: 0.01", "learning_rate: 0.5"))
+    before = tree(run)
+    assert resume(run, "--epochs", "4") == 1
+    assert "training.learning_rate: 0.5 (was 0.01)" in capsys.readouterr().err
+    assert tree(run) == before
+
+
+def test_a_checkpoint_of_an_earlier_version_goes_on(unbroken, tmp_path):
+    run = Path(shutil.copytree(unbroken, tmp_path / "run"))
+    values = torch.load(run / "last.ckpt", weights_only=True)
+    del values["config"]
+    torch.save(values, run / "last.ckpt")
+    assert resume(run) == 0
+    assert results(run) == results(unbroken)

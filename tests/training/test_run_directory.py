@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from dmdkit.cli import main
 from dmdkit.errors import RunError
-from dmdkit.training.run import Run, check_target, metrics_of, newest_run, sole_writer
+from dmdkit.files import locked_directory
+from dmdkit.training import trainer
+from dmdkit.training.run import RUN_FILES, Run, metrics_of, newest_run
+from dmdkit.training.run_directory import check_resumable, check_target, take_over
 from tests.conftest import TINY_SETTINGS
 from tests.training.helpers import train_tiny, tree
 
@@ -78,7 +82,7 @@ def test_a_failed_beginning_leaves_nothing(tmp_path, monkeypatch):
     def full(*_, **__):
         raise RunError("cannot write: No space left on device")
 
-    monkeypatch.setattr("dmdkit.training.run.write_environment", full)
+    monkeypatch.setattr("dmdkit.training.run_directory.write_environment", full)
     with pytest.raises(RunError, match="No space"):
         train_tiny(tmp_path / "run")
     assert tree(tmp_path) == {}
@@ -124,9 +128,108 @@ def test_weights_that_give_nan_are_named(run_copy, capsys):
     assert "outputs are not finite (60 of 60 samples" in capsys.readouterr().err
 
 
+def test_of_two_trainings_that_begin_together_the_second_writes_nothing(tiny_data, tmp_path, monkeypatch, capsys):
+    """It begins while the first has passed its checks and writes its first files."""
+    run, command = tmp_path / "run", ["train", "--data", str(tiny_data), "--out", str(tmp_path / "run"), *FLAGS, "--force"]
+    start, seen = trainer.start_directory, []
+
+    def start_while_another_begins(*arguments, **options):
+        place = start(*arguments, **options)
+        before = tree(run)
+        seen.append((main([*command, "--seed", "2"]), tree(run) == before))
+        return place
+
+    monkeypatch.setattr(trainer, "start_directory", start_while_another_begins)
+    assert main([*command, "--seed", "3", "--epochs", "1"]) == 0
+    assert seen == [(1, True)]
+    assert "another training is writing there" in capsys.readouterr().err
+    assert Run.open(run).config.training.seed == 3
+
+
+def test_a_run_that_finished_meanwhile_is_not_overwritten_without_force(run_copy, tmp_path, monkeypatch):
+    build = trainer._Trainer
+
+    def build_while_another_finishes(*arguments, **options):
+        shutil.copytree(run_copy, tmp_path / "out")
+        return build(*arguments, **options)
+
+    monkeypatch.setattr(trainer, "_Trainer", build_while_another_finishes)
+    with pytest.raises(RunError, match="holds a run"):
+        train_tiny(tmp_path / "out")
+    assert tree(tmp_path / "out") == tree(run_copy)
+
+
+def test_import_does_not_replace_a_run_that_is_being_trained(run_copy, published_weights, capsys):
+    before = tree(run_copy)
+    with locked_directory(run_copy):
+        assert main(["import", str(published_weights), "--heads", "2", "--out", str(run_copy), "--force"]) == 1
+    assert "another training is writing there" in capsys.readouterr().err
+    assert tree(run_copy) == before
+
+
+def interrupted(*_, **__):
+    raise KeyboardInterrupt
+
+
+def test_force_keeps_the_old_run_until_the_new_one_is_complete(run_copy, tiny_data, tmp_path, monkeypatch, capsys):
+    before = tree(run_copy)
+    command = ["train", "--data", str(tiny_data), "--out", str(run_copy), *FLAGS, "--seed", "2", "--force"]
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "start_directory", interrupted)
+        assert main(command) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "error: interrupted", "there is nothing to go on with yet"
+    assert tree(run_copy) == before
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer._Trainer, "_step", interrupted)
+        assert main(command) == 130
+    said = capsys.readouterr().err.splitlines()[-1]
+    go_on = f"go on with: dmdkit train --resume --out {run_copy}"
+    assert said == f"error: interrupted; {run_copy} is still the run it was; {go_on}"
+    assert {name: digest for name, digest in tree(run_copy).items() if not name.startswith("replacement")} == before
+    assert Run.open(run_copy).config.training.seed == 1
+    assert main(["train", "--resume", "--out", str(run_copy), "--device", "cpu"]) == 0
+    assert Run.open(run_copy).config.training.seed == 2
+    assert set(tree(run_copy)) == set(RUN_FILES)
+    alone = tmp_path / "alone"
+    assert main(["train", "--data", str(tiny_data), "--out", str(alone), *FLAGS, "--seed", "2"]) == 0
+    assert tree(run_copy)["model.safetensors"] == tree(alone)["model.safetensors"]
+
+
+def test_a_run_that_was_taking_the_others_place_when_killed_does_so_on_resume(run_copy, tiny_data, monkeypatch):
+    command = ["train", "--data", str(tiny_data), "--out", str(run_copy), *FLAGS, "--seed", "2", "--force"]
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "take_over", interrupted)
+        assert main(command) == 130
+    new = {path.name: path.read_bytes() for path in (run_copy / "replacement").iterdir()}
+    assert new.keys() == set(RUN_FILES)
+    for moved in range(len(RUN_FILES) + 1):
+        half = Path(shutil.copytree(run_copy, run_copy.with_name(f"half-{moved}")))
+        replace, calls = Path.replace, []
+
+        def at_most(self, target, moved=moved, replace=replace, calls=calls):
+            calls.append(self)
+            return interrupted() if len(calls) > moved else replace(self, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "replace", at_most)
+            with suppress(KeyboardInterrupt):
+                take_over(half)
+        if (half / "model.safetensors").is_file():
+            assert moved >= len(RUN_FILES), "the weights come last"
+            continue
+        check_resumable(half)
+        take_over(half)
+        assert {path.name: path.read_bytes() for path in half.iterdir()} == new
+    half = Path(shutil.copytree(run_copy, run_copy.with_name("resumed")))
+    (half / "model.safetensors").unlink()
+    assert main(["train", "--resume", "--out", str(half), "--device", "cpu"]) == 0
+    assert {path.name for path in half.iterdir()} == set(RUN_FILES)
+    assert (half / "model.safetensors").read_bytes() == new["model.safetensors"]
+
+
 def test_a_second_training_in_a_directory_is_refused_and_harms_nothing(run_copy, tiny_data, capsys):
     before = tree(run_copy)
-    with sole_writer(run_copy):
+    with locked_directory(run_copy):
         for how in (["--force", *FLAGS], ["--resume", "--device", "cpu"]):
             assert main(["train", "--data", str(tiny_data), "--out", str(run_copy), *how]) == 1
             assert "another training is writing there" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import contextmanager
 from json import dumps as json_dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,7 +24,7 @@ from dmdkit.cli.requirements import require
 from dmdkit.errors import ConfigError, ExitCode, RunError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from dmdkit.config import RunConfig
     from dmdkit.training.run import Run
@@ -74,6 +75,7 @@ def _resumed_config(out: Path | None, config_name: str | None, assignments: Sequ
     """The config of the run to go on with; only the number of epochs may differ."""
     from dmdkit.config import load_run_config
     from dmdkit.training.run import CONFIG_FILE
+    from dmdkit.training.run_directory import check_resumable
 
     if out is None:
         raise ConfigError("--resume needs the run to go on with: --out RUN")
@@ -81,9 +83,42 @@ def _resumed_config(out: Path | None, config_name: str | None, assignments: Sequ
         raise ConfigError("--resume and --force contradict each other; choose one")
     if config_name is not None or any(assignment.partition("=")[0] != "training.epochs" for assignment in assignments):
         raise ConfigError("--resume goes on with the run's own settings; only --epochs, --data and --device may be given")
-    if not (out / CONFIG_FILE).is_file():
-        raise RunError(f"{out}: nothing to resume: no {CONFIG_FILE}; start it without --resume")
-    return load_run_config(out / CONFIG_FILE, assignments)
+    return load_run_config(check_resumable(out) / CONFIG_FILE, assignments)
+
+
+def _began(path: Path) -> tuple[Path, int, int] | None:
+    """What tells the latest training of a run directory from one that began before: its config file, as it is on disk."""
+    from dmdkit.training.run import CONFIG_FILE
+    from dmdkit.training.run_directory import training_directory
+
+    config = training_directory(path) / CONFIG_FILE
+    try:
+        return config, config.stat().st_ino, config.stat().st_mtime_ns
+    except OSError:
+        return None
+
+
+@contextmanager
+def _told_how_to_go_on(out: Path, *, resume: bool) -> Iterator[None]:
+    """Ends an interruption, and a disk that fills, with the command that goes on, where the training had begun."""
+    from dmdkit.training.run import CHECKPOINT_FILE, MODEL_FILE
+    from dmdkit.training.run_directory import training_directory
+
+    before = None if resume else _began(out)
+    go_on = f"go on with: dmdkit train --resume --out {shlex.quote(str(out))}"
+    try:
+        yield
+    except KeyboardInterrupt as cause:
+        if _began(out) == before:
+            raise TrainingInterruptedError("interrupted") from cause
+        kept = training_directory(out) != out and (out / MODEL_FILE).is_file()
+        told = f"interrupted; {out} is still the run it was; " if kept else "interrupted; "
+        raise TrainingInterruptedError(told + go_on) from cause
+    except RunError as cause:
+        left = (training_directory(out) / CHECKPOINT_FILE).is_file() and _began(out) != before
+        if isinstance(cause.__cause__, OSError) and left:
+            raise RunError(f"{cause}; then {go_on}") from cause
+        raise
 
 
 def train_run(
@@ -104,7 +139,7 @@ def train_run(
     require("training", "train", "torch", "lightning_fabric")
     from dmdkit.config import load_run_config, recipe_path
     from dmdkit.training.devices import checked_device
-    from dmdkit.training.run import CHECKPOINT_FILE, check_target
+    from dmdkit.training.run_directory import check_target
     from dmdkit.training.trainer import train as train_into
 
     if resume:
@@ -132,16 +167,8 @@ def train_run(
     if config.text_encoder is not None:
         require("training with a text encoder", "text", "transformers", "tokenizers")
     target = out or _free_name(f"{Path(path).stem}-{Path(config_name or DEFAULT_RECIPE).stem}")
-    go_on = f"go on with: dmdkit train --resume --out {shlex.quote(str(target))}"
-    try:
+    with _told_how_to_go_on(target, resume=resume):
         return train_into(config, dataset, target, device=device, force=force, resume=resume, progress=_progress(quiet))
-    except KeyboardInterrupt as cause:
-        started = (target / "config.yaml").is_file()
-        raise TrainingInterruptedError(f"interrupted; {go_on}" if started else "interrupted") from cause
-    except RunError as cause:
-        if isinstance(cause.__cause__, OSError) and (target / CHECKPOINT_FILE).is_file():
-            raise RunError(f"{cause}; then {go_on}") from cause
-        raise
 
 
 def train(

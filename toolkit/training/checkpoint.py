@@ -24,6 +24,9 @@ class TrainingState:
     """Everything an epoch boundary needs to go on as if nothing had happened.
 
     Randomness is not in here: every epoch seeds its generators from (seed, epoch).
+
+    Attributes:
+        config: The recipe it was trained with, as plain values; None in a checkpoint of an earlier version.
     """
 
     next_epoch: int = 0
@@ -35,6 +38,7 @@ class TrainingState:
     best_model: dict[str, Tensor] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
     scheduler: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] | None = None
 
 
 def save_state(state: TrainingState, path: Path) -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 from dmdkit.config import DataConfig, ModelConfig, ModelShape, RunConfig, TextEncoderConfig
 from dmdkit.data.dataset import Task
 from dmdkit.errors import ConfigError, RunError, WeightsError
-from dmdkit.files import atomic_directory, write_bytes, write_json
+from dmdkit.files import atomic_directory, locked_directory, write_bytes, write_json
 from dmdkit.model.published import read_published
 from dmdkit.model.text_encoder import TextEncoder
 from dmdkit.training.checkpoint import model_bytes
-from dmdkit.training.run import METRICS_FILE, MODEL_FILE, TEXT_DIR, Run, RunFacts, check_target, write_beginning
+from dmdkit.training.run import METRICS_FILE, MODEL_FILE, TEXT_DIR, Run, RunFacts
+from dmdkit.training.run_directory import WRITING, check_target, write_beginning
 from dmdkit.training.text import (
     EncoderDirectory,
     encoder_sha256,
@@ -59,14 +61,7 @@ def import_checkpoint(
         encoder = directory.encoder("encoded", weights=published.text_encoder)
         settings = _settings(directory, encoder, shape, weights)
     regression = shape.num_outputs == 1
-    model = ModelConfig(
-        width=shape.width,
-        heads=heads,
-        levels=shape.levels,
-        kernels=shape.kernels,
-        gd_homo_width=shape.gd_homo_width,
-        gd_hetero_width=shape.gd_hetero_width,
-    )
+    model = ModelConfig(**shape.chosen)
     task: Task = "regression" if regression else "classification"
     config = RunConfig(
         data=DataConfig(task=task, label_range=label_range if regression else None), model=model, text_encoder=settings
@@ -86,7 +81,11 @@ def import_checkpoint(
         notes=notes,
         text=text_facts(settings) if settings is not None else None,
     )
-    with atomic_directory(out, RunError, replace=True) as target:
+    with ExitStack() as held:
+        if out.exists():  # a training may be writing there
+            held.enter_context(locked_directory(out, RunError, busy=WRITING))
+            check_target(out, force=force)
+        target = held.enter_context(atomic_directory(out, RunError, replace=True))
         write_beginning(target, config, facts)
         write_json(target / METRICS_FILE, {"imported": True, "splits": {}}, RunError)
         if encoder is not None and directory is not None:

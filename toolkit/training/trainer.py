@@ -26,13 +26,14 @@ from torch import Tensor, nn
 from dmdkit.config import ModelShape, RunConfig
 from dmdkit.data.dataset import MODALITIES, Dataset, Split
 from dmdkit.errors import ConfigError, DataError, RunError
-from dmdkit.files import sha256_of_bytes, sha256_of_file, write_bytes, write_json, write_text
+from dmdkit.files import atomic_path, locked_directory, sha256_of_bytes, sha256_of_file, write_json, write_text
 from dmdkit.model import DmdSystem, LossTerms, LossWeights, loss_terms, total_loss
 from dmdkit.model.text_encoder import TextEncoder
-from dmdkit.training.checkpoint import TrainingState, load_state, model_bytes, save_state
+from dmdkit.training.checkpoint import TrainingState, model_bytes, save_state
 from dmdkit.training.devices import checked_device, readable_memory_errors
 from dmdkit.training.evaluation import predict, task_metrics
 from dmdkit.training.progress import Progress, SilentProgress
+from dmdkit.training.resuming import left_state
 from dmdkit.training.run import (
     CHECKPOINT_FILE,
     FACTS_FILE,
@@ -42,10 +43,14 @@ from dmdkit.training.run import (
     TEXT_DIR,
     Run,
     RunFacts,
-    read_facts,
+)
+from dmdkit.training.run_directory import (
+    WRITING,
+    check_resumable,
+    check_target,
     remove_leftovers,
-    sole_writer,
     start_directory,
+    take_over,
     write_config,
 )
 from dmdkit.training.statistics import input_facts, standardisation
@@ -220,6 +225,7 @@ class _Trainer:
         }
         state.optimizer = self.optimizer.state_dict()
         state.scheduler = self.scheduler.state_dict()
+        state.config = self.config.model_dump(mode="json")
 
     def restore(self, state: TrainingState) -> None:
         """Makes ``state`` the live one."""
@@ -229,6 +235,15 @@ class _Trainer:
             self.scheduler.load_state_dict(state.scheduler)
         except (RuntimeError, ValueError, KeyError) as cause:
             raise RunError("last.ckpt does not belong to this run's config; start it anew with --force") from cause
+
+    def go_on(self, place: Path, state: TrainingState) -> None:
+        """Makes ``state`` the live one, and the other files of the run directory ``place`` say the same."""
+        if not state.model:  # killed before the end of the first epoch
+            return
+        self.restore(state)
+        remove_leftovers(place)
+        write_config(place, self.config)
+        write_text(place / HISTORY_FILE, _csv(state.history), RunError)
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Makes ``state`` the weights of the model and of a fine-tuned encoder."""
@@ -300,7 +315,7 @@ def train(
             recipe has a text encoder.
         out: The run directory.
         device: auto, cpu, cuda, cuda:N or mps.
-        force: Whether an existing run gives way.
+        force: Whether an existing run gives way, once this one has finished.
         resume: Whether to go on from ``out``'s last.ckpt.
         progress: Told about every batch and epoch.
 
@@ -309,6 +324,10 @@ def train(
             and then it can be resumed.
     """
     _require_splits(dataset)
+    if resume:
+        check_resumable(out)
+    else:
+        check_target(out, force=force)
     text = TrainingEncoder.of(config)
     if text is not None:
         config, dataset = text.prepare(config, dataset, resume=resume)
@@ -328,47 +347,26 @@ def train(
     )
     progress = progress or SilentProgress()
     with ExitStack() as held, readable_memory_errors("lower training.batch_size or model.width"):
-        if is_there := out.is_dir():
-            held.enter_context(sole_writer(out))
         fine_tuned = text.encoder if text is not None and text.settings.fine_tune else None
         trainer = _Trainer(config, facts, dataset, device, fine_tuned)
-        state = _resumed(trainer, config, facts, out) if resume else TrainingState()
-        if not resume:
-            start_directory(out, config, facts, force=force)
-        if not is_there:
-            held.enter_context(sole_writer(out))
+        held.enter_context(locked_directory(out, RunError, busy=WRITING))
+        if resume:
+            place, state = left_state(out, config, facts)
+            trainer.go_on(place, state)
+        else:
+            place, state = start_directory(out, config, facts, force=force), TrainingState()
         try:
-            trainer.fit(out, state, progress)
+            trainer.fit(place, state, progress)
         finally:
             progress.stop()
-        return _finish(trainer, state, out, text)
+        _finish(trainer, state, place, text)
+        if place != out:
+            take_over(out)
+        return Run.open(out)
 
 
-def _resumed(trainer: _Trainer, config: RunConfig, facts: RunFacts, out: Path) -> TrainingState:
-    """The state ``out`` was left in, already live in ``trainer``; ``out`` itself is made whole again."""
-    if not (out / CHECKPOINT_FILE).exists():  # killed before the end of the first epoch
-        start_directory(out, config, facts, force=True)
-        return TrainingState()
-    if _beginning(read_facts(out)) != _beginning(facts):
-        raise RunError(f"{out}: the data or the sizes are not those the run began with; start it anew with --force")
-    state = load_state(out / CHECKPOINT_FILE)
-    trainer.restore(state)
-    remove_leftovers(out)
-    write_config(out, config)
-    write_text(out / HISTORY_FILE, _csv(state.history), RunError)
-    return state
-
-
-def _beginning(facts: RunFacts) -> RunFacts:
-    """What must be the same when a run goes on: not its notes, nor the ranges of features that are learnt with it."""
-    inputs = dict(facts.inputs or {})
-    if facts.text is not None and facts.text.fine_tuned:
-        inputs.pop("text", None)
-    return facts.model_copy(update={"notes": [], "inputs": inputs})
-
-
-def _finish(trainer: _Trainer, state: TrainingState, out: Path, text: TrainingEncoder | None) -> Run:
-    """Measures the best epoch and writes the weights last, because they say that the run is finished."""
+def _finish(trainer: _Trainer, state: TrainingState, out: Path, text: TrainingEncoder | None) -> None:
+    """Measures the best epoch and puts the weights in their place last, because they say that the run is finished."""
     trainer.load(state.best_model)
     metrics: dict[str, Any] = {
         "best_epoch": state.best_epoch + 1,
@@ -380,18 +378,18 @@ def _finish(trainer: _Trainer, state: TrainingState, out: Path, text: TrainingEn
         if split in trainer.dataset.splits:
             _, values = trainer.validate(split)
             metrics["splits"][split] = {"samples": len(trainer.dataset.splits[split]), **values}
-    if text is not None:
-        facts = trainer.facts
-        if trainer.encode is not None:
-            learnt = encoded_split(trainer.dataset.splits["train"], trainer.encode, trainer.fabric.device)
-            changed = replace(trainer.dataset, splits={"train": learnt})
-            facts = facts.model_copy(update={"inputs": input_facts(changed, trainer.settings.modality_dropout)})
-        write_json(out / FACTS_FILE, facts.model_dump(mode="json"), RunError)
-        write_encoder_directory(out / TEXT_DIR, text.encoder, text.directory.tokenizer)
+    facts, settings = trainer.facts, trainer.settings
+    if trainer.encode is not None:
+        learnt = encoded_split(trainer.dataset.splits["train"], trainer.encode, trainer.fabric.device)
+        changed = replace(trainer.dataset, splits={"train": learnt})
+        facts = facts.model_copy(update={"inputs": input_facts(changed, settings.modality_dropout)})
     weights = model_bytes({name: value for name, value in state.best_model.items() if not name.startswith(_ENCODER_PREFIX)})
     model = out / MODEL_FILE
-    if model.is_file() and sha256_of_file(model) != sha256_of_bytes(weights):
-        model.unlink()  # an earlier end of this run: its weights must not stand beside the new metrics
-    write_json(out / METRICS_FILE, metrics, RunError)
-    write_bytes(model, weights, RunError)
-    return Run.open(out)
+    with atomic_path(model, RunError) as complete:
+        complete.write_bytes(weights)
+        if model.is_file() and sha256_of_file(model) != sha256_of_bytes(weights):
+            model.unlink()  # an earlier end of this run: its weights must not stand beside the new metrics
+        if text is not None:
+            write_json(out / FACTS_FILE, facts.model_dump(mode="json"), RunError)
+            write_encoder_directory(out / TEXT_DIR, text.encoder, text.directory.tokenizer)
+        write_json(out / METRICS_FILE, metrics, RunError)
