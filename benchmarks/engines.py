@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from benchmarks.models import MODALITIES, Graph
+from dmdkit.telemetry import import_openvino
 
 Array = npt.NDArray[np.float32]
 Call = Callable[[], Array]
@@ -36,18 +37,15 @@ def in_onnxruntime(graph: Graph, feed: Mapping[str, Array], threads: int) -> Cal
 
 def openvino_missing() -> str | None:
     try:
-        import openvino
+        import_openvino()
     except ImportError:
         return "openvino is not installed (pip install 'dmdkit[openvino]')"
-    assert openvino
     return None
 
 
 def in_openvino(graph: Graph, feed: Mapping[str, Array], threads: int, *, precision: str = "f32") -> Call:
     """The graph as a user who knows OpenVINO would run it: batch fixed, one stream, latency hint."""
-    import openvino
-
-    core = openvino.Core()
+    core = import_openvino().Core()
     model = core.read_model(io.BytesIO(graph.data))
     model.reshape({name: list(array.shape) for name, array in feed.items()})
     hints = {

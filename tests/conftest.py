@@ -16,6 +16,7 @@ import pytest
 from dmdkit.cli import main
 from dmdkit.data import Dataset, Split, write_dataset
 from dmdkit.runtime.gpu import NoGpuError, find_gpu
+from tests.watch import Watch, compile_shim
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("DMDKIT_SHARED", ROOT.parent / "shared"))
@@ -132,6 +133,19 @@ def searched_bundle(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def bundle_copy(tiny_bundle: Path, tmp_path: Path) -> Path:
     """A copy of the tiny bundle that a test may damage."""
     return Path(shutil.copytree(tiny_bundle, tmp_path / "copy.dmd"))
+
+
+@pytest.fixture(scope="session")
+def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library that logs and denies every look-up of a host, to preload."""
+    return compile_shim(tmp_path_factory.mktemp("shim"))
+
+
+@pytest.fixture
+def watch(tmp_path: Path, shim: Path) -> Watch:
+    """Other processes, in a home of their own."""
+    (tmp_path / "watched/home/cache").mkdir(parents=True)
+    return Watch(tmp_path / "watched", shim)
 
 
 TEXT_SETTINGS = [*TINY_SETTINGS, "text_encoder.max_tokens=8", "text_encoder.learning_rate=1e-3"]

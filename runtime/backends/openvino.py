@@ -10,6 +10,7 @@ import numpy as np
 
 from dmdkit.errors import BundleError, InputError, MissingDependencyError
 from dmdkit.runtime.backends.base import Array, Runner, TensorSpec
+from dmdkit.telemetry import import_openvino
 
 __all__ = ["OpenVinoRunner"]
 
@@ -63,7 +64,7 @@ class OpenVinoRunner(Runner):
     def __init__(self, name: str, model: bytes, *, threads: int = 1) -> None:
         super().__init__(name)
         try:
-            import openvino
+            openvino = import_openvino()
         except ImportError as cause:
             raise MissingDependencyError("openvino", "openvino", "the OpenVINO backend") from cause
         self._version = openvino.__version__.split("-", maxsplit=1)[0]

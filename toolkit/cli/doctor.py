@@ -43,10 +43,11 @@ def _backends() -> dict[str, str]:
         return {"onnxruntime": f"cannot be imported: {cause}"}
     found = {f"onnxruntime {device}": "works" for device in available_devices()}
     if "openvino" in installed_backends():
-        try:
-            import openvino
+        from dmdkit.telemetry import import_openvino
 
-            found |= {f"openvino {device.lower()}": "works" for device in openvino.Core().available_devices if device == "CPU"}
+        try:
+            devices = import_openvino().Core().available_devices
+            found |= {f"openvino {device.lower()}": "works" for device in devices if device == "CPU"}
         except Exception as cause:  # a broken installation fails in its own ways
             found["openvino"] = f"cannot be imported: {cause}"
     from dmdkit.runtime.gpu import NoGpuError, find_gpu

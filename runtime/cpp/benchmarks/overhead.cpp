@@ -13,6 +13,7 @@
 #include "bundle.hpp"
 #include "dmdkit/runtime.hpp"
 #include "onnxruntime_c_api.h"
+#include "telemetry.hpp"
 
 namespace {
 
@@ -111,6 +112,7 @@ BENCHMARK_CAPTURE(overhead, int8_cpu, std::string("int8-cpu"))->Iterations(2000)
 
 int main(int argc, char** argv) {
   if (argc < 2) return std::fprintf(stderr, "usage: dmdkit_overhead BUNDLE [benchmark options]\n"), 1;
+  dmdkit::switch_off_onnxruntime_telemetry();
   bundle_path = argv[1];
   argv[1] = argv[0];
   int rest = argc - 1;

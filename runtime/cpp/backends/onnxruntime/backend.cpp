@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "../../src/shared_library.hpp"
+#include "../../src/telemetry.hpp"
 #include "../plugin.hpp"
 #include "onnxruntime_c_api.h"
 
@@ -29,6 +30,7 @@ struct Api {
 };
 
 Api load_api() {
+  dmdkit::switch_off_onnxruntime_telemetry();
   Api api;
   void* library = nullptr;
   for (const char* name : {"libonnxruntime.so.1", "libonnxruntime.so"}) {
