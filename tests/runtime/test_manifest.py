@@ -13,6 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dmdkit.errors import BundleError
+from dmdkit.model.dmd import GRAPH_ORDER
+from dmdkit.model.gd_unit import EDGES
 from dmdkit.runtime.manifest import MAX_MANIFEST_BYTES, Manifest, read_manifest, write_manifest
 from tests.runtime.builders import edit_manifest
 
@@ -226,6 +228,9 @@ EDITS = {
     "a modality twice": lambda v: v.update(modality_order=["text", "text", "audio"]),
     "an edge twice": lambda v: v["edge_order"].__setitem__(0, v["edge_order"][1]),
     "an edge of something else": lambda v: v["edge_order"].__setitem__(0, ["text", "smell"]),
+    "modalities in another order than the graphs'": lambda v: v["modality_order"].reverse(),
+    "edges in another order than the graphs'": lambda v: v["edge_order"].reverse(),
+    "edges from teacher to student": lambda v: [edge.reverse() for edge in v["edge_order"]],
     "an edge from a modality to itself": lambda v: v["edge_order"].__setitem__(0, ["text", "text"]),
     "a session option that loads something": lambda v: first_graph(v).update(
         session_options={"session.model_external_initializers_file_folder_path": "/etc"}
@@ -300,3 +305,8 @@ def test_a_read_only_bundle_cannot_be_written_and_says_so(tiny_bundle: Path, tmp
     shutil.copy(tiny_bundle / "manifest.json", tmp_path / "file")
     with pytest.raises(BundleError, match="cannot write"):
         write_manifest(tmp_path / "file", manifest)
+
+
+def test_the_orders_are_those_of_the_graphs(tiny_bundle: Path):
+    found = read_manifest(tiny_bundle)
+    assert (tuple(found.modality_order), tuple(found.edge_order)) == (GRAPH_ORDER, EDGES)

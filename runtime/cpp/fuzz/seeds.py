@@ -15,6 +15,7 @@ from dmdkit.runtime.engines import EngineRecord
 from dmdkit.runtime.manifest import GraphKind, Manifest, Precision
 
 MODALITIES = ("text", "audio", "vision")
+GRAPH_ORDER = ("text", "vision", "audio")
 ZERO_HASH = "0" * 64
 _QUOTED = re.compile(rb"""(["'])[\w.<>/ -]{1,64}\1""")
 
@@ -42,8 +43,8 @@ def _manifest(kinds: tuple[str, ...], **changes: Any) -> bytes:
     files = [str(graph["file"]) for graph in graphs.values()] + ["golden/golden.safetensors", "tokenizer.json"]
     values = {
         **{"name": "n", "created": "", "tools": {"dmdkit": "0"}, "source": source, "model": model},
-        **{"task": "regression", "label_range": [-3, 3], "output_sd": 1.0, "modality_order": MODALITIES},
-        **{"edge_order": [(s, t) for s in MODALITIES for t in MODALITIES if s != t]},
+        **{"task": "regression", "label_range": [-3, 3], "output_sd": 1.0, "modality_order": GRAPH_ORDER},
+        **{"edge_order": [(s, t) for s in GRAPH_ORDER for t in GRAPH_ORDER if s != t]},
         **{"inputs": dict.fromkeys(MODALITIES, record), "outputs": {"score": output}, "graphs": graphs},
         **{"calibration": {**calibration, "used_by": ["fusion.int8-trt"]}},
         **{"golden": {"file": "golden/golden.safetensors", "kind": "real", "samples": 1, "ids": ["a"]}},

@@ -1,5 +1,7 @@
 #include "manifest.hpp"
 
+#include <algorithm>
+
 #include "bundle.hpp"
 #include "bundle_fixture.hpp"
 #include "failure.hpp"
@@ -64,6 +66,16 @@ TEST_F(ManifestTest, NamesTheColumnCountThatDoesNotFit) {
   manifest["inputs"]["text"]["minimum"] = {1.0};
   rewrite();
   EXPECT_NE(message().find("minimum has 1 values for 4 features"), std::string::npos);
+}
+
+TEST_F(ManifestTest, RefusesOutputsInAnotherOrderThanTheGraphs) {
+  const nlohmann::json sound = manifest;
+  for (const char* key : {"modality_order", "edge_order"}) {
+    manifest = sound;
+    std::reverse(manifest[key].begin(), manifest[key].end());
+    rewrite();
+    EXPECT_NE(message().find("is not text, vision, audio, the order of the graphs' outputs"), std::string::npos) << message();
+  }
 }
 
 TEST_F(ManifestTest, RefusesAGraphUnderAnotherName) {
