@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import random
 import subprocess
 import sys
@@ -22,13 +23,25 @@ from dmdkit.runtime.backends.registry import BackendName, installed_backends
 from dmdkit.runtime.bundle import Bundle
 from dmdkit.runtime.opening import open_runner
 
-__all__ = ["Footprint", "LatencySummary", "Target", "footprint", "measure_latency", "summarise", "targets", "timed_rounds"]
+__all__ = [
+    "Footprint",
+    "LatencySummary",
+    "Target",
+    "footprint",
+    "measure_latency",
+    "median_interval",
+    "summarise",
+    "targets",
+    "timed_rounds",
+]
 
 Array = npt.NDArray[np.float32]
 
 WARM_UP = 3
 MIN_ROUNDS = 3
 """Rounds that are measured however long they take."""
+INTERVAL_ROUNDS = 6
+"""The fewest values whose smallest and largest hold the median with 95 % confidence: 1 - 2 (1/2)^6 is 0.969."""
 
 _PROBE_TIMEOUT_S = 120
 
@@ -47,11 +60,16 @@ class Target:
 
 @dataclass(frozen=True)
 class LatencySummary:
-    """Latency of one call in milliseconds, over all rounds."""
+    """Latency of one call in milliseconds, over all rounds.
+
+    Attributes:
+        p50_interval_ms: 95 % interval of the median; None over too few rounds to have one.
+    """
 
     rounds: int
     mean_ms: float
     p50_ms: float
+    p50_interval_ms: tuple[float, float] | None
     p90_ms: float
     p99_ms: float
     max_ms: float
@@ -87,11 +105,21 @@ def targets(bundle: Bundle) -> list[Target]:
     return found
 
 
+def median_interval(values: npt.ArrayLike) -> tuple[float, float] | None:
+    """The 95 % interval of the median, from ranks, which assume no distribution; None for too few values to have one."""
+    ordered = np.sort(np.asarray(values, np.float64))
+    count = len(ordered)
+    if count < INTERVAL_ROUNDS:
+        return None
+    half = 0.98 * math.sqrt(count)  # 1.96 standard deviations of a binomial with p = 1/2
+    return float(ordered[max(0, math.floor(count / 2 - half))]), float(ordered[min(count - 1, math.ceil(count / 2 + half))])
+
+
 def summarise(seconds: Sequence[float]) -> LatencySummary:
     """Quantiles of measured times."""
     ms = np.asarray(seconds) * 1e3
     p50, p90, p99 = (float(value) for value in np.percentile(ms, (50, 90, 99)))
-    return LatencySummary(len(ms), float(ms.mean()), p50, p90, p99, float(ms.max()))
+    return LatencySummary(len(ms), float(ms.mean()), p50, median_interval(ms), p90, p99, float(ms.max()))
 
 
 @contextmanager

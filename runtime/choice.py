@@ -1,4 +1,4 @@
-"""Which graph predicts, on which backend: only what passed parity there, the fastest measured here first."""
+"""Which graph predicts, on which backend: only what passed parity there, and of that what is surely the fastest here."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def choose(manifest: Manifest, kind: str, graph: str | None, *, backend: str, de
 
     A graph that was asked for by name runs where it was asked to, by default in ONNX Runtime, whatever its verdict. Otherwise
     the candidates are the graphs that passed parity, each on the backends it passed on. Of these, latencies measured on
-    this machine (``dmdkit bench``) choose on a CPU; without them, the fixed order does.
+    this machine (``dmdkit bench``) choose on a CPU where their 95 % intervals differ; otherwise the fixed order does.
 
     Args:
         manifest: The bundle's manifest.
@@ -135,4 +135,7 @@ def choose(manifest: Manifest, kind: str, graph: str | None, *, backend: str, de
     latencies = read_latencies(manifest, threads)
     measured = {c: latencies[c.graph, c.backend] for c in candidates if (c.graph, c.backend) in latencies}
     # Without a figure for the preferred one, others' figures say nothing about whether they are faster.
-    return min(measured, key=measured.__getitem__) if preferred in measured else preferred
+    if preferred not in measured:
+        return preferred
+    # The first in the fixed order that nothing surely beats: noise must not turn the choice from one measurement to the next.
+    return next(c for c, found in measured.items() if not any(other.surely_below(found) for other in measured.values()))

@@ -12,6 +12,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Literal
@@ -23,10 +24,43 @@ from dmdkit.files import write_json
 from dmdkit.runtime.backends.registry import BackendName, backend_version
 from dmdkit.runtime.manifest import Manifest
 
-__all__ = ["Latencies", "bundle_key", "cache_directory", "latency_file", "machine_facts", "read_latencies", "write_latencies"]
+__all__ = [
+    "Latencies",
+    "MedianLatency",
+    "bundle_key",
+    "cache_directory",
+    "fewest_rounds",
+    "latency_file",
+    "machine_facts",
+    "read_latencies",
+    "write_latencies",
+]
 
-Latencies = Mapping[tuple[str, BackendName], float]
-"""(graph name, backend) -> median latency of one sample in milliseconds."""
+
+@dataclass(frozen=True)
+class MedianLatency:
+    """Median latency of one sample in milliseconds.
+
+    Attributes:
+        rounds: How often it was timed, each time beside the others.
+        interval_ms: 95 % interval of the median; None over too few rounds to have one.
+    """
+
+    p50_ms: float
+    rounds: int
+    interval_ms: tuple[float, float] | None
+
+    def surely_below(self, other: MedianLatency) -> bool:
+        """Whether the whole interval lies below the other's; a difference within the noise is none."""
+        return self.interval_ms is not None and other.interval_ms is not None and self.interval_ms[1] < other.interval_ms[0]
+
+
+Latencies = Mapping[tuple[str, BackendName], MedianLatency]
+"""(graph name, backend) -> what was measured of it."""
+
+ENOUGH_ROUNDS = 100
+"""So many replace any older measurement, fewer only one of no more rounds: an interval over 100 spans the middle fifth of
+the times, and what was measured last is then worth more than some narrower interval from another day."""
 
 _MAX_FILE_BYTES = 1 << 16
 _CPUINFO_BYTES = 4096
@@ -36,15 +70,24 @@ class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+_Milliseconds = Annotated[float, Field(gt=0, lt=1e7)]
+
+
 class _Entry(_Record):
     graph: Annotated[str, Field(max_length=64)]
     backend: BackendName
     version: Annotated[str, Field(max_length=64)]
-    p50_ms: Annotated[float, Field(gt=0, lt=1e7)]
+    p50_ms: _Milliseconds
+    rounds: Annotated[int, Field(ge=1, lt=2**31)]
+    interval_ms: tuple[_Milliseconds, _Milliseconds] | None
+
+    @property
+    def latency(self) -> MedianLatency:
+        return MedianLatency(self.p50_ms, self.rounds, self.interval_ms)
 
 
 class _File(_Record):
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     bundle: Annotated[str, Field(max_length=64)]
     machine: dict[str, str]
     threads: Annotated[int, Field(ge=1)]
@@ -105,7 +148,7 @@ def latency_file(manifest: Manifest, threads: int) -> Path | None:
     return directory / "latency" / f"{bundle_key(manifest)[:24]}-{_digest(machine_facts())[:16]}-t{threads}.json"
 
 
-def read_latencies(manifest: Manifest, threads: int) -> dict[tuple[str, BackendName], float]:
+def read_latencies(manifest: Manifest, threads: int) -> dict[tuple[str, BackendName], MedianLatency]:
     """What was measured here with the backends as they are now; empty where nothing was or it cannot be believed."""
     path = latency_file(manifest, threads)
     try:
@@ -122,27 +165,36 @@ def read_latencies(manifest: Manifest, threads: int) -> dict[tuple[str, BackendN
         return {}
     versions = {backend: backend_version(backend) for backend in {entry.backend for entry in found.entries}}
     return {
-        (entry.graph, entry.backend): entry.p50_ms
+        (entry.graph, entry.backend): entry.latency
         for entry in found.entries
         if entry.graph in manifest.graphs and entry.version == versions[entry.backend]
     }
 
 
+def fewest_rounds(latencies: Latencies) -> int:
+    """Rounds of the measurement; 0 where there is none."""
+    return min((found.rounds for found in latencies.values()), default=0)
+
+
 def write_latencies(manifest: Manifest, threads: int, latencies: Latencies) -> Path | None:
-    """Keeps ``latencies``; None where the cache cannot be written, which is no error.
+    """Keeps ``latencies`` unless better ones are kept; None where the cache cannot be written, which is no error.
+
+    All are from one measurement and replace all that were kept: two measurements differ by more than their intervals say.
 
     Args:
         manifest: The bundle's manifest.
         threads: The threads they were measured with.
-        latencies: Medians of one sample in milliseconds, on the CPU.
+        latencies: Medians of one sample, on the CPU.
     """
     path = latency_file(manifest, threads)
     if path is None:
         return None
+    if fewest_rounds(latencies) < min(ENOUGH_ROUNDS, fewest_rounds(read_latencies(manifest, threads))):
+        return path
     versions = {backend: backend_version(backend) for _, backend in latencies}
     entries = [
-        _Entry(graph=graph, backend=backend, version=known, p50_ms=p50_ms)
-        for (graph, backend), p50_ms in latencies.items()
+        _Entry(graph=graph, backend=backend, version=known, **asdict(found))
+        for (graph, backend), found in latencies.items()
         if (known := versions[backend]) is not None
     ]
     value = _File(

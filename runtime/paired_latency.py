@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
 
-from dmdkit.runtime.benchmark import timed_rounds
+from dmdkit.runtime.benchmark import median_interval, timed_rounds
 from dmdkit.runtime.bundle import Bundle
 from dmdkit.runtime.int8_report import LatencyRecord
 from dmdkit.runtime.latency import machine_facts
@@ -38,11 +37,9 @@ def paired_ratio(numerator: Sequence[float], denominator: Sequence[float]) -> Pa
         numerator: Seconds, one per round.
         denominator: Seconds of the same rounds.
     """
-    ratios = np.sort(np.asarray(numerator, np.float64) / np.asarray(denominator, np.float64))
-    count = len(ratios)
-    half = 0.98 * math.sqrt(count)  # 1.96 standard deviations of a binomial with p = 1/2
-    low, high = max(0, math.floor(count / 2 - half)), min(count - 1, math.ceil(count / 2 + half))
-    return PairedRatio(float(np.median(ratios)), float(ratios[low]), float(ratios[high]), count)
+    ratios = np.asarray(numerator, np.float64) / np.asarray(denominator, np.float64)
+    low, high = median_interval(ratios) or (float(ratios.min()), float(ratios.max()))
+    return PairedRatio(float(np.median(ratios)), low, high, len(ratios))
 
 
 def latency_record(bundle: Bundle, graph: str, *, rounds: int = ROUNDS, seconds: float = SECONDS) -> LatencyRecord:

@@ -10,9 +10,9 @@ import pytest
 from dmdkit.cli import main
 from dmdkit.runtime import Runtime
 from dmdkit.runtime.backends.registry import installed_backends
-from dmdkit.runtime.latency import read_latencies
+from dmdkit.runtime.latency import read_latencies, write_latencies
 from dmdkit.runtime.manifest import read_manifest
-from tests.runtime.builders import put_file, set_verdict
+from tests.runtime.builders import put_file, set_verdict, timed
 
 FIELDS = {
     "graph",
@@ -25,6 +25,7 @@ FIELDS = {
     "rounds",
     "mean_ms",
     "p50_ms",
+    "p50_interval_ms",
     "p90_ms",
     "p99_ms",
     "max_ms",
@@ -40,8 +41,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def bench(capsys: pytest.CaptureFixture[str], bundle: Path, *options: str) -> dict[str, object]:
-    assert main(["bench", str(bundle), "--rounds", "3", "--json", *options]) == 0
+def bench(capsys: pytest.CaptureFixture[str], bundle: Path, *options: str, rounds: int = 3) -> dict[str, object]:
+    assert main(["bench", str(bundle), "--rounds", str(rounds), "--json", *options]) == 0
     value = json.loads(capsys.readouterr().out)
     assert isinstance(value, dict)
     return value
@@ -51,7 +52,7 @@ def test_json_has_every_graph_on_every_backend(bundle_copy: Path, capsys: pytest
     set_verdict(bundle_copy, "passed")
     capsys.readouterr()
     found = bench(capsys, bundle_copy, "--no-memory")
-    assert set(found) == {"bundle", "machine", "threads", "batch", "graphs", "failed", "auto", "cache"}
+    assert set(found) == {"bundle", "machine", "threads", "batch", "graphs", "failed", "auto", "cache", "cache_rounds"}
     rows = found["graphs"]
     assert isinstance(rows, list)
     graphs = read_manifest(bundle_copy).graphs
@@ -68,13 +69,29 @@ def test_json_has_every_graph_on_every_backend(bundle_copy: Path, capsys: pytest
 def test_what_was_measured_is_kept_and_used(bundle_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     set_verdict(bundle_copy, "passed")
     capsys.readouterr()
-    found = bench(capsys, bundle_copy, "--no-memory")
+    found = bench(capsys, bundle_copy, "--no-memory", rounds=20)
     kept = read_latencies(read_manifest(bundle_copy), 1)
-    proven = {name: kept[name, "onnxruntime"] for name in ("fusion.fp32", "fusion.int8-cpu")}
-    fastest = min(proven, key=proven.__getitem__)
-    assert found["auto"] == {"graph": fastest, "backend": "onnxruntime"}
+    fp32, int8 = kept["fusion.fp32", "onnxruntime"], kept["fusion.int8-cpu", "onnxruntime"]
+    expected = "fusion.fp32" if fp32.surely_below(int8) else "fusion.int8-cpu"
+    assert found["auto"] == {"graph": expected, "backend": "onnxruntime"}
+    assert found["cache_rounds"] == 20
     with Runtime.open(bundle_copy) as runtime:
-        assert runtime.graph == fastest
+        assert runtime.graph == expected
+
+
+def test_a_quick_measurement_does_not_replace_a_careful_one(bundle_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    set_verdict(bundle_copy, "passed")
+    manifest = read_manifest(bundle_copy)
+    careful = {("fusion.fp32", "onnxruntime"): timed(1.0), ("fusion.int8-cpu", "onnxruntime"): timed(2.0)}
+    write_latencies(manifest, 1, careful)  # type: ignore[arg-type]
+    capsys.readouterr()
+    assert main(["bench", str(bundle_copy), "--rounds", "3", "--no-memory", "--json"]) == 0
+    said = capsys.readouterr()
+    found = json.loads(said.out)
+    assert read_latencies(manifest, 1) == careful
+    assert found["auto"] == {"graph": "fusion.fp32", "backend": "onnxruntime"}
+    assert found["cache_rounds"] == 200
+    assert "keeps medians of 200 rounds, which 3 do not replace" in said.err
 
 
 @pytest.mark.slow

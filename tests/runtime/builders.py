@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dmdkit.runtime.bundle import Bundle
+from dmdkit.runtime.latency import MedianLatency
 from dmdkit.runtime.manifest import InputRecord
 
 Array = npt.NDArray[np.float32]
@@ -37,6 +38,11 @@ def set_verdict(bundle: Path, status: str, *graphs: str) -> None:
             values["graphs"][name]["verdict"]["status"] = status
 
     edit_manifest(bundle, edit)
+
+
+def timed(p50_ms: float, *, spread: float = 0.01, rounds: int = 200) -> MedianLatency:
+    """A median whose interval reaches so far to either side, as a share of it."""
+    return MedianLatency(p50_ms, rounds, (p50_ms * (1 - spread), p50_ms * (1 + spread)))
 
 
 def golden_inputs(bundle: Path) -> dict[str, Array]:

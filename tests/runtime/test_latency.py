@@ -6,17 +6,25 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dmdkit.errors import BundleError, InputError
 from dmdkit.runtime import Runtime, choice, latency
 from dmdkit.runtime.backends.registry import backend_version
-from dmdkit.runtime.benchmark import Target, footprint, measure_latency, summarise, targets, timed_rounds
+from dmdkit.runtime.benchmark import Target, footprint, measure_latency, median_interval, summarise, targets, timed_rounds
 from dmdkit.runtime.bundle import Bundle
-from dmdkit.runtime.choice import Choice, choose
-from dmdkit.runtime.latency import bundle_key, cache_directory, latency_file, read_latencies, write_latencies
-from dmdkit.runtime.manifest import Manifest, read_manifest
-from tests.runtime.builders import put_file, set_verdict
+from dmdkit.runtime.choice import Choice, choose, has_passed
+from dmdkit.runtime.latency import (
+    MedianLatency,
+    bundle_key,
+    cache_directory,
+    latency_file,
+    read_latencies,
+    write_latencies,
+)
+from dmdkit.runtime.manifest import GraphRecord, Manifest, read_manifest
+from tests.runtime.builders import edit_manifest, put_file, set_verdict, timed
 
 FP32, INT8, TRT = "fusion.fp32", "fusion.int8-cpu", "fusion.int8-trt"
 ORT = "onnxruntime"
@@ -40,7 +48,7 @@ def only_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def measured(manifest: Manifest, fp32: float, int8: float, threads: int = 1) -> Path:
-    path = write_latencies(manifest, threads, {(FP32, ORT): fp32, (INT8, ORT): int8, (TRT, ORT): 0.001})
+    path = write_latencies(manifest, threads, {(FP32, ORT): timed(fp32), (INT8, ORT): timed(int8), (TRT, ORT): timed(0.001)})
     assert path is not None
     return path
 
@@ -52,7 +60,7 @@ def chosen(manifest: Manifest, threads: int = 1) -> str:
 def test_what_was_written_is_read(manifest: Manifest, cache: Path) -> None:
     path = measured(manifest, 2.0, 3.0)
     assert path.is_relative_to(cache / "dmdkit")
-    assert read_latencies(manifest, 1) == {(FP32, ORT): 2.0, (INT8, ORT): 3.0, (TRT, ORT): 0.001}
+    assert read_latencies(manifest, 1) == {(FP32, ORT): timed(2.0), (INT8, ORT): timed(3.0), (TRT, ORT): timed(0.001)}
 
 
 def test_without_measurements_the_fixed_order_chooses(manifest: Manifest) -> None:
@@ -90,8 +98,75 @@ def test_the_fastest_graph_is_not_chosen_unless_it_passed(bundle_copy: Path, man
     assert chosen(read_manifest(bundle_copy)) == INT8
 
 
+def test_intervals_that_meet_are_no_difference(manifest: Manifest) -> None:
+    close = {(FP32, ORT): timed(1.0, spread=0.1), (INT8, ORT): timed(1.15, spread=0.1), (TRT, ORT): timed(0.001)}
+    write_latencies(manifest, 1, close)
+    assert chosen(manifest) == INT8
+    write_latencies(manifest, 1, close | {(INT8, ORT): timed(1.3, spread=0.1)})
+    assert chosen(manifest) == FP32
+
+
+def test_a_median_of_too_few_rounds_chooses_nothing(manifest: Manifest) -> None:
+    write_latencies(manifest, 1, {(FP32, ORT): MedianLatency(0.1, 5, None), (INT8, ORT): MedianLatency(9.0, 5, None)})
+    assert chosen(manifest) == INT8
+
+
+@pytest.mark.parametrize(
+    ("kept", "new", "replaced"),
+    [(200, 3, False), (200, 99, False), (200, 100, True), (200, 200, True), (60, 59, False), (60, 60, True), (3, 4, True)],
+)
+def test_few_rounds_do_not_replace_many(manifest: Manifest, kept: int, new: int, replaced: bool) -> None:
+    first = {(FP32, ORT): timed(1.0, rounds=kept), (INT8, ORT): timed(2.0, rounds=kept)}
+    second = {(FP32, ORT): timed(2.0, rounds=new), (INT8, ORT): timed(1.0, rounds=new)}
+    path = write_latencies(manifest, 1, first)
+    assert write_latencies(manifest, 1, second) == path
+    assert read_latencies(manifest, 1) == (second if replaced else first)
+    assert chosen(manifest) == (INT8 if replaced else FP32)
+
+
+def test_many_rounds_with_another_version_are_replaced_by_few(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_latencies(manifest, 1, {(FP32, ORT): timed(1.0, rounds=200)})
+    monkeypatch.setattr(latency, "backend_version", lambda _: "99.0")
+    write_latencies(manifest, 1, {(FP32, ORT): timed(2.0, rounds=3)})
+    assert read_latencies(manifest, 1) == {(FP32, ORT): timed(2.0, rounds=3)}
+
+
+@pytest.mark.parametrize("status", ["failed", "unverified"])
+def test_a_backend_counts_as_proven_only_with_a_verdict_that_passed(bundle_copy: Path, manifest: Manifest, status: str) -> None:
+    def judge(word: str) -> GraphRecord:
+        verdict = {"status": word, "reason": "a test", "samples": 60, "data_sha256": "0" * 64}
+        edit_manifest(bundle_copy, lambda values: values["graphs"][FP32].update(backends={"openvino": verdict}))
+        return read_manifest(bundle_copy).graphs[FP32]
+
+    assert manifest.graphs[FP32].backends == {}
+    assert not has_passed(manifest.graphs[FP32], "openvino")
+    assert not has_passed(judge(status), "openvino")
+    assert has_passed(judge("passed"), "openvino")
+    set_verdict(bundle_copy, status, FP32)  # nor does a pass in one backend stand for another
+    assert not has_passed(read_manifest(bundle_copy).graphs[FP32], "onnxruntime")
+    assert has_passed(read_manifest(bundle_copy).graphs[FP32], "openvino")
+
+
+@pytest.mark.parametrize("status", ["failed", "unverified"])
+def test_a_backend_that_did_not_pass_is_never_chosen_however_fast(
+    bundle_copy: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch, status: str
+) -> None:
+    monkeypatch.setattr(choice, "installed_backends", lambda: [ORT, "openvino"])
+    monkeypatch.setattr(latency, "backend_version", lambda _: "1.0")
+    verdict = {"status": "passed", "reason": "a test", "samples": 60, "data_sha256": "0" * 64}
+    edit_manifest(bundle_copy, lambda values: values["graphs"][FP32].update(backends={"openvino": verdict}))
+    proven = read_manifest(bundle_copy)
+    write_latencies(proven, 1, {(FP32, ORT): timed(2.0), (INT8, ORT): timed(2.0), (FP32, "openvino"): timed(0.1)})
+    assert choose(proven, "fusion", None, backend="auto", device="cpu", threads=1) == Choice(FP32, "openvino")
+    verdict["status"] = status
+    edit_manifest(bundle_copy, lambda values: values["graphs"][FP32].update(backends={"openvino": verdict}))
+    assert choose(read_manifest(bundle_copy), "fusion", None, backend="auto", device="cpu", threads=1) == Choice(INT8, ORT)
+    with pytest.raises(BundleError, match="has passed parity in OpenVINO"):
+        choose(read_manifest(bundle_copy), "fusion", None, backend="openvino", device="cpu", threads=1)
+
+
 def test_without_a_figure_for_the_preferred_graph_it_stays(manifest: Manifest) -> None:
-    write_latencies(manifest, 1, {(FP32, ORT): 0.1})
+    write_latencies(manifest, 1, {(FP32, ORT): timed(0.1)})
     assert chosen(manifest) == INT8
 
 
@@ -131,7 +206,11 @@ def test_another_version_of_a_backend_has_no_figures(manifest: Manifest, monkeyp
 
 
 def _damaged(valid: dict[str, object]) -> dict[str, bytes]:
-    entry = {"graph": FP32, "backend": ORT, "version": str(backend_version("onnxruntime")), "p50_ms": 1.0}
+    entry = {"graph": FP32, "backend": ORT, "version": str(backend_version("onnxruntime"))} | {
+        "p50_ms": 1.0,
+        "rounds": 200,
+        "interval_ms": [0.9, 1.1],
+    }
 
     def entries(**changes: object) -> bytes:
         return json.dumps({**valid, "entries": [{**entry, **changes}]}).encode()
@@ -143,7 +222,7 @@ def _damaged(valid: dict[str, object]) -> dict[str, bytes]:
         "not an object": b"[]",
         "nested deeply": b"[" * 60_000,
         "too large": b" " * (1 << 20),
-        "another format": json.dumps({**valid, "format": 2}).encode(),
+        "another format": json.dumps({**valid, "format": 1}).encode(),
         "unknown key": json.dumps({**valid, "more": 1}).encode(),
         "too many entries": json.dumps({**valid, "entries": [entry] * 100}).encode(),
         "zero": entries(p50_ms=0.0),
@@ -152,6 +231,9 @@ def _damaged(valid: dict[str, object]) -> dict[str, bytes]:
         "infinite": entries(p50_ms=float("inf")),
         "a string for a number": entries(p50_ms="1.0"),
         "true for a number": entries(p50_ms=True),
+        "no rounds": entries(rounds=0),
+        "half an interval": entries(interval_ms=[0.9]),
+        "an interval of text": entries(interval_ms=["0.9", "1.1"]),
         "an unknown backend": entries(backend="../../evil"),
         "a graph that is none": entries(graph="../../../etc/passwd"),
     }
@@ -183,7 +265,7 @@ def test_a_cache_that_cannot_be_written_is_no_error(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert write_latencies(manifest, 1, {(FP32, ORT): 1.0}) is None
+    assert write_latencies(manifest, 1, {(FP32, ORT): timed(1.0)}) is None
     assert read_latencies(manifest, 1) == {}
 
 
@@ -203,7 +285,7 @@ def test_a_backend_that_is_none_is_refused(bundle_copy: Path) -> None:
 
 
 def test_a_graph_asked_for_by_name_runs_in_onnxruntime(manifest: Manifest) -> None:
-    write_latencies(manifest, 1, {(FP32, ORT): 5.0, (INT8, ORT): 1.0})
+    write_latencies(manifest, 1, {(FP32, ORT): timed(5.0), (INT8, ORT): timed(1.0)})
     assert choose(manifest, "fusion", "fp32", backend="auto", device="cpu", threads=1) == Choice(FP32, "onnxruntime")
 
 
@@ -222,6 +304,16 @@ def test_time_running_out_ends_the_rounds_early() -> None:
 def test_a_summary_has_the_quantiles_in_milliseconds() -> None:
     found = summarise([0.001, 0.002, 0.003, 0.004, 0.010])
     assert (found.rounds, found.p50_ms, found.max_ms, found.mean_ms) == (5, 3.0, 10.0, 4.0)
+    assert found.p50_interval_ms is None
+
+
+def test_the_interval_of_a_median_comes_from_ranks() -> None:
+    assert median_interval(range(5)) is None
+    assert median_interval(range(6)) == (0, 5)
+    assert median_interval(range(100)) == (40, 60)
+    heavy = np.random.default_rng(0).standard_cauchy((2000, 25))  # its median is 0, its mean does not exist
+    holds = [low <= 0 <= high for low, high in map(median_interval, heavy)]  # type: ignore[misc]
+    assert np.mean(holds) >= 0.95
 
 
 def test_a_graph_that_cannot_run_is_a_row_of_its_own(bundle_copy: Path) -> None:

@@ -19,7 +19,8 @@ from dmdkit.runtime.latency import write_latencies
 from dmdkit.runtime.ledger import measure, record
 from dmdkit.runtime.manifest import read_manifest
 from dmdkit.runtime.opening import open_runner
-from tests.runtime.builders import golden_inputs, one_sample, put_file, set_verdict
+from dmdkit.telemetry import import_openvino
+from tests.runtime.builders import golden_inputs, one_sample, put_file, set_verdict, timed
 
 FP32 = "fusion.fp32"
 
@@ -47,7 +48,10 @@ def test_openvino_has_no_cuda(tiny_bundle: Path) -> None:
 
 @pytest.fixture
 def openvino() -> Any:
-    return pytest.importorskip("openvino", reason="openvino is not installed (pip install 'dmdkit[openvino]')")
+    try:
+        return import_openvino()
+    except ImportError:
+        pytest.skip("openvino is not installed (pip install 'dmdkit[openvino]')")
 
 
 @pytest.fixture
@@ -163,8 +167,8 @@ def test_a_check_without_openvino_keeps_its_verdicts(proven: Path, tiny_data: Pa
 def test_auto_takes_openvino_where_it_is_measured_faster_and_proven(proven: Path) -> None:
     manifest = read_manifest(proven)
     names = ("fusion.fp32", "fusion.int8-cpu")
-    slow = {(name, "onnxruntime"): 2.0 for name in names}
-    write_latencies(manifest, 1, slow | {(FP32, "openvino"): 1.0, ("fusion.int8-cpu", "openvino"): 1.5})
+    slow = {(name, "onnxruntime"): timed(2.0) for name in names}
+    write_latencies(manifest, 1, slow | {(FP32, "openvino"): timed(1.0), ("fusion.int8-cpu", "openvino"): timed(1.5)})
     sample = one_sample(proven)
     with Runtime.open(proven) as runtime, Runtime.open(proven, graph="fp32") as reference:
         assert (runtime.graph, runtime.backend.split()[0]) == (FP32, "openvino")
@@ -180,8 +184,8 @@ def test_auto_never_takes_openvino_unproven(bundle_copy: Path, openvino: Any) ->
     set_verdict(bundle_copy, "passed")
     manifest = read_manifest(bundle_copy)
     names = ("fusion.fp32", "fusion.int8-cpu")
-    slow = {(name, "onnxruntime"): 2.0 for name in names}
-    write_latencies(manifest, 1, slow | {(name, "openvino"): 0.1 for name in names})
+    slow = {(name, "onnxruntime"): timed(2.0) for name in names}
+    write_latencies(manifest, 1, slow | {(name, "openvino"): timed(0.1) for name in names})
     with Runtime.open(bundle_copy) as runtime:
         assert runtime.backend.startswith("onnxruntime")
     with pytest.raises(BundleError, match="has passed parity in OpenVINO"):
@@ -199,7 +203,7 @@ def test_wrong_answers_in_openvino_fail_there_and_nowhere_else(
     assert main(["check", str(proven), "--data", str(tiny_data)]) == 2
     found = read_manifest(proven).graphs[FP32]
     assert (found.verdict.status, found.backends["openvino"].status) == ("passed", "failed")
-    write_latencies(read_manifest(proven), 1, {("fusion.int8-cpu", "onnxruntime"): 2.0, (FP32, "openvino"): 0.1})
+    write_latencies(read_manifest(proven), 1, {("fusion.int8-cpu", "onnxruntime"): timed(2.0), (FP32, "openvino"): timed(0.1)})
     with Runtime.open(proven) as runtime:
         assert runtime.backend.startswith("onnxruntime")
 

@@ -47,14 +47,14 @@ def bench(
 ) -> None:
     """Measure every graph on every backend here: latency, throughput, size and peak memory.
 
-    The medians are kept in your cache directory, for this machine and these versions; Runtime.open then takes the
-    fastest graph that passed parity.
+    The medians are kept in your cache directory, for this machine and these versions, unless more rounds are kept there
+    already; Runtime.open then takes the graph that is surely fastest of those that passed parity.
 
     Example: dmdkit bench face.dmd --threads 2
     """
     from dmdkit.runtime.benchmark import footprint, measure_latency, targets
     from dmdkit.runtime.bundle import Bundle
-    from dmdkit.runtime.latency import machine_facts, write_latencies
+    from dmdkit.runtime.latency import MedianLatency, fewest_rounds, machine_facts, read_latencies, write_latencies
 
     opened = Bundle.open(bundle)
     opened.verify()
@@ -65,8 +65,15 @@ def bench(
         )
     cache = None
     if batch == 1:
-        kept = {(target.graph, target.backend): found.p50_ms for target, found in measured.items() if target.device == "cpu"}
-        cache = write_latencies(opened.manifest, threads, kept)
+        cache = write_latencies(
+            opened.manifest,
+            threads,
+            {
+                (target.graph, target.backend): MedianLatency(found.p50_ms, found.rounds, found.p50_interval_ms)
+                for target, found in measured.items()
+                if target.device == "cpu"
+            },
+        )
     rows = []
     for target, latency in measured.items():
         if memory:
@@ -87,6 +94,7 @@ def bench(
         "failed": [{**asdict(target), "reason": reason} for target, reason in failed.items()],
         "auto": _auto(opened, threads),
         "cache": str(cache) if cache is not None else None,
+        "cache_rounds": fewest_rounds(read_latencies(opened.manifest, threads)) if cache is not None else None,
     }
     if json:
         print_json(result)
@@ -166,7 +174,13 @@ def _say_what_next(bundle: Bundle, result: dict[str, Any]) -> None:
         open_question = any(r["backend"] != "onnxruntime" and r["verdict"] == "unverified" for r in result["graphs"])
         if open_question:
             note(f"only graphs that passed parity on a backend are chosen there; next: dmdkit check {name} --data FEATURES")
-    if result["cache"] is not None:
+    kept, done = result["cache_rounds"], max((row["rounds"] for row in result["graphs"]), default=0)
+    if kept is not None and kept > done:
+        note(
+            f"{result['cache']} keeps medians of {kept} rounds, which {done} do not replace; measure with --rounds {kept} "
+            "(and --seconds, where the time runs out) or delete it"
+        )
+    elif result["cache"] is not None:
         note(f"kept in {result['cache']}; dmdkit report {name} draws it")
     elif result["batch"] == 1:
         note("the cache directory cannot be written, so nothing is kept (set XDG_CACHE_HOME to a place that can)")

@@ -113,7 +113,7 @@ def read_facts(bundle: Path) -> Facts:
         manifest=manifest,
         ledger=read_ledger(bundle),
         int8=read_int8_report(bundle),
-        latencies=[Latency(graph, backend, ms) for (graph, backend), ms in measured.get(threads, {}).items()],
+        latencies=[Latency(*key, found.p50_ms) for key, found in measured.get(threads, {}).items()],
         threads=threads,
         machine=machine_facts(),
     )
