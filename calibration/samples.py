@@ -9,9 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from dmdkit.calibration.coverage import cover, observed_share
-from dmdkit.data import Dataset, Split, sample_hashes
+from dmdkit.data import Dataset, Split, same_samples, sample_hashes
+from dmdkit.data.overlap import ids_are_names, ids_are_row_numbers, stands_in
 from dmdkit.errors import CalibrationError
 from dmdkit.files import sha256_of_bytes
+from dmdkit.runtime.held_out import CalibrationSamples
 from dmdkit.runtime.inputs import OUT_OF_RANGE_SHARE, RangeGuard
 from dmdkit.runtime.int8_report import CoverageRecord
 from dmdkit.runtime.manifest import CalibrationRecord, InputRecord
@@ -42,11 +44,24 @@ MAX_SEARCH_SAMPLES = 128
 
 @dataclass(frozen=True)
 class CalibrationSet:
-    """The chosen samples, where they came from, and what they cover."""
+    """The chosen samples.
+
+    Attributes:
+        split: The samples.
+        data_sha256: Hash of the file they came from.
+        coverage: What they cover.
+        ids_are_names: Whether an id of theirs names one sample in every split of that file.
+    """
 
     split: Split
     data_sha256: str
     coverage: CoverageRecord
+    ids_are_names: bool = True
+
+    def samples(self) -> CalibrationSamples:
+        """What a bundle keeps of the samples, so that no verdict rests on them."""
+        known = dict(zip(self.split.ids, sample_hashes(self.split), strict=True))
+        return CalibrationSamples(ids_are_names=self.ids_are_names, samples=known)
 
     def record(self, method: str, used_by: Iterable[str]) -> CalibrationRecord:
         """What the manifest keeps of it."""
@@ -67,17 +82,17 @@ def _spread_over_labels(split: Split, count: int) -> npt.NDArray[np.int64]:
     return np.sort(np.unique(chosen)).astype(np.int64)
 
 
-def _check_overlap(chosen: Split, held_out: Mapping[str, Split], source: str) -> None:
-    ids = set(chosen.ids)
-    contents = dict(zip(sample_hashes(chosen), chosen.ids, strict=True))
+def _check_overlap(chosen: Split, held_out: Mapping[str, Split], source: str, *, by_name: bool) -> None:
+    """Refuses samples that also stand in held-out data: by content, and by name where names say something."""
+    ids = set(chosen.ids) if by_name else set()
     for name, split in held_out.items():
-        shared = [sample for sample in split.ids if sample in ids]
+        shared = [] if ids_are_row_numbers(split.ids) else [sample for sample in split.ids if sample in ids]
         if shared:
             raise CalibrationError(
                 f"{source}: calibration sample {shared[0]!r} also stands in the {name} data ({len(shared)} shared ids); "
                 "calibrate with training samples only, or the parity would be measured on what was calibrated"
             )
-        same = [(contents[key], sample) for key, sample in zip(sample_hashes(split), split.ids, strict=True) if key in contents]
+        same = same_samples(chosen, split)
         if same:
             raise CalibrationError(
                 f"{source}: calibration sample {same[0][0]!r} has the same features as {same[0][1]!r} in the {name} data "
@@ -184,22 +199,18 @@ def calibration_set(
     indices, coverage = cover(train, count)
     chosen = train.take(indices)
     own = {name: split for name, split in dataset.splits.items() if name != "train"}
-    _check_overlap(chosen, {**own, **(held_out or {})}, dataset.source)
-    return CalibrationSet(chosen, dataset.sha256, coverage)
+    by_name = ids_are_names(dataset.splits)
+    _check_overlap(chosen, {**own, **(held_out or {})}, dataset.source, by_name=by_name)
+    return CalibrationSet(chosen, dataset.sha256, coverage, by_name)
 
 
-def _left(split: Split, held_out: Iterable[Split], used: Iterable[str] = ()) -> Split:
-    """``split`` without the samples that are held out, by id or by content, and without those of these ids."""
-    ids, contents = set(used), set()
+def _left(split: Split, held_out: Iterable[Split], *, by_name: bool, used: Iterable[str] = ()) -> Split:
+    """``split`` without the samples that are held out, and without those of these ids."""
+    known = set(used)
+    out = np.array([sample in known for sample in split.ids], np.bool_)
     for other in held_out:
-        ids.update(other.ids)
-        contents.update(sample_hashes(other))
-    keep = [
-        index
-        for index, (sample, content) in enumerate(zip(split.ids, sample_hashes(split), strict=True))
-        if sample not in ids and content not in contents
-    ]
-    return split.take(np.array(keep, np.int64))
+        out |= stands_in(split, other, by_name=by_name)
+    return split.take(np.flatnonzero(~out))
 
 
 def search_samples(
@@ -222,10 +233,10 @@ def search_samples(
     """
     proof = list((held_out or {}).values())
     if "valid" in dataset.splits:
-        valid = _left(dataset.splits["valid"], proof)
+        valid = _left(dataset.splits["valid"], proof, by_name=calibration.ids_are_names)
         if len(valid) >= MIN_VERIFIED_SAMPLES:
             return "valid", valid.take(_spread_over_labels(valid, count))
-    left = _left(dataset.splits["train"], proof, calibration.split.ids)
+    left = _left(dataset.splits["train"], proof, by_name=calibration.ids_are_names, used=calibration.split.ids)
     if len(left) >= MIN_VERIFIED_SAMPLES:
         return "train, without the calibration samples", left.take(_spread_over_labels(left, count))
     return "the calibration samples", calibration.split

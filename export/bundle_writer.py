@@ -31,6 +31,7 @@ from dmdkit.model.system import DmdSystem
 from dmdkit.report import write_report
 from dmdkit.runtime.backends.onnxruntime import OnnxRuntimeRunner
 from dmdkit.runtime.bundle import Bundle, Golden
+from dmdkit.runtime.held_out import CALIBRATION_FILE
 from dmdkit.runtime.ledger import Ledger, measure, record
 from dmdkit.runtime.manifest import (
     FileRecord,
@@ -306,6 +307,8 @@ def export_bundle(
     golden = _golden(system, side, golden_split, graphs, files)
     if side is not None:
         files[TOKENIZER_FILE] = side.tokenizer
+    if calibration is not None:
+        files[CALIBRATION_FILE] = calibration.samples().model_dump_json(indent=1).encode()
     files[GOLDEN_FILE] = safetensors_bytes(_contiguous(golden.tensors()))
 
     spread = golden.reference["score"] if options.parity is None else reference_outputs(system, options.parity.split)["score"]
@@ -314,7 +317,7 @@ def export_bundle(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         tools=installed_versions(_TOOLS) | {"dmdkit": __version__},
         source=SourceRecord(
-            run=run.path.name,
+            run=run.path.resolve().name,
             origin=run.facts.origin,
             model_sha256=run.model_sha256,
             data_sha256=run.config.data.sha256,

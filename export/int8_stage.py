@@ -17,6 +17,7 @@ from dmdkit.calibration.samples import search_samples
 from dmdkit.calibration.search import Judge
 from dmdkit.calibration.text_planning import TextPlan, plan_text_int8
 from dmdkit.data import Dataset, Split
+from dmdkit.data.overlap import distinct_samples
 from dmdkit.export.graphs import ExportedGraph, plan_for
 from dmdkit.export.text_side import tokens_of
 from dmdkit.runtime.bundle import Bundle
@@ -35,6 +36,7 @@ Array = npt.NDArray[np.float32]
 
 def _judge(run: Run, held: Split) -> Judge:
     """The parity verdict on the search samples."""
+    distinct = distinct_samples(held)
     return lambda before, after: compare(
         "fp32",
         "candidate",
@@ -45,6 +47,7 @@ def _judge(run: Run, held: Split) -> Judge:
         label_range=run.facts.label_range,
         labels=held.labels,
         ids=held.ids,
+        distinct=distinct,
     )
 
 

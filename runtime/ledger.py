@@ -12,36 +12,41 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dmdkit.data.dataset import Split
+from dmdkit.data.overlap import distinct_samples
 from dmdkit.errors import BundleError, DataError
 from dmdkit.files import write_json
 from dmdkit.runtime.backends.registry import BackendName
 from dmdkit.runtime.bundle import Bundle, Golden
+from dmdkit.runtime.held_out import without_calibration
 from dmdkit.runtime.inputs import OUT_OF_RANGE_SHARE, RangeGuard
 from dmdkit.runtime.manifest import (
-    OPTIONAL_BACKENDS,
-    GraphRecord,
     Manifest,
-    VerdictRecord,
     stays_inside,
     write_manifest,
 )
 from dmdkit.runtime.native import NativeRunner, language_hop
 from dmdkit.runtime.opening import open_runner
-from dmdkit.runtime.parity import HopRecord, Status, compare
-from dmdkit.runtime.text_hops import pair_of, text_hops
+from dmdkit.runtime.parity import HopRecord, compare
+from dmdkit.runtime.text_hops import text_hops
+from dmdkit.runtime.verdicts import judged
 
-__all__ = ["Ledger", "measure", "outcome", "read_ledger", "record"]
+__all__ = ["Ledger", "measure", "read_ledger", "record"]
 
 Array = npt.NDArray[np.float32]
 REPORT_FILE = "report/parity.json"
 _MAX_REPORT_BYTES = 16 << 20
 _BATCH = 32
 PYTORCH = "pytorch.fp32"
-_NOT_MEASURED = VerdictRecord(status="unverified", reason="parity has not been measured", samples=0)
 
 
 class Ledger(BaseModel):
-    """``report/parity.json``; ``sample_values`` says whether scores and labels of single held-out samples may stand in it."""
+    """``report/parity.json``.
+
+    Attributes:
+        samples: How many were measured on.
+        calibration_samples: How many more were given and left out, because INT8 was calibrated on them.
+        sample_values: Whether scores and labels of single samples may stand in it.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -50,6 +55,7 @@ class Ledger(BaseModel):
     data_sha256: str | None
     split: str
     samples: int
+    calibration_samples: int = 0
     out_of_range: dict[str, float]
     sample_values: bool = True
     hops: list[HopRecord]
@@ -110,6 +116,15 @@ def _check_split(bundle: Bundle, split: Split, source: str) -> None:
             )
 
 
+def _judged_on(bundle: Bundle, split: Split | None, source: str) -> tuple[Split | None, int]:
+    """What is left of a split without calibration samples, None where that is nothing, and how many those were."""
+    if split is None:
+        return None, 0
+    _check_split(bundle, split, source)
+    kept = without_calibration(bundle, split)
+    return kept if len(kept) else None, len(split) - len(kept)
+
+
 def measure(
     bundle: Bundle,
     *,
@@ -127,7 +142,8 @@ def measure(
 
     Args:
         bundle: An opened bundle.
-        split: Held-out samples with labels; None uses the golden samples, which prove nothing but show drift.
+        split: Samples with labels; those that INT8 was calibrated on are left out. None, or when none is left, uses the
+            golden samples, which prove nothing but show drift.
         split_name: Its name.
         source: Where the samples came from, for the report.
         data_sha256: Hash of that file.
@@ -148,8 +164,10 @@ def measure(
     """
     manifest = bundle.manifest
     golden = bundle.golden()
-    if split is not None:
-        _check_split(bundle, split, source)
+    split, left_out = _judged_on(bundle, split, source)
+    if split is None and left_out:
+        split_name, source, data_sha256 = "golden", "golden samples", None
+    distinct = None if split is None else distinct_samples(split)
     features = golden.inputs if split is None else split.features()
     labels = None if split is None else split.labels
     ids = tuple(manifest.golden.ids) if split is None else split.ids
@@ -184,6 +202,7 @@ def measure(
                 labels=None if on_golden else labels,
                 ids=manifest.golden.ids if on_golden else ids,
                 kind=hop_kind,
+                distinct=None if on_golden else distinct,
             )
 
         if reference is not None and split is not None:
@@ -207,7 +226,7 @@ def measure(
         for name, here in outputs.items():
             if native is not None and not manifest.graphs[name].simulated_on_cpu:
                 there = native.run(bundle, name, features, batch=_BATCH)
-                hops.append(language_hop(name, here, there, manifest=manifest, labels=labels, ids=ids))
+                hops.append(language_hop(name, here, there, manifest=manifest, labels=labels, ids=ids, distinct=distinct))
                 advance()
 
     hops += _unit_failures(bundle, golden, advance)
@@ -219,6 +238,7 @@ def measure(
         data_sha256=data_sha256,
         split=split_name,
         samples=len(ids),
+        calibration_samples=left_out,
         out_of_range={name: share for name, share in shares.items() if share >= OUT_OF_RANGE_SHARE},
         sample_values=keep_values,
         hops=hops if keep_values else [hop.without_sample_values() for hop in hops],
@@ -266,6 +286,7 @@ def _text_hops(
             truth=reference(split)["score"] if reference is not None else None,
             labels=split.labels,
             ids=split.ids,
+            distinct=distinct_samples(split),
             score=score,
             advance=advance,
         )
@@ -302,74 +323,13 @@ def _unit_failures(bundle: Bundle, golden: Golden, advance: Callable[[], None]) 
     return [hop for hop in hops if hop.status == "failed"]
 
 
-def _verdict(previous: VerdictRecord, own: HopRecord | None, data_sha256: str | None) -> VerdictRecord:
-    """The verdict after a hop: less evidence than before undoes neither a proof nor a failure; a measurement does."""
-    if own is None or (own.status == "unverified" and previous.status != "unverified"):
-        return previous
-    return VerdictRecord(status=own.status, reason=own.reason, samples=own.samples, data_sha256=data_sha256)
-
-
-def _resting_on(base: str, origin: VerdictRecord, verdict: VerdictRecord) -> VerdictRecord:
-    """``verdict`` of a graph that was made from, or is judged with, graph ``base``: never better than that one's."""
-    if verdict.status == "failed" or origin.status == "passed":
-        return verdict
-    return verdict.model_copy(update={"status": origin.status, "reason": f"{base}: {origin.reason}"})
-
-
-def _with_backends(ledger: Ledger, graphs: dict[str, GraphRecord]) -> dict[str, GraphRecord]:
-    """The graphs with their verdicts in other backends; a backend that was not run keeps the one it had.
-
-    Such a hop starts at the fp32 graph in ONNX Runtime, so it proves no more than that graph's own verdict.
-    """
-    hops = {hop.target: hop for hop in ledger.hops}
-    result = {}
-    for name, graph in graphs.items():
-        verdicts, base = dict(graph.backends), f"{graph.kind}.fp32"
-        for backend in OPTIONAL_BACKENDS:
-            hop = hops.get(f"{name}@{backend}")
-            if hop is not None:
-                verdict = _verdict(verdicts.get(backend, _NOT_MEASURED), hop, ledger.data_sha256)
-                verdicts[backend] = _resting_on(base, graphs[base].verdict, verdict)
-        result[name] = graph.model_copy(update={"backends": verdicts})
-    return result
-
-
 def record(bundle_path: Path, manifest: Manifest, ledger: Ledger) -> Manifest:
-    """Writes the ledger and its verdicts into the bundle; returns the new manifest.
+    """Writes the ledger and its verdicts into the bundle; returns the new manifest, as :func:`judged` makes it.
 
-    A lowering is never better proven than its fp32 graph, nor a text graph than together with the fusion graph of its
-    precision. A GD-Unit graph alone shares the explain graph's verdict, because its edges are compared there, unless it failed
-    by itself.
+    Raises:
+        BundleError: The bundle cannot be written.
     """
-    hops = {hop.target: hop for hop in ledger.hops}
-    for name, graph in manifest.graphs.items():
-        together = hops.get(pair_of(graph.precision)) if graph.kind == "text" else None
-        if together is not None and name in hops and hops[name].status == "passed" and together.status != "passed":
-            hops[name] = together.model_copy(update={"reason": f"{together.target}: {together.reason}"})
-    verdicts = {name: _verdict(graph.verdict, hops.get(name), ledger.data_sha256) for name, graph in manifest.graphs.items()}
-    for name, graph in manifest.graphs.items():
-        base = f"{'explain' if graph.kind.startswith('gd_') else graph.kind}.fp32"
-        if graph.kind.startswith("gd_") and name not in hops and base in verdicts:
-            verdicts[name] = verdicts[base]
-        elif name != base and base in verdicts:
-            verdicts[name] = _resting_on(base, verdicts[base], verdicts[name])
-    graphs = {name: graph.model_copy(update={"verdict": verdicts[name]}) for name, graph in manifest.graphs.items()}
-    updated = manifest.model_copy(update={"graphs": _with_backends(ledger, graphs)})
+    updated = judged(manifest, ledger)
     write_json(bundle_path / REPORT_FILE, ledger.model_dump(mode="json"), BundleError)
     write_manifest(bundle_path, updated)
     return updated
-
-
-def outcome(ledger: Ledger, manifest: Manifest) -> Status:
-    """What a check says as a whole, given the manifest with its verdicts.
-
-    failed if a hop failed, or a graph failed before and nothing has proven it since; unverified if a hop measured now is, or
-    if a graph has never been proven; else passed.
-    """
-    if any(hop.status == "failed" for hop in ledger.hops):
-        return "failed"
-    if any(graph.verdict.status == "failed" for graph in manifest.graphs.values()):
-        return "failed"
-    doubtful = any(hop.status == "unverified" and hop.kind != "recorded" for hop in ledger.hops)
-    unproven = any(graph.verdict.status != "passed" for graph in manifest.graphs.values())
-    return "unverified" if doubtful or unproven else "passed"

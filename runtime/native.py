@@ -181,6 +181,7 @@ def language_hop(
     manifest: Manifest,
     labels: npt.NDArray[np.float32] | npt.NDArray[np.int64] | None,
     ids: tuple[str, ...] | list[str],
+    distinct: int | None = None,
 ) -> HopRecord:
     """The hop from a graph in Python to the same graph in C++, every output within ``LANGUAGE_MAX_ERROR``.
 
@@ -193,6 +194,7 @@ def language_hop(
         manifest: Of the bundle.
         labels: (N,) or None.
         ids: N sample names.
+        distinct: How many of the samples differ; None: all of them.
     """
     hop = compare(
         graph,
@@ -205,6 +207,7 @@ def language_hop(
         labels=labels,
         ids=ids,
         max_error=LANGUAGE_MAX_ERROR,
+        distinct=distinct,
     )
     backend = f"onnxruntime {ort.__version__}"
     if there.backend == backend:

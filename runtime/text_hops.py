@@ -34,6 +34,7 @@ def text_hops(
     lowerings: bool = True,
     labels: LabelArray | None,
     ids: tuple[str, ...],
+    distinct: int | None = None,
     score: Score,
     advance: Callable[[], None],
 ) -> list[HopRecord]:
@@ -51,6 +52,7 @@ def text_hops(
         lowerings: Whether the other hops are wanted.
         labels: (N,), or None.
         ids: N sample names.
+        distinct: How many of the samples differ; None: all of them.
         score: A fusion graph's score on features.
         advance: Called after each text graph.
     """
@@ -76,6 +78,7 @@ def text_hops(
             labels=labels,
             ids=ids,
             kind="recorded" if recorded else "simulated" if simulated else "measured",
+            distinct=distinct,
         )
 
     base = score("fusion.fp32", encoded["text.fp32"])

@@ -125,3 +125,27 @@ def test_what_parity_is_measured_on_chooses_nothing_also_where_it_is_the_validat
     name, held = search_samples(data, chosen, held_out={"test": renamed})
     assert name == "valid"
     assert set(held.ids) == set(valid.ids[60:])
+
+
+def test_ids_numbered_anew_in_each_split_calibrate_and_the_search_still_has_its_samples() -> None:
+    data = tiny_dataset(train=200, valid=60)
+    splits = {name: replace(part, ids=tuple(map(str, range(len(part))))) for name, part in data.splits.items()}
+    numbered = replace(data, splits=splits)
+    parity = {"test": splits["test"]}
+    chosen = calibration_set(numbered, RECORDS, held_out=parity, count=64)
+    assert not chosen.ids_are_names
+    name, held = search_samples(numbered, chosen, held_out=parity)
+    assert (name, len(held)) == ("valid", 60)
+    # The same sample under another number is found by its content.
+    splits["test"].text[3], splits["test"].audio[3], splits["test"].vision[3] = (
+        array[int(chosen.split.ids[0])] for array in splits["train"].features().values()
+    )
+    with pytest.raises(CalibrationError, match="has the same features as '3' in the test data"):
+        calibration_set(numbered, RECORDS, held_out=parity, count=64)
+
+
+def test_an_id_of_two_different_samples_in_one_file_is_no_reason_to_refuse_it() -> None:
+    data = tiny_dataset(train=64)
+    test = data.splits["test"]
+    shared = replace(data, splits={**data.splits, "test": replace(test, ids=("train-3", *test.ids[1:]))})
+    assert len(calibration_set(shared, RECORDS, held_out={"test": shared.splits["test"]}).split) == 64

@@ -80,3 +80,15 @@ def test_the_same_sample_in_two_splits_is_refused(tmp_path):
 def test_the_same_name_for_different_samples_is_noted(tmp_path):
     dataset = load_with(tmp_path, set_value("test", "id", ["train_0", "b", "c", "d"]))
     assert any("1 ids are in both train and test" in note for note in dataset.notes)
+
+
+def test_the_same_samples_under_other_names_are_noted_with_counts(tmp_path):
+    def change(content):
+        for key in ("text", "audio", "vision"):
+            content["test"][key][1:3] = content["train"][key][2:4]
+
+    notes = [note for note in load_with(tmp_path, change).notes if "the same features" in note]
+    assert notes == [
+        "2 of 4 test samples have the same features as train samples under other names, such as 'test_1' and 'train_2': drop "
+        "them from one split, or scores on it mean nothing"
+    ]

@@ -23,7 +23,7 @@ def test_exported_fusion_and_explain_reproduce_the_recording(weights: Path, tmp_
         heads = stream.metadata()["heads"]
     run, bundle = tmp_path / "run", tmp_path / "b.dmd"
     assert main(["import", str(weights), "--heads", heads, "--out", str(run)]) == 0
-    assert main(["export", str(run), "--out", str(bundle)]) == 0
+    assert main(["export", str(run), "--out", str(bundle)]) == 2, "nothing proven without parity data"
     with np.load(weights.with_name(weights.name.replace(".weights.safetensors", ".io.npz"))) as arrays:
         recorded = {name: arrays[name] for name in arrays.files}
     feed = {m: recorded[f"in/{m}"] for m in ("text", "audio", "vision")}

@@ -15,9 +15,10 @@ from dmdkit.data import Split, load_dataset
 from dmdkit.errors import BundleError, DataError
 from dmdkit.runtime import Runtime
 from dmdkit.runtime.bundle import Bundle
-from dmdkit.runtime.ledger import Ledger, measure, outcome, record, run_graph
+from dmdkit.runtime.ledger import Ledger, measure, record, run_graph
 from dmdkit.runtime.manifest import Manifest
 from dmdkit.runtime.parity import HopRecord
+from dmdkit.runtime.verdicts import outcome
 from tests.runtime.builders import put_file, set_verdict
 
 

@@ -207,3 +207,18 @@ def test_the_numbers_of_a_hop_are_the_textbooks():
     assert found.cosine == pytest.approx((3 * 3.5 + 16) / (5 * math.sqrt(3.5**2 + 16)))
     assert found.sqnr_db == pytest.approx(20.0)
     assert found.sign_flips == 0
+
+
+def test_copies_of_one_sample_are_unverified_although_reordered_sums_give_them_a_spread():
+    same = np.full((60, 1), 0.5, np.float32)
+    same[32:] += np.float32(1e-7)  # another batch size, another order of sums
+    options = {"labels": np.zeros(60, np.float32), "distinct": 1}
+    found = hop({"score": same}, {"score": same + np.float32(1e-3)}, **options)
+    assert (found.status, found.reason) == ("unverified", "1 different samples among 60, 50 are needed to prove anything")
+    assert hop({"score": same}, {"score": same}, "fp32", **options).status == "unverified"
+    assert hop({"score": same}, {"score": same + np.float32(1)}, "fp32", **options).status == "failed"
+
+
+@pytest.mark.parametrize(("distinct", "status"), [(49, "unverified"), (50, "passed")])
+def test_only_different_samples_count(distinct: int, status: str):
+    assert hop({"score": SCORE}, {"score": SCORE}, distinct=distinct).status == status

@@ -14,12 +14,15 @@ from dmdkit.cli.console import finish, note, out, parity_table, print_json, prin
 from dmdkit.cli.feature_files import NanPolicy, dataset_for_bundle, split_for_bundle
 from dmdkit.cli.int8 import verdict_sentences
 from dmdkit.cli.requirements import require
-from dmdkit.errors import DataError, ExitCode, InputError
+from dmdkit.errors import BundleError, DataError, ExitCode, InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from dmdkit.data import Split
+    from dmdkit.runtime.bundle import Bundle
+    from dmdkit.runtime.int8_report import Int8Report
+    from dmdkit.runtime.ledger import Ledger
     from dmdkit.runtime.manifest import Manifest
     from dmdkit.training.run import Run
 
@@ -50,6 +53,30 @@ def _reference(run: Run) -> Callable[[Split], dict[str, Any]]:
     return lambda split: reference_outputs(system, split)
 
 
+def _keep(bundle: Bundle, ledger: Ledger, report: Int8Report | None, status: str) -> Path:
+    """Writes what was measured into the bundle, after it was printed; returns the report for people.
+
+    Raises:
+        BundleError: The bundle cannot be written, and the verdict passed.
+        Exit: It cannot, and the verdict did not.
+    """
+    from dmdkit.report import write_report
+    from dmdkit.runtime.int8_report import write_int8_report
+    from dmdkit.runtime.ledger import record
+
+    try:
+        record(bundle.path, bundle.manifest, ledger)
+        if report is not None:
+            write_int8_report(bundle.path, report)
+        return write_report(bundle.path)
+    except BundleError as cause:
+        said = f"the verdict is not kept in the bundle: {cause}, or check a copy of it"
+        if status == "passed":
+            raise BundleError(said) from cause
+        note(said)
+        raise typer.Exit(int(ExitCode.NOT_PASSED)) from cause
+
+
 def check(
     bundle: Annotated[Path, typer.Argument(help="A bundle directory.")],
     data: Annotated[Path | None, typer.Option(help="Held-out features; without it, only the golden samples.")] = None,
@@ -76,17 +103,17 @@ def check(
 ) -> None:
     """Measure parity: every hop from PyTorch to INT8, on held-out samples, with a verdict per graph.
 
-    Exit code 0 when everything passed, 2 when something failed or could not be verified. Writes report/parity.json,
-    report/report.html, and the verdicts in the manifest.
+    Exit code 0 when everything passed, 2 when something failed or could not be verified. Samples that INT8 was calibrated on
+    are left out. Writes report/parity.json, report/report.html, and the verdicts in the manifest.
 
     Example: dmdkit check face.dmd --data mosi.pkl --split test --run runs/mosi
     """
-    from dmdkit.report import write_report
     from dmdkit.runtime.bundle import Bundle
-    from dmdkit.runtime.int8_report import read_int8_report, write_int8_report
+    from dmdkit.runtime.int8_report import read_int8_report
     from dmdkit.runtime.int8_verdict import judged_again
-    from dmdkit.runtime.ledger import measure, outcome, record
+    from dmdkit.runtime.ledger import measure
     from dmdkit.runtime.native import NativeRunner
+    from dmdkit.runtime.verdicts import judged, outcome
 
     native = NativeRunner(runner, timeout_s=runner_timeout) if runner is not None else None
     if run is not None and data is None:
@@ -115,12 +142,19 @@ def check(
             native=native,
         )
     report = read_int8_report(bundle)
-    manifest = record(bundle, opened.manifest, ledger)
+    manifest = judged(opened.manifest, ledger)
     if report is not None:
         report = judged_again(report, manifest, ledger)
-        write_int8_report(bundle, report)
-    page = write_report(bundle)
     status = outcome(ledger, manifest)
+    if ledger.calibration_samples:
+        note(
+            f"{data}: {ledger.calibration_samples} {split} samples calibrated INT8 and are left out of the verdict"
+            + (
+                ""
+                if ledger.split == split
+                else "; none is left, so the bundle's golden samples are compared, which prove nothing"
+            )
+        )
     if json:
         int8 = [target.model_dump(mode="json") for target in report.targets] if report is not None else []
         print_json({"status": status, **ledger.model_dump(mode="json"), "int8": int8})
@@ -129,6 +163,7 @@ def check(
         if report is not None:
             verdict_sentences(report)
         out.print(Text.assemble("verdict: ", verdict_text(status)))
+    page = _keep(opened, ledger, report, status)
     features = shlex.quote(str(data)) if data is not None else "FEATURES"
     finish(str(page), f"dmdkit predict {shlex.quote(str(bundle))} --data {features}")
     if status != "passed":
@@ -160,7 +195,7 @@ def predict(
         _check_out_file(out_file, force=force, explain=explain)
     with Runtime.open(bundle, graph=graph) as runtime:
         opened = Bundle.open(bundle)
-        dataset = dataset_for_bundle(data, opened, split, nan_policy=nan_policy, check_range=False, encode=False)
+        dataset = dataset_for_bundle(data, opened, split, nan_policy=nan_policy, for_verdict=False, encode=False)
         part = split_for_bundle(dataset, split, runtime.manifest)
         rows = []
         for index in range(min(len(part), limit or len(part))):

@@ -48,7 +48,7 @@ def demo(
     note("5/5 predict, without PyTorch")
     from dmdkit.data import load_dataset
     from dmdkit.runtime import Runtime
-    from dmdkit.runtime.ledger import outcome
+    from dmdkit.runtime.verdicts import outcome
 
     test = load_dataset(data).splits["test"]
     with Runtime.open(bundle) as runtime:

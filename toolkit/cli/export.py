@@ -53,8 +53,10 @@ class GoldenChoice(str, Enum):
 
 
 def _parity_data(dataset: Dataset, split: str) -> ParityData:
+    from dmdkit.data import refuse_trained_samples
     from dmdkit.export import ParityData
 
+    refuse_trained_samples(dataset, split)
     return ParityData(split_of(dataset, split), split, dataset.source, dataset.sha256)
 
 
@@ -117,6 +119,20 @@ def export_run(
     )
     with counted_steps("exporting") as (advance, tick):
         return export_bundle(run, out, options, advance, tick)
+
+
+def _named(out: Path) -> Path:
+    """``out`` with the name that ``.`` and ``..`` stand for: a bundle is called after its directory.
+
+    Raises:
+        BundleError: It has none.
+    """
+    target = out.resolve() if out.name in ("", "..") else out
+    if not target.name:
+        raise BundleError(
+            f"--out {out} has no name to call the bundle by; name a directory in it, such as {target / 'face.dmd'}"
+        )
+    return target
 
 
 def _check_writable(target: Path) -> None:
@@ -198,6 +214,8 @@ def export(
 ) -> None:
     """Export the student path, the explanation and the GD-Units of a run to a bundle, and prove it.
 
+    Exit code 0 when every graph passed parity, 2 when one failed or could not be verified.
+
     Examples: dmdkit export --int8
 
     dmdkit export runs/mosi --int8 --calib mosi.pkl --parity-data mosi.pkl --out face.dmd
@@ -208,7 +226,7 @@ def export(
         return
     require("export", "export", "torch", "onnx", "onnxscript")
     from dmdkit.runtime.int8_report import read_int8_report
-    from dmdkit.runtime.ledger import outcome
+    from dmdkit.runtime.verdicts import outcome
     from dmdkit.training.run import Run, newest_run
 
     if run is None:
@@ -216,7 +234,7 @@ def export(
         note(f"no run given: exporting the newest, {opened.path}; name another as the first argument")
     else:
         opened = Run.open(run)
-    target = out or Path(f"{opened.path.name}.dmd")
+    target = _named(out) if out is not None else Path(f"{opened.path.resolve().name}.dmd")
     _check_writable(target)
     if triton is not None:
         from dmdkit.export.triton import check_replaceable
@@ -261,7 +279,7 @@ def export(
         finish(f"{target}/, not yet proven", f"dmdkit check {quoted} --data FEATURES --run {shlex.quote(str(opened.path))}")
         if triton is not None:
             note(f"{triton} is not written: only proven graphs are served; then `dmdkit export {quoted} --triton {triton}`")
-        return
+        raise typer.Exit(int(ExitCode.NOT_PASSED))
     measured_on = str(parity_data or opened.config.data.path)
     finish(f"{target}/", f"dmdkit predict {quoted} --data {shlex.quote(measured_on)}")
     if triton is not None:

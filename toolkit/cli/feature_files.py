@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from dmdkit.config import ModelShape, RunConfig
     from dmdkit.data import Dataset, Split
+    from dmdkit.data.loading import TaskChoice
+    from dmdkit.data.values import NanPolicy as FileNanPolicy
     from dmdkit.runtime.bundle import Bundle
     from dmdkit.runtime.manifest import Manifest
     from dmdkit.training.run import Run
@@ -57,6 +59,37 @@ LabelRangeOption = Annotated[
 ]
 
 
+def _load_for_model(
+    path: Path,
+    *,
+    task: TaskChoice,
+    label_range: tuple[float, float] | None,
+    own_range: tuple[float, float] | None,
+    own_sha256: str | None,
+    nan_policy: FileNanPolicy,
+) -> Dataset:
+    """A feature file for something that is measured with its labels: they lie in the model's range.
+
+    The file that the model was trained on is what it is: a range inferred from its training labels need not hold the others.
+
+    Args:
+        path: The file.
+        task: The model's.
+        label_range: The model's, for a regression.
+        own_range: What was declared of the model's own file.
+        own_sha256: Hash of that file, if known.
+        nan_policy: What to do with NaN and infinities.
+
+    Raises:
+        DataError: It cannot be read, or its labels are on another scale.
+    """
+    from dmdkit.data import load_dataset
+    from dmdkit.files import sha256_of_file
+
+    own = None not in (label_range, own_sha256) and path.is_file() and sha256_of_file(path) == own_sha256
+    return load_dataset(path, task=task, label_range=own_range if own else label_range, nan_policy=nan_policy)
+
+
 def load_data(path: str, config: RunConfig) -> Dataset:
     """The feature file ``path``, read as ``config`` says."""
     from dmdkit.data import load_dataset
@@ -77,12 +110,17 @@ def dataset_for_run(
         device: Where the encoder runs.
 
     Raises:
-        DataError: It cannot be read, or does not fit.
+        DataError: It cannot be read, does not fit, or its labels are on another scale than the run's.
     """
-    from dmdkit.data import load_dataset
-
     data = run.config.data
-    dataset = load_dataset(path, task=run.facts.task, label_range=data.label_range, nan_policy=data.nan_policy)
+    dataset = _load_for_model(
+        path,
+        task=run.facts.task,
+        label_range=run.facts.label_range,
+        own_range=data.label_range,
+        own_sha256=data.sha256,
+        nan_policy=data.nan_policy,
+    )
     dataset = _with_text(dataset, run, only, device)
     check_fits(dataset, run.facts.shape, run.facts.task, str(run.path))
     return dataset
@@ -127,7 +165,7 @@ def dataset_for_bundle(
     split: str,
     *,
     nan_policy: NanPolicy,
-    check_range: bool = True,
+    for_verdict: bool = True,
     encode: bool = True,
     encode_with: Run | None = None,
 ) -> Dataset:
@@ -138,19 +176,28 @@ def dataset_for_bundle(
         bundle: The bundle.
         split: The split that is needed.
         nan_policy: What to do with NaN and infinities.
-        check_range: Whether labels must lie in the bundle's range: they must where something is measured with them.
+        for_verdict: Whether something is measured on the split: its labels must lie in the bundle's range, and its samples
+            must not be those of the training split.
         encode: Whether text becomes what the encoder makes of the words; else whoever takes the tokens does it.
         encode_with: The run whose PyTorch encoder does that; else the bundle's own ``text.fp32``.
 
     Raises:
         DataError: It cannot be read, or does not fit.
     """
-    from dmdkit.data import load_dataset
+    from dmdkit.data import refuse_trained_samples
     from dmdkit.runtime.text import dataset_with_text
 
     manifest = bundle.manifest
-    label_range = manifest.label_range if check_range else None
-    dataset = load_dataset(path, task=manifest.task, label_range=label_range, nan_policy=nan_policy.value)
+    dataset = _load_for_model(
+        path,
+        task=manifest.task,
+        label_range=manifest.label_range if for_verdict else None,
+        own_range=None,
+        own_sha256=manifest.source.data_sha256,
+        nan_policy=nan_policy.value,
+    )
+    if for_verdict:
+        refuse_trained_samples(dataset, split)
     if encode_with is not None:
         dataset = _with_text(dataset, encode_with, (split,), "cpu")
     else:

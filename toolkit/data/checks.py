@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
 
 from dmdkit.data.dataset import MODALITIES, Dataset, FloatArray, Split
-from dmdkit.data.hashing import sample_hashes
 from dmdkit.data.labels import checked_labels
+from dmdkit.data.overlap import same_samples
 from dmdkit.data.padding import apply_lengths, padding_side_of
 from dmdkit.data.raw import RawFile, RawSplit, array_from, data_error, described, shortened
 from dmdkit.data.transcripts import checked_raw_text, checked_text_bert
@@ -144,22 +145,20 @@ def _check_widths_agree(raw: RawFile, features: dict[str, dict[str, FloatArray]]
 
 
 def _check_overlap(raw: RawFile, splits: dict[str, Split], notes: list[str]) -> None:
-    """The same sample in two splits is an error; a shared name of different samples is only worth saying."""
-    names = list(splits)
-    for position, first in enumerate(names):
-        for second in names[position + 1 :]:
-            shared = sorted(set(splits[first].ids) & set(splits[second].ids))
-            if not shared:
-                continue
-            hashes = [_hashes_of(splits[name], shared) for name in (first, second)]
-            same = [text for text, *pair in zip(shared, *hashes, strict=True) if pair[0] == pair[1]]
-            if same:
-                found = f"{len(same)} in both {first!r} and {second!r}, such as {shortened(same[0])}"
-                advice = "drop them from one split, or scores on it mean nothing"
-                raise data_error(raw.source, None, raw.ids_key, "every sample in one split only", found, advice)
+    """The same sample under one name in two splits is an error; under two names, or a name of two samples, is worth saying."""
+    for first, second in itertools.combinations(splits, 2):
+        pairs = same_samples(splits[first], splits[second])
+        same = [text for text, other in pairs if text == other]
+        if same:
+            found = f"{len(same)} in both {first!r} and {second!r}, such as {shortened(same[0])}"
+            advice = "drop them from one split, or scores on it mean nothing"
+            raise data_error(raw.source, None, raw.ids_key, "every sample in one split only", found, advice)
+        if pairs:
+            notes.append(
+                f"{len(pairs)} of {len(splits[second])} {second} samples have the same features as {first} samples under other "
+                f"names, such as {shortened(pairs[0][1])} and {shortened(pairs[0][0])}: drop them from one split, or scores on "
+                "it mean nothing"
+            )
+        shared = sorted(set(splits[first].ids) & set(splits[second].ids))
+        if shared:
             notes.append(f"{len(shared)} ids are in both {first} and {second} with different features, such as {shared[0]!r}")
-
-
-def _hashes_of(split: Split, ids: Sequence[str]) -> list[str]:
-    position = {text: index for index, text in enumerate(split.ids)}
-    return sample_hashes(split.take(np.array([position[text] for text in ids], dtype=np.int64)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -72,6 +73,8 @@ def format_of(path: Path) -> FileFormat:
     if path.is_dir():
         raise DataError(f"{path} is a directory; name the feature file in it: {_ACCEPTED}")
     try:
+        if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():  # reading a pipe waits, and a device never ends
+            raise DataError(f"{path} is not a file but a pipe or a device; expected {_ACCEPTED}: save it to a file first")
         with path.open("rb") as stream:
             head = stream.read(16)
             size_bytes = path.stat().st_size

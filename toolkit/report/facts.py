@@ -8,9 +8,10 @@ from pathlib import Path
 
 from dmdkit.runtime.int8_report import Int8Report, read_int8_report
 from dmdkit.runtime.latency import machine_facts, read_latencies
-from dmdkit.runtime.ledger import Ledger, outcome, read_ledger
+from dmdkit.runtime.ledger import Ledger, read_ledger
 from dmdkit.runtime.manifest import Manifest, read_manifest
 from dmdkit.runtime.parity import HopRecord, Status
+from dmdkit.runtime.verdicts import outcome
 
 __all__ = ["Facts", "Latency", "kind_of", "read_facts"]
 

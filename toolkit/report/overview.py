@@ -40,8 +40,15 @@ def _where(facts: Facts) -> str:
     if facts.ledger is None:
         return "no samples"
     if facts.ledger.split == "golden":
-        return f"the bundle's own {facts.ledger.samples} golden samples ({facts.manifest.golden.kind})"
-    return f"{facts.ledger.samples} held-out samples ({facts.ledger.split} split of {facts.ledger.data})"
+        left_out = (
+            f"; all {facts.ledger.calibration_samples} samples given had calibrated INT8"
+            if facts.ledger.calibration_samples
+            else ""
+        )
+        return f"the bundle's own {facts.ledger.samples} golden samples ({facts.manifest.golden.kind}){left_out}"
+    kind = "training" if facts.ledger.split == "train" else "held-out"
+    left_out = f", {facts.ledger.calibration_samples} calibration samples left out" if facts.ledger.calibration_samples else ""
+    return f"{facts.ledger.samples} {kind} samples ({facts.ledger.split} split of {facts.ledger.data}{left_out})"
 
 
 def _explained(facts: Facts) -> list[str]:
@@ -61,7 +68,7 @@ def _explained(facts: Facts) -> list[str]:
     if facts.ledger is None:
         said.append("Parity has not been measured; dmdkit check with held-out samples does.")
     elif facts.ledger.samples < MIN_VERIFIED_SAMPLES:
-        said.append(f"Fewer than {MIN_VERIFIED_SAMPLES} held-out samples prove nothing; this check had {_where(facts)}.")
+        said.append(f"Fewer than {MIN_VERIFIED_SAMPLES} samples prove nothing; this check had {_where(facts)}.")
     return said
 
 
