@@ -30,6 +30,7 @@ __all__ = [
     "SearchRecord",
     "StratumRecord",
     "TargetRecord",
+    "int8_report_or_why",
     "read_int8_report",
     "write_int8_report",
 ]
@@ -249,6 +250,17 @@ def read_int8_report(bundle: Path) -> Int8Report | None:
         return Int8Report.model_validate_json(data, strict=True)
     except (ValidationError, RecursionError) as cause:
         raise BundleError(f"{path}: damaged, or written by another dmdkit: {_first(cause)}; export the bundle again") from cause
+
+
+def int8_report_or_why(bundle: Path) -> tuple[Int8Report | None, str]:
+    """The report of a bundle, or None and, where there is one that cannot be read, why.
+
+    For those who go on without it: it advises, and no verdict rests on it.
+    """
+    try:
+        return read_int8_report(bundle), ""
+    except BundleError as cause:
+        return None, str(cause)
 
 
 def _first(cause: Any) -> str:

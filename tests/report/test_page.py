@@ -266,16 +266,30 @@ def test_class_models_show_agreement_in_place_of_sign_flips(facts: Facts):
     assert "sign flips" not in page
 
 
-@pytest.mark.parametrize(
+damaged = pytest.mark.parametrize(
     "content",
     [b"", b"{", b"[]", b'{"created": 1}', b"\xff\xfe", b"[" * 100_000, b"0" * ((16 << 20) + 1)],
     ids=["empty", "half", "list", "wrong types", "not UTF-8", "deep", "too large"],
 )
-@pytest.mark.parametrize("name", ["parity.json", "int8.json"])
-def test_a_damaged_ledger_is_one_readable_error_and_the_old_page_stays(bundle_copy: Path, name: str, content: bytes):
+
+
+@damaged
+def test_without_a_readable_int8_report_the_rest_is_drawn_and_the_page_says_so(
+    bundle_copy: Path, content: bytes, capsys: pytest.CaptureFixture[str]
+):
+    (bundle_copy / "report/int8.json").write_bytes(content)
+    assert main(["report", str(bundle_copy)]) == 0
+    assert "int8.json: " in capsys.readouterr().err
+    page = (bundle_copy / REPORT_PAGE).read_text()
+    assert "report/int8.json is damaged" in page
+    assert "fusion.int8-cpu" in page
+
+
+@damaged
+def test_a_damaged_ledger_is_one_readable_error_and_the_old_page_stays(bundle_copy: Path, content: bytes):
     before = (bundle_copy / REPORT_PAGE).read_bytes()
-    (bundle_copy / "report" / name).write_bytes(content)
-    with pytest.raises(BundleError, match=f"{name}: .*again"):
+    (bundle_copy / "report/parity.json").write_bytes(content)
+    with pytest.raises(BundleError, match=r"parity\.json: .*again"):
         write_report(bundle_copy)
     assert main(["report", str(bundle_copy)]) == 1
     assert (bundle_copy / REPORT_PAGE).read_bytes() == before

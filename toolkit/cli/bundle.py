@@ -109,7 +109,7 @@ def check(
     Example: dmdkit check face.dmd --data mosi.pkl --split test --run runs/mosi
     """
     from dmdkit.runtime.bundle import Bundle
-    from dmdkit.runtime.int8_report import read_int8_report
+    from dmdkit.runtime.int8_report import int8_report_or_why
     from dmdkit.runtime.int8_verdict import judged_again
     from dmdkit.runtime.ledger import measure
     from dmdkit.runtime.native import NativeRunner
@@ -141,7 +141,9 @@ def check(
             sample_values=sample_values,
             native=native,
         )
-    report = read_int8_report(bundle)
+    report, damage = int8_report_or_why(bundle)
+    if damage:
+        note(f"{damage} (it only says whether INT8 is worth it; the verdicts do not rest on it)")
     manifest = judged(opened.manifest, ledger)
     if report is not None:
         report = judged_again(report, manifest, ledger)

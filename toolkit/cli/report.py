@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dmdkit.cli.console import finish
+from dmdkit.cli.console import finish, note
 
 __all__ = ["report"]
 
@@ -22,5 +22,10 @@ def report(
     Example: dmdkit report face.dmd
     """
     from dmdkit.report import write_report
+    from dmdkit.runtime.int8_report import int8_report_or_why
 
-    finish(str(write_report(bundle)))
+    page = write_report(bundle)
+    _, damage = int8_report_or_why(bundle)
+    if damage:
+        note(f"{damage} (the page is written without it)")
+    finish(str(page))

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dmdkit.runtime.int8_report import Int8Report, read_int8_report
+from dmdkit.runtime.int8_report import Int8Report, int8_report_or_why
 from dmdkit.runtime.latency import machine_facts, read_latencies
 from dmdkit.runtime.ledger import Ledger, read_ledger
 from dmdkit.runtime.manifest import Manifest, read_manifest
@@ -35,6 +35,7 @@ class Facts:
         manifest: The bundle's.
         ledger: The last check, or None before the first.
         int8: What became INT8 and why, or None.
+        int8_damaged: Whether there is such a report, but not one that can be read.
         latencies: What ``dmdkit bench`` measured on this machine, one sample a call.
         threads: The threads it was measured with.
         machine: The machine that wrote the report.
@@ -43,6 +44,7 @@ class Facts:
     manifest: Manifest
     ledger: Ledger | None
     int8: Int8Report | None = None
+    int8_damaged: bool = False
     latencies: list[Latency] = field(default_factory=list)
     threads: int = 1
     machine: dict[str, str] = field(default_factory=dict)
@@ -104,16 +106,18 @@ def read_facts(bundle: Path) -> Facts:
     """Reads what there is.
 
     Raises:
-        BundleError: The manifest, the ledger or the INT8 report is damaged.
+        BundleError: The manifest or the ledger is damaged.
     """
     manifest = read_manifest(bundle)
     counts = dict.fromkeys((1, 2, 4, 8, os.cpu_count() or 1))
     measured = {threads: found for threads in counts if (found := read_latencies(manifest, threads))}
     threads = next(iter(measured), 1)
+    int8, damage = int8_report_or_why(bundle)
     return Facts(
         manifest=manifest,
         ledger=read_ledger(bundle),
-        int8=read_int8_report(bundle),
+        int8=int8,
+        int8_damaged=bool(damage),
         latencies=[Latency(*key, found.p50_ms) for key, found in measured.get(threads, {}).items()],
         threads=threads,
         machine=machine_facts(),

@@ -51,6 +51,7 @@ def targets_section(facts: Facts) -> Section:
     if facts.int8 is None or not facts.int8.targets:
         has_int8 = any(graph.precision.startswith("int8") for graph in facts.manifest.graphs.values())
         reason = "the bundle was exported without report/int8.json" if has_int8 else "the bundle has no INT8 graphs"
+        reason = "the bundle's report/int8.json is damaged" if facts.int8_damaged else reason
         return Section(title, join([]), [f"Nothing is said about whether INT8 is worth it: {reason}."])
     sentences = []
     for target in facts.int8.targets:
