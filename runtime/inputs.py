@@ -14,7 +14,7 @@ from dmdkit.data.dataset import MODALITIES
 from dmdkit.errors import InputError
 from dmdkit.runtime.manifest import InputRecord
 
-__all__ = ["OUT_OF_RANGE_SHARE", "RANGE_MARGIN", "CheckedInputs", "RangeGuard", "check_inputs"]
+__all__ = ["OUT_OF_RANGE_SHARE", "RANGE_MARGIN", "CheckedInputs", "RangeGuard", "check_inputs", "refuse_masked"]
 
 Array = npt.NDArray[np.float32]
 
@@ -54,6 +54,7 @@ def _check_array(name: str, value: object, record: InputRecord) -> tuple[Array, 
         shape = value.shape
         if len(shape) == 3 and shape[1] == record.steps and shape[2] == record.features and shape[0]:
             return value, True
+    refuse_masked(name, value)
     try:
         array = np.asarray(value)
     except Exception as cause:  # an array-like of any library may refuse in its own way
@@ -75,6 +76,26 @@ def _check_array(name: str, value: object, record: InputRecord) -> tuple[Array, 
         with np.errstate(over="ignore"):  # beyond float32 becomes infinite, which is refused next
             array = np.ascontiguousarray(array, np.float32)
     return array, batched
+
+
+def refuse_masked(name: str, value: object) -> None:
+    """Refuses values that are marked as missing, which an array without a mask would hold as ordinary ones.
+
+    Raises:
+        InputError: ``value``, or a part of it, is a masked array with something masked.
+    """
+    count = _masked(value)
+    if count:
+        raise InputError(
+            f"input {name!r} has {count} masked values, which a model cannot leave out; fill them before predicting, as "
+            "training did (array.filled(0), where its recipe replaced missing values)"
+        )
+
+
+def _masked(value: object) -> int:
+    if isinstance(value, np.ma.MaskedArray):
+        return int(count_nonzero(np.ma.getmaskarray(value)))
+    return sum(map(_masked, value)) if isinstance(value, (list, tuple)) else 0
 
 
 def _check_finite(name: str, array: Array) -> None:

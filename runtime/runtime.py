@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -94,7 +95,8 @@ class Runtime:
             threads: Threads inside one prediction.
             allow_build: Whether to build an engine where none fits this machine and TensorRT is installed: of what
                 predicts now, of a text encoder when the first words come, which then wait for it.
-            on_out_of_range: Called with the shares when inputs leave the training range.
+            on_out_of_range: Called with the shares when inputs leave the training range. What it raises is logged, and
+                the prediction goes on.
 
         Raises:
             BundleError: Missing, damaged, of another version, or nothing in it has passed parity.
@@ -108,6 +110,7 @@ class Runtime:
         resolved = "cpu" if device == "auto" else device
         bundle = Bundle.open(Path(path))
         bundle.verify()
+        bundle = replace(bundle, path=bundle.path.absolute())  # explaining and checking read files after a chdir, too
         engines = backend == "tensorrt" or (backend == device == "auto" and (allow_build or (bundle.path / "engines").is_dir()))
         runner: Runner | None = None
         used: BackendName = "onnxruntime"
@@ -179,7 +182,10 @@ class Runtime:
             with self._count_lock:
                 self._out_of_range_count += 1
             if self._on_out_of_range is not None:
-                self._on_out_of_range(alarms)
+                try:
+                    self._on_out_of_range(alarms)
+                except Exception:  # whatever it raises: the answer must not be lost to a fault beside it
+                    _LOG.exception("%s: on_out_of_range raised; predicting nevertheless", self._bundle.path)
         return alarms
 
     def predict(self, *, text: object = None, audio: object = None, vision: object = None) -> Prediction:

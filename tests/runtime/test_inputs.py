@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,27 @@ class Refusing:
 def test_what_is_no_array_of_the_right_shape_and_numbers_is_refused_by_name(value: object, message: str):
     with pytest.raises(InputError, match=message):
         check_inputs({**features(), "text": value}, RECORDS)
+
+
+def masked_in_part() -> np.ma.MaskedArray:
+    array = np.ma.masked_array(features(2)["text"], mask=np.zeros((2, 6, 7), bool))
+    array[1, 2, 3:5] = np.ma.masked
+    return array
+
+
+@pytest.mark.parametrize("wrap", [lambda a: a, list, lambda a: [list(row) for row in a]], ids=["array", "list", "nested list"])
+def test_masked_values_are_refused_not_scored_as_if_they_were_there(wrap: Callable[[np.ma.MaskedArray], object]):
+    with pytest.raises(InputError, match=r"'text' has 2 masked values.*fill them before predicting"):
+        check_inputs({**features(2), "text": wrap(masked_in_part())}, RECORDS)
+
+
+def test_a_masked_array_with_nothing_masked_is_an_ordinary_one():
+    values = features(2)
+    given = {name: np.ma.masked_array(array) for name, array in values.items()}
+    found = check_inputs(given, RECORDS).feed
+    for name, array in values.items():
+        assert not isinstance(found[name], np.ma.MaskedArray)
+        assert np.array_equal(found[name], array)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e300])

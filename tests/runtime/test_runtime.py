@@ -220,17 +220,49 @@ def test_features_far_outside_the_training_range_reach_counter_result_and_callba
         assert runtime.out_of_range_count == 2
 
 
-def test_a_callback_may_use_the_runtime_and_its_error_reaches_the_caller(tiny_bundle: Path):
+def test_a_callback_may_use_the_runtime_and_its_error_does_not_cost_the_answer(
+    tiny_bundle: Path, caplog: pytest.LogCaptureFixture
+):
     sample = one_sample(tiny_bundle)
     strange = {name: array * np.float32(30) for name, array in sample.items()}
 
     def callback(_: dict[str, float]) -> None:
         runtime.predict(**sample)
         runtime.explain(**sample)
-        raise ZeroDivisionError
+        raise ZeroDivisionError("in the application")
 
-    with Runtime.open(tiny_bundle, on_out_of_range=callback) as runtime, pytest.raises(ZeroDivisionError):
-        runtime.explain(**strange)
+    with Runtime.open(tiny_bundle, on_out_of_range=callback) as runtime, Runtime.open(tiny_bundle) as silent:
+        found, expected = runtime.predict(**strange), silent.predict(**strange)
+        assert np.array_equal(found.score, expected.score)
+        assert found.out_of_range == expected.out_of_range
+        assert np.array_equal(runtime.explain(**strange).score, silent.explain(**strange).score)
+        assert runtime.out_of_range_count == 2
+    assert [record.message.partition(": ")[2] for record in caplog.records] == [
+        "on_out_of_range raised; predicting nevertheless"
+    ] * 2
+    assert "ZeroDivisionError: in the application" in caplog.text
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
+def test_a_callback_may_end_the_program(tiny_bundle: Path, stop: type[BaseException]):
+    def callback(_: dict[str, float]) -> None:
+        raise stop
+
+    strange = {name: array * np.float32(30) for name, array in one_sample(tiny_bundle).items()}
+    with Runtime.open(tiny_bundle, on_out_of_range=callback) as runtime, pytest.raises(stop):
+        runtime.predict(**strange)
+
+
+def test_a_bundle_opened_by_a_relative_path_explains_and_checks_itself_after_chdir(
+    bundle_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    sample = one_sample(bundle_copy)
+    monkeypatch.chdir(bundle_copy.parent)
+    with Runtime.open(bundle_copy.name) as runtime:
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        assert runtime.explain(**sample).logit_homo.shape == (3, 1)
+        assert runtime.self_check(every_graph=True).passed
 
 
 def test_eight_threads_get_the_same_answers_as_one(runtime: Runtime, tiny_bundle: Path):
