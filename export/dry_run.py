@@ -166,7 +166,8 @@ def _check(name: str, model: ModelProto, target: Target, precision: str) -> list
     if precision == "int8":
         try:
             check_scales(model)
-            rest = [] if has_fp16_rest(model) else ["its remaining layers are fp32; export with --int8 --fp16"]
+            advice = "its remaining layers are fp32; make them fp16 with: dmdkit export RUN --int8 --fp16"
+            rest = [] if has_fp16_rest(model) else [advice]
         except CalibrationError as cause:
             rest = [str(cause)]
         found.append(_finding(name, "int8", rest, "scales lie along output channels; the remaining layers are fp16"))

@@ -85,7 +85,7 @@ def probed(made: ExportedGraph, graph: ExportedGraph, samples: Feed) -> Fp16Erro
             raise ExportError(
                 f"{made.name}: with nearly every token masked the features "
                 + (f"move by {rms:.3g} (rms), more than {limit:.3g}" if finite else "are not finite")
-                + "; the attention mask leaves fp16's range: export without --fp16 and report this"
+                + "; the attention mask leaves fp16's range: leave the fp16 forms out and report this"
             )
     else:
         limit = COMPRESSED_P99_ERROR_SD * spread
@@ -93,6 +93,6 @@ def probed(made: ExportedGraph, graph: ExportedGraph, samples: Feed) -> Fp16Erro
             raise ExportError(
                 f"{made.name}: with inputs near 1e-9 the score moves by {errors.hostile:.3g}, more than {limit:.3g}: a feature "
                 "varies so little in training that, standardised, these leave fp16's range (is the text encoder right?), "
-                "or the padding mask is not kept in fp32; export without --fp16, and report it if no feature is nearly constant"
+                "or the padding mask is not kept in fp32; leave the fp16 forms out, and report it if no feature hardly varies"
             )
     return errors

@@ -41,7 +41,7 @@ def check_backend(backend: str, device: str) -> None:
         MissingDependencyError: Its package is not installed.
     """
     if backend != "auto" and backend not in BACKENDS:
-        raise InputError(f"backend={backend!r}: expected auto, {', '.join(BACKENDS)}")
+        raise InputError(f"backend={backend!r}: expected auto, {', '.join(BACKENDS)}, or tensorrt for a bundle's engines")
     if backend == "openvino":
         if device == "cuda":
             raise InputError("backend='openvino' runs on CPUs; leave out device='cuda', or use backend='onnxruntime'")

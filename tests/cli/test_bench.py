@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from rich.console import ConsoleDimensions
 
 from dmdkit.cli import main
+from dmdkit.cli.bench import _print
 from dmdkit.runtime import Runtime
 from dmdkit.runtime.backends.registry import installed_backends
 from dmdkit.runtime.latency import read_latencies, write_latencies
@@ -104,6 +106,29 @@ def test_the_table_says_graph_verdict_and_where_it_is_kept(bundle_copy: Path, ca
     assert "round 3 of 3" in said.err
     assert "nothing to choose" in said.err
     assert "kept in" in said.err
+
+
+@pytest.mark.parametrize("columns", [80, 160])
+def test_no_name_is_folded(columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("fusion.fp32", "explain.int8-trt", "gd_hetero.fp32", "text.int8-cpu")
+    rows = [
+        {
+            "graph": name, "backend": "onnxruntime", "device": "cpu", "version": "1.23.2", "simulated": "trt" in name,
+            **dict.fromkeys(("p50_ms", "p90_ms", "p99_ms", "max_ms"), 1234.5678), "throughput_per_s": 1234.5,
+            "size_bytes": 123_456_789, "peak_bytes": 1_234_567_890, "open_ms": 1234.5, "verdict": "unverified", "rounds": 3,
+        }
+        for name in names
+    ]  # fmt: skip
+    monkeypatch.setattr("dmdkit.cli.console._Console.size", ConsoleDimensions(columns, 25))
+    _print({"machine": {"cpu": "a CPU", "cores": 2}, "threads": 1, "batch": 1, "graphs": rows})
+    lines = capsys.readouterr().out.splitlines()
+    table = lines[1 : 2 + len(rows)]
+    assert max(len(line.rstrip()) for line in table) <= columns
+    for name, line in zip(names, table[1:], strict=True):
+        assert line.split()[0] == name
+        assert "onnxruntime" in line
+        assert line.split()[-1] == "unverified"
+    assert any("simulated" in line for line in lines)
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import json
+import pickle
 import shutil
 from pathlib import Path
 
@@ -165,6 +166,46 @@ def test_predictions_do_not_depend_on_labels(tiny_bundle, tiny_data, tmp_path, c
         samples = json_answer(capsys, "predict", tiny_bundle, "--data", data, "--graph", "fp32")["samples"]
         scores.append([sample["score"] for sample in samples])
     assert scores[0] == scores[1]
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".pkl"])
+def test_predict_needs_no_labels(suffix, tiny_bundle, tiny_data, tmp_path, capsys):
+    import numpy as np
+
+    with np.load(tiny_data) as archive:
+        arrays = {name: archive[name] for name in archive.files if name not in ("label_range", "labels")}
+    path = tmp_path / f"unlabelled{suffix}"
+    if suffix == ".npz":
+        np.savez(path, **arrays)
+    else:
+        rows = arrays["split"] == "test"
+        features = {name: arrays[name][rows] for name in ("text", "audio", "vision")}
+        path.write_bytes(pickle.dumps({"test": {**features, "id": list(arrays["ids"][rows])}}))
+    found = [
+        json_answer(capsys, "predict", tiny_bundle, "--data", data, "--graph", "fp32", "--limit", "3")["samples"]
+        for data in (tiny_data, path)
+    ]
+    assert [sample["score"] for sample in found[0]] == [sample["score"] for sample in found[1]]
+    assert [sample["label"] for sample in found[1]] == [None] * 3
+    common = ["predict", tiny_bundle, "--data", path, "--graph", "fp32", "--limit", "2"]
+    assert [line.split()[2] for line in answer(capsys, *common)[0].splitlines()] == ["label", "-", "-"]
+    answer(capsys, *common, "--out", tmp_path / "a.csv")
+    with (tmp_path / "a.csv").open() as stream:
+        assert [row["label"] for row in csv.DictReader(stream)] == ["", ""]
+    assert "this key" in answer(capsys, "check", tiny_bundle, "--data", path, code=1)[1], "a verdict needs labels"
+
+
+def test_a_csv_of_classes_has_a_class_column(tmp_path, capsys):
+    from dmdkit.cli.bundle import _print_rows, _write_rows
+
+    rows = [{"id": "a", "class": 2, "score": [0.1, -1.0, 3.5], "label": 1, "latency_ms": 0.5}]
+    _write_rows(tmp_path / "a.csv", rows)
+    with (tmp_path / "a.csv").open() as stream:
+        (row,) = csv.DictReader(stream)
+    assert list(row) == ["id", "class", "score_0", "score_1", "score_2", "label", "latency_ms"]
+    assert (row["class"], row["label"]) == ("2", "1")
+    _print_rows(rows)
+    assert capsys.readouterr().out.splitlines()[1].split() == ["a", "2", "+3.500", "1", "0.50"]
 
 
 def test_inspect_shows_a_bundle_and_replays_it(tiny_bundle, capsys):

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from tests.cli.helpers import TINY_FLAGS, python
+from tests.conftest import ROOT
 from tests.training.helpers import tree
 
 # Runs a command in a Python that cannot find the packages of argv[1], whatever is installed.
@@ -46,13 +47,19 @@ def places(tiny_data, tiny_run, tiny_bundle, published_weights, tmp_path):
         ("onnxscript", ["export", "{run}", "--out", "{out}"], "export"),
         ("modelopt", ["export", "{run}", "--int8", "--out", "{out}"], "quantize"),
         ("onnx_graphsurgeon", ["export", "{run}", "--int8", "--out", "{out}"], "quantize"),
+        ("onnx", ["build", "{bundle}", "--target", "rtx-ada", "--precision", "fp32", "--dry-run"], "export"),
+        ("onnx", ["build", "{bundle}", "--target", "jetson-orin-nano", "--kit", "{out}"], "quantize"),
+        ("torch", ["build", "{bundle}", "--target", "rtx-ada", "--precision", "fp16", "--dry-run"], "quantize"),
+        ("modelopt", ["build", "{bundle}", "--target", "rtx-ada", "--precision", "fp16"], "quantize"),
+        ("tensorrt_rtx", ["build", "{bundle}", "--target", "rtx-ada", "--precision", "fp16"], "rtx"),
+        ("tensorrt_rtx,onnx,torch", ["build", "{bundle}", "--target", "rtx-ada", "--precision", "fp32"], "rtx"),
     ],
 )
 def test_the_extra_to_install_is_named(packages, command, extra, places, tmp_path):
     ended = python(WITHOUT, packages, *(part.format(**places) for part in command), cwd=tmp_path)
     assert ended.returncode == 3, ended.stderr
     assert len(ended.stderr.splitlines()) == 1
-    assert packages in ended.stderr
+    assert packages.partition(",")[0] in ended.stderr
     assert ended.stderr.rstrip().endswith(f"pip install 'dmdkit[{extra}]'")
     assert tree(tmp_path) == {}
 
@@ -68,6 +75,7 @@ def test_the_extra_to_install_is_named(packages, command, extra, places, tmp_pat
         ["doctor"],
         ["data", "inspect", "{data}"],
         ["data", "sample"],
+        ["build", "{bundle}", "--target", "list"],
     ],
 )
 def test_what_a_robot_runs_needs_no_optional_package(command, places, tmp_path, bundle_copy):
@@ -90,3 +98,16 @@ def test_export_without_modelopt_still_gives_the_fp32_bundle(places, tmp_path):
 def test_import_needs_no_trainer(places, tmp_path):
     arguments = ["import", places["weights"], "--heads", "2", "--out", places["out"]]
     assert python(WITHOUT, "lightning_fabric", *arguments).returncode == 0
+
+
+@pytest.mark.slow
+def test_what_the_extra_rtx_brings_is_enough_to_add_fp16_graphs_and_check_them(places, bundle_copy, tmp_path):
+    absent = "lightning_fabric,transformers,tokenizers,openvino,cuda,tensorrt"
+    ended = python(WITHOUT, absent, "build", bundle_copy, "--target", "rtx-ada", "--precision", "fp16", "--dry-run", "--json")
+    assert ended.returncode in (0, 2), ended.stderr
+    assert json.loads(ended.stdout)["target"] == "rtx-ada"
+
+
+def test_the_extra_rtx_holds_what_fp16_graphs_are_made_with():
+    line = next(line for line in (ROOT / "pyproject.toml").read_text().splitlines() if line.startswith("rtx = "))
+    assert '"dmdkit[quantize]"' in line

@@ -182,6 +182,7 @@ def test_tables_fit_the_terminal(columns, tiny_run, bundle_copy, tiny_data, tmp_
         ["predict", bundle_copy, "--data", tiny_data, "--graph", "fp32", "--limit", "3"],
         ["doctor"],
         ["data", "inspect", tiny_data],
+        ["bench", bundle_copy, "--rounds", "3", "--no-memory"],
     )
     for command in commands:
         code, written = on_terminal(columns, *command, cwd=tmp_path)
@@ -260,6 +261,7 @@ def test_a_disk_that_fills_is_one_line_and_nothing_half_written(
         "train": ["train", "--data", tiny_data, "--out", tmp_path / "run", *TINY_FLAGS],
         "import": ["import", published_weights, "--heads", "2", "--out", tmp_path / "imported"],
         "data sample": ["data", "sample", "--out", tmp_path / "sample.npz"],
+        "data sample safetensors": ["data", "sample", "--out", tmp_path / "sample.safetensors"],
     }
     for name, command in commands.items():
         capsys.readouterr()

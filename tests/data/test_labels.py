@@ -5,7 +5,7 @@ import pytest
 
 from dmdkit.data import load_dataset
 from dmdkit.errors import DataError
-from tests.data.builders import flat_content, write_npz
+from tests.data.builders import flat_content, mmsa_content, write_npz, write_pickle
 
 
 def load_labels(tmp_path, labels, **options):
@@ -80,3 +80,36 @@ def test_labels_of_a_wrong_shape_are_refused(tmp_path, shape):
 def test_a_label_beyond_float32_is_refused(tmp_path):
     with pytest.raises(DataError, match="within float32"):
         load_labels(tmp_path, [1e300, 0.5])
+
+
+@pytest.mark.parametrize("task", ["regression", "classification", "auto"])
+def test_labels_that_are_not_needed_may_be_absent(tmp_path, task):
+    content = mmsa_content()
+    for split in content.values():
+        del split["regression_labels"], split["classification_labels"]
+    flat = {key: value for key, value in flat_content().items() if key != "labels"}
+    for path in (write_pickle(tmp_path / "a.pkl", content), write_npz(tmp_path / "a.npz", flat)):
+        with pytest.raises(DataError, match="labels': expected this key"):
+            load_dataset(path, task=task)
+        found = load_dataset(path, task=task, labels_needed=False)
+        assert found.task == ("classification" if task == "classification" else "regression")
+        unknown = [-1] * 4 if task == "classification" else [np.nan] * 4
+        np.testing.assert_array_equal(found.splits["test"].labels, unknown)
+
+
+@pytest.mark.parametrize("task", ["regression", "classification"])
+def test_labels_that_are_there_are_kept_and_checked_beside_those_that_are_not(tmp_path, task):
+    content = mmsa_content()
+    for key in ("regression_labels", "classification_labels"):
+        content["test"][key][1] = np.nan
+    path = write_pickle(tmp_path / "a.pkl", content)
+    with pytest.raises(DataError, match="a finite label"):
+        load_dataset(path, task=task)
+    found = load_dataset(path, task=task, labels_needed=False).splits
+    wanted = content["test"][f"{task}_labels"]
+    wanted = np.where(np.isnan(wanted), -1, wanted) if task == "classification" else wanted
+    np.testing.assert_array_equal(found["test"].labels, wanted)
+    np.testing.assert_array_equal(found["train"].labels, content["train"][f"{task}_labels"])
+    content["test"][f"{task}_labels"][2] = np.inf
+    with pytest.raises(DataError, match="a finite label"):
+        load_dataset(write_pickle(tmp_path / "b.pkl", content), task=task, labels_needed=False)

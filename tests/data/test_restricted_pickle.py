@@ -178,6 +178,17 @@ def test_an_array_whose_shape_disagrees_with_its_bytes_is_refused(tmp_path):
         load_bytes(tmp_path, data.replace(b"K\x03K\x04\x86", b"K\x03K\x05\x86"))
 
 
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize(
+    ("value", "name"), [({"a", "b"}, "set"), (frozenset("ab"), "set"), (set(), "set"), (1 + 2j, "complex")]
+)
+def test_what_is_refused_is_named_even_under_a_key_that_nobody_reads(tmp_path, protocol, value, name):
+    with pytest.raises(DataError, match=name) as refused:
+        load_bytes(tmp_path, pickle.dumps({"unused": value}, protocol))
+    assert "may hold only numpy arrays" in str(refused.value)
+    assert "cut short" not in str(refused.value)
+
+
 @pytest.mark.parametrize("make", ["missing", "directory", "empty"])
 def test_a_file_that_cannot_be_read_is_said(tmp_path, make):
     path = tmp_path / "absent.pkl"

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+
 import numpy as np
 import pytest
 
@@ -59,3 +61,15 @@ def test_an_unknown_suffix_a_directory_and_an_unwritable_place_are_refused(tmp_p
     with pytest.raises(DataError, match="cannot write"):
         write_dataset(dataset, tmp_path / "file" / "c.npz")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b.npz", "file"]
+
+
+def test_a_full_disk_is_said_of_a_safetensors_too(tmp_path, monkeypatch):
+    from safetensors import SafetensorError
+
+    def full(*_, **__):
+        raise SafetensorError(f"Error while serializing: I/O error: {errno.ENOSPC} No space left on device")
+
+    monkeypatch.setattr("safetensors.numpy.save_file", full)
+    with pytest.raises(DataError, match=r"cannot write .*a\.safetensors: .*No space left on device.*free space"):
+        write_dataset(sample_dataset(), tmp_path / "a.safetensors")
+    assert list(tmp_path.iterdir()) == []

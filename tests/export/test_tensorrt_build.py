@@ -225,6 +225,10 @@ def test_targets_can_be_listed(engine_copy: Path, capsys: pytest.CaptureFixture[
     assert main(["build", str(engine_copy), "--target", "list"]) == 0
     listed = capsys.readouterr().out
     assert all(name in listed for name in target_names())
+    assert main(["build", str(engine_copy), "--target", "list", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["targets"]
+    assert [target["name"] for target in found] == list(target_names())
+    assert all(target["title"] for target in found)
 
 
 def test_type_stubs_alone_are_not_taken_for_tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

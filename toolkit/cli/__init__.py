@@ -77,6 +77,7 @@ def _discard_output() -> None:
 
 def _run(arguments: Sequence[str] | None) -> int:  # noqa: PLR0911 - one return an exit code
     from dmdkit.cli.console import print_error
+    from dmdkit.cli.process import was_interrupted
 
     try:
         result = get_command(app).main(
@@ -86,8 +87,9 @@ def _run(arguments: Sequence[str] | None) -> int:  # noqa: PLR0911 - one return 
         if result == ExitCode.INTERRUPTED:  # typer turns Ctrl-C into this code without a word
             print_error("interrupted")
     except DmdkitError as error:
-        print_error(str(error))
-        return int(error.exit_code)
+        told = not was_interrupted() or error.exit_code == ExitCode.INTERRUPTED  # else it is what a library made of the signal
+        print_error(str(error) if told else "interrupted")
+        return int(error.exit_code if told else ExitCode.INTERRUPTED)
     except (typer.Abort, KeyboardInterrupt):
         print_error("interrupted")
         return int(ExitCode.INTERRUPTED)
@@ -102,6 +104,9 @@ def _run(arguments: Sequence[str] | None) -> int:  # noqa: PLR0911 - one return 
         _discard_output()
         return int(ExitCode.GOOD)
     except Exception as error:
+        if was_interrupted():
+            print_error("interrupted")
+            return int(ExitCode.INTERRUPTED)
         if type(error).__name__ == "NoArgsIsHelpError":
             error.show()  # type: ignore[attr-defined]
             return int(ExitCode.USER_ERROR)
@@ -124,7 +129,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 good, 1 user error, 2 a verdict that is not passed, 3 a missing optional package, 70 our bug, 130 interrupted.
     """
+    from dmdkit.cli.process import open_streams, remembered_interrupts
+
+    open_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name that the terminal's encoding lacks is shown escaped
             stream.reconfigure(errors="backslashreplace")
-    return _run(arguments)
+    with remembered_interrupts():
+        return _run(arguments)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dmdkit.cli.console import err, note, print_json, print_table, verdict_text
+from dmdkit.cli.console import COMFORTABLE, err, note, out, print_json, print_table, say, verdict_text
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -135,23 +135,26 @@ def _auto(bundle: Bundle, threads: int) -> dict[str, str] | None:
 
 
 def _print(result: dict[str, Any]) -> None:
-    times = ("p50", "p90", "p99", "max")
+    """Every figure where there is room, else those one compares by: no name is folded."""
+    wide = out.width >= COMFORTABLE
+    times = ("p50", "p90", "p99", "max") if wide else ("p50", "p99")
     rows: list[list[str | Text]] = []
     for row in result["graphs"]:
+        simulated = row["simulated"] and row["device"] == "cpu"
         where = row["backend"] + ("" if row["device"] == "cpu" else f" {row['device']}")
-        rows.append(
-            [
-                row["graph"] + (" (simulated)" if row["simulated"] and row["device"] == "cpu" else ""),
-                f"{where} {row['version'] or ''}".strip(),
-                *(f"{row[f'{name}_ms']:.3f}" for name in times),
-                f"{row['throughput_per_s']:.0f}",
-                f"{row['size_bytes'] / 1e6:.2f} MB",
-                "-" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 1e6:.0f} MB",
-                "-" if row["open_ms"] is None else f"{row['open_ms']:.0f} ms",
-                verdict_text(row["verdict"]),
-            ]
-        )
-    machine, numbers = result["machine"], [*times, "per s", "size", "memory", "open"]
+        cells: list[str | Text] = [
+            row["graph"] + ((" (simulated)" if wide else " *") if simulated else ""),
+            f"{where} {row['version'] or ''}".strip() if wide else where,
+            *(f"{row[f'{name}_ms']:.3f}" for name in times),
+        ]
+        cells += [f"{row['throughput_per_s']:.0f}"] if wide else []
+        cells.append(f"{row['size_bytes'] / 1e6:.2f} MB")
+        if wide:
+            cells.append("-" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 1e6:.0f} MB")
+            cells.append("-" if row["open_ms"] is None else f"{row['open_ms']:.0f} ms")
+        rows.append([*cells, verdict_text(row["verdict"])])
+    machine = result["machine"]
+    numbers = [*times, "per s", "size", "memory", "open"] if wide else [*times, "size"]
     done = min((row["rounds"] for row in result["graphs"]), default=0)
     print_table(
         ["graph", "backend", *numbers, "verdict"],
@@ -160,6 +163,8 @@ def _print(result: dict[str, Any]) -> None:
         f"milliseconds over {done} rounds",
         right=numbers,
     )
+    if not wide and any(row["simulated"] for row in result["graphs"]):
+        say("* simulated: made for TensorRT")
 
 
 def _say_what_next(bundle: Bundle, result: dict[str, Any]) -> None:

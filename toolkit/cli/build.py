@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dmdkit.cli.console import err, finish, note, print_json, print_table, say, steps
+from dmdkit.cli.requirements import require
 from dmdkit.errors import BundleError, ConfigError, ExitCode, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -77,7 +78,10 @@ def _with_wanted_forms(
     if not wanted:
         return bundle
     if precision == "int8":
-        raise BundleError(f"--precision int8: {bundle.path} has no {wanted}; export the run again with --int8 --fp16")
+        raise BundleError(
+            f"--precision int8: {bundle.path} has no {wanted}; export the run again: dmdkit export RUN --int8 --fp16"
+        )
+    require("making fp16 graphs", "quantize", "torch", "onnx", "onnxscript", "modelopt")
     from dmdkit.export.fp16_forms import add_fp16_graphs
 
     note(f"{bundle.path} has no {wanted}: adding the fp16 forms to it")
@@ -86,7 +90,7 @@ def _with_wanted_forms(
         from dmdkit.cli.feature_files import NanPolicy, dataset_for_bundle, split_for_bundle
 
         dataset = dataset_for_bundle(parity_data, bundle, split, nan_policy=NanPolicy.refuse)
-        split_for_bundle(dataset, split, bundle.manifest)
+        split_for_bundle(dataset, split, bundle.manifest, "--parity-split")
         parity = (dataset, split)
     else:
         note("their verdict stays unverified: pass --parity-data FILE, or run `dmdkit check` with held-out features")
@@ -195,10 +199,8 @@ def _check_and_pack(
     bundle: Bundle, graphs: list[str], target: Target, precision: str, kit: Path | None, *, force: bool, json: bool
 ) -> None:
     """The dry run, and the kit where one was asked for."""
-    try:
-        from dmdkit.export.dry_run import dry_run
-    except ImportError as cause:
-        raise MissingDependencyError(cause.name or "onnx", "export", "checking graphs for a device") from cause
+    require("checking graphs for a device", "export", "onnx")
+    from dmdkit.export.dry_run import dry_run
     from dmdkit.export.kit import write_kit
 
     findings = dry_run(bundle, graphs, target, precision)
@@ -212,6 +214,17 @@ def _check_and_pack(
         finish(f"{kit}/", "copy it to the device, and there: python3 build_and_check.py")
     if any(finding.status == "problem" for finding in findings):
         raise typer.Exit(int(ExitCode.NOT_PASSED))
+
+
+def _list_targets(*, json: bool) -> None:
+    from dmdkit.export.targets import load_target, target_names
+
+    titles = {name: load_target(name).title for name in target_names()}
+    if json:
+        print_json({"targets": [{"name": name, "title": title} for name, title in titles.items()]})
+        return
+    for name, title in titles.items():
+        say(f"{name:18} {title}")
 
 
 def build(
@@ -245,13 +258,13 @@ def build(
 
     Example: dmdkit build face.dmd --target rtx-ada --precision fp16
     """
-    from dmdkit.export.targets import load_target, target_names
+    from dmdkit.export.targets import load_target
     from dmdkit.runtime.bundle import Bundle
     from dmdkit.runtime.engine_build import build_engine, gpu_for
+    from dmdkit.runtime.tensorrt_api import module_of
 
     if target == "list":
-        for name in target_names():
-            say(f"{name:18} {load_target(name).title}")
+        _list_targets(json=json)
         return
     chosen = load_target(target)
     wanted = chosen.precision(precision.value if precision is not None else None)
@@ -271,7 +284,9 @@ def build(
             _check_and_pack(held, _graphs(held, kinds, wanted, chosen), chosen, wanted, kit, force=force, json=json)
         return
     spec = _spec(chosen)
-    gpu_for(spec)  # before the bundle is changed: forms are added to it only where engines can be built
+    # Before the bundle is changed: forms are added to it only where engines can be built.
+    gpu_for(spec)
+    module_of(spec.flavour)
     opened = _with_wanted_forms(opened, kinds, wanted, parity_data, parity_split)
     results = []
     for name in _graphs(opened, kinds, wanted, chosen):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -186,7 +187,7 @@ def predict(
     force: Annotated[bool, typer.Option("--force", help="Replace an existing --out.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Score a feature file with a bundle, without PyTorch.
+    """Score a feature file with a bundle, without PyTorch; labels are shown where it has them.
 
     Example: dmdkit predict face.dmd --data mosi.pkl --limit 5
     """
@@ -208,14 +209,12 @@ def predict(
                 found = runtime.predict(**sample)
             except InputError as cause:
                 raise InputError(f"{data}: sample {part.ids[index]!r}: {cause}") from cause
-            row: dict[str, Any] = {
-                "id": part.ids[index],
-                "score": [float(value) for value in found.score],
-                "label": part.labels[index].item(),
-                "latency_ms": round(found.latency_ms, 4),
-            }
+            row: dict[str, Any] = {"id": part.ids[index]}
             if runtime.manifest.task == "classification":
                 row["class"] = int(found.score.argmax())
+            row["score"] = [float(value) for value in found.score]
+            row["label"] = _label(part, index)
+            row["latency_ms"] = round(found.latency_ms, 4)
             if explain:
                 row["explanation"] = _explanation(runtime.explain(**sample))
             rows.append(row)
@@ -250,13 +249,21 @@ def _words(part: Split, index: int) -> Any:
     return part.raw_text[index] if part.raw_text is not None else part.tokens[index, 0][part.tokens[index, 1] == 1]
 
 
+def _label(part: Split, index: int) -> float | int | None:
+    """The label of a sample, a whole number where it is a class; None where it has none."""
+    label: float | int = part.labels[index].item()
+    unknown = label < 0 if isinstance(label, int) else isnan(label)
+    return None if unknown else label
+
+
 def _print_rows(rows: list[dict[str, Any]]) -> None:
     classes = bool(rows) and "class" in rows[0]
     heads = ["id", "class", "logit", "label", "ms"] if classes else ["id", "score", "label", "ms"]
     cells = []
     for row in rows:
         found = [str(row["class"]), f"{max(row['score']):+.3f}"] if classes else [f"{row['score'][0]:+.3f}"]
-        cells.append([row["id"], *found, f"{row['label']:g}", f"{row['latency_ms']:.2f}"])
+        label = "-" if row["label"] is None else f"{row['label']:g}"
+        cells.append([row["id"], *found, label, f"{row['latency_ms']:.2f}"])
     print_table(heads, cells, right=heads[1:])
 
 
@@ -284,9 +291,11 @@ def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     stream = io.StringIO()
     width = len(rows[0]["score"]) if rows else 1
     heads = ["score"] if width == 1 else [f"score_{i}" for i in range(width)]
+    classes = ["class"] if rows and "class" in rows[0] else []
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["id", *heads, "label", "latency_ms"])
-    writer.writerows([row["id"], *row["score"], row["label"], row["latency_ms"]] for row in rows)
+    writer.writerow(["id", *classes, *heads, "label", "latency_ms"])
+    for row in rows:
+        writer.writerow([row["id"], *(row[key] for key in classes), *row["score"], row["label"], row["latency_ms"]])
     write_text(path, stream.getvalue(), InputError)
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from rich.console import Console, ConsoleDimensions
 from rich.text import Text
 
+from dmdkit.cli.process import stop_if_interrupted
 from dmdkit.text import visible
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from dmdkit.runtime.parity import HopRecord
 
 __all__ = [
+    "COMFORTABLE",
     "counted_steps",
     "err",
     "finish",
@@ -43,8 +45,8 @@ __all__ = [
 WIDE = 160
 """Columns of a table where nobody's terminal sets them (a file, a pipe, a log)."""
 
-_COMFORTABLE = 120
-"""Columns from which the parity table shows everything it knows."""
+COMFORTABLE = 120
+"""Columns from which the widest tables show everything they know."""
 
 
 class _Console(Console):
@@ -95,21 +97,32 @@ def finish(wrote: str, next_command: str | None = None) -> None:
         err.print(Text.assemble(("next: ", "dim"), visible(next_command)))
 
 
+def _stoppable(show: Callable[[str], None]) -> Callable[[str], None]:
+    def begin(name: str) -> None:
+        stop_if_interrupted()
+        show(name)
+
+    return begin
+
+
 @contextmanager
 def steps(title: str) -> Iterator[Callable[[str], None]]:
-    """Yields a function that shows the step it is told: a spinner on a terminal, plain lines elsewhere."""
+    """Yields a function that shows the step it is told: a spinner on a terminal, plain lines elsewhere.
+
+    No step begins after a Ctrl-C, which the step before may have dropped.
+    """
     if not err.is_terminal:
-        yield lambda name: note(f"{title}: {name}")
+        yield _stoppable(lambda name: note(f"{title}: {name}"))
         return
     with err.status(title) as status:
-        yield lambda name: status.update(Text(visible(f"{title}: {name}")))
+        yield _stoppable(lambda name: status.update(Text(visible(f"{title}: {name}"))))
 
 
 @contextmanager
 def counted_steps(title: str) -> Iterator[tuple[Callable[[str], None], Callable[[int, int], None]]]:
     """Like :func:`steps`, with a second function that hears how much of how much a long step has done: a bar on a terminal."""
     if not err.is_terminal:
-        yield lambda name: note(f"{title}: {name}"), lambda done, total: None
+        yield _stoppable(lambda name: note(f"{title}: {name}")), lambda done, total: stop_if_interrupted()
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
@@ -117,7 +130,7 @@ def counted_steps(title: str) -> Iterator[tuple[Callable[[str], None], Callable[
     with Progress(*columns, console=err, transient=True) as progress:
         task = progress.add_task(visible(title), total=None)
         yield (
-            lambda name: progress.reset(task, description=visible(f"{title}: {name}"), total=None),
+            _stoppable(lambda name: progress.reset(task, description=visible(f"{title}: {name}"), total=None)),
             lambda done, total: progress.update(task, completed=done, total=total),
         )
 
@@ -160,7 +173,7 @@ def _change(hop: HopRecord, key: str, *, interval: bool) -> str:
 def parity_table(ledger: Ledger, manifest: Manifest) -> None:
     """Prints the ledger on standard output: every figure where there is room, else those the verdict rests on."""
     key = "accuracy" if manifest.task == "classification" else "mae"
-    wide = out.width >= _COMFORTABLE
+    wide = out.width >= COMFORTABLE
     rows: list[list[str | Text]] = []
     for hop in ledger.hops:
         label = (f"{hop.source} -> {hop.target}" if wide else hop.target) + ("" if hop.kind == "measured" else f" ({hop.kind})")

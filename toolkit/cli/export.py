@@ -57,7 +57,7 @@ def _parity_data(dataset: Dataset, split: str) -> ParityData:
     from dmdkit.export import ParityData
 
     refuse_trained_samples(dataset, split)
-    return ParityData(split_of(dataset, split), split, dataset.source, dataset.sha256)
+    return ParityData(split_of(dataset, split, "--parity-split"), split, dataset.source, dataset.sha256)
 
 
 def export_run(

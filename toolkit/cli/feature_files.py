@@ -67,6 +67,7 @@ def _load_for_model(
     own_range: tuple[float, float] | None,
     own_sha256: str | None,
     nan_policy: FileNanPolicy,
+    labels_needed: bool = True,
 ) -> Dataset:
     """A feature file for something that is measured with its labels: they lie in the model's range.
 
@@ -79,6 +80,7 @@ def _load_for_model(
         own_range: What was declared of the model's own file.
         own_sha256: Hash of that file, if known.
         nan_policy: What to do with NaN and infinities.
+        labels_needed: Whether a sample without a label is refused.
 
     Raises:
         DataError: It cannot be read, or its labels are on another scale.
@@ -87,7 +89,8 @@ def _load_for_model(
     from dmdkit.files import sha256_of_file
 
     own = None not in (label_range, own_sha256) and path.is_file() and sha256_of_file(path) == own_sha256
-    return load_dataset(path, task=task, label_range=own_range if own else label_range, nan_policy=nan_policy)
+    known = own_range if own else label_range
+    return load_dataset(path, task=task, label_range=known, nan_policy=nan_policy, labels_needed=labels_needed)
 
 
 def load_data(path: str, config: RunConfig) -> Dataset:
@@ -176,8 +179,8 @@ def dataset_for_bundle(
         bundle: The bundle.
         split: The split that is needed.
         nan_policy: What to do with NaN and infinities.
-        for_verdict: Whether something is measured on the split: its labels must lie in the bundle's range, and its samples
-            must not be those of the training split.
+        for_verdict: Whether something is measured on the split: its labels must be there and lie in the bundle's range, and its
+            samples must not be those of the training split.
         encode: Whether text becomes what the encoder makes of the words; else whoever takes the tokens does it.
         encode_with: The run whose PyTorch encoder does that; else the bundle's own ``text.fp32``.
 
@@ -195,6 +198,7 @@ def dataset_for_bundle(
         own_range=None,
         own_sha256=manifest.source.data_sha256,
         nan_policy=nan_policy.value,
+        labels_needed=for_verdict,
     )
     if for_verdict:
         refuse_trained_samples(dataset, split)
@@ -208,32 +212,32 @@ def dataset_for_bundle(
     return dataset
 
 
-def split_for_bundle(dataset: Dataset, name: str, manifest: Manifest) -> Split:
+def split_for_bundle(dataset: Dataset, name: str, manifest: Manifest, option: str = "--split") -> Split:
     """The split ``name`` of a dataset, if it has every modality the bundle needs.
 
     Raises:
         DataError: There is no such split, or a modality is zero throughout that the model never did without.
     """
-    split = split_of(dataset, name)
+    split = split_of(dataset, name, option)
     for modality, features in split.features().items():
         if modality == "text" and split.tokens is not None:
             continue
         if not features.any() and not manifest.inputs[modality].trained_absent:
             raise DataError(
                 f"{dataset.source}: {modality} is zero in every {name} sample, and the model never did without it; give it "
-                f"{modality}, or train with --set training.modality_dropout=0.2"
+                f"{modality}, or train for that: dmdkit train --set training.modality_dropout=0.2"
             )
     return split
 
 
-def split_of(dataset: Dataset, name: str) -> Split:
-    """The split ``name`` of a dataset.
+def split_of(dataset: Dataset, name: str, option: str = "--split") -> Split:
+    """The split ``name`` of a dataset; ``option`` is how another one is named.
 
     Raises:
         DataError: There is none.
     """
     if name not in dataset.splits:
-        raise DataError(f"{dataset.source}: no {name!r} split; name one it has with --split: {', '.join(dataset.splits)}")
+        raise DataError(f"{dataset.source}: no {name!r} split; name one it has with {option}: {', '.join(dataset.splits)}")
     return dataset.splits[name]
 
 

@@ -98,7 +98,7 @@ def verdict_sentences(report: Int8Report) -> None:
     if search is not None and not search.complete:
         say(
             f"the INT8 search did not get through in {search.seconds:.0f} s: layers were not measured, or nothing tried holds "
-            "with room to spare; export again with --force and more --int8-search-seconds, and it goes on from there"
+            "with room to spare; it goes on from there with: dmdkit export RUN --int8 --force --int8-search-seconds MORE"
         )
     for target in report.targets:
         shares = (

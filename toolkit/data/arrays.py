@@ -32,8 +32,10 @@ _LAYOUT = f"the keys are {', '.join(_REQUIRED)} and optionally {', '.join(_OPTIO
 _DAMAGED = "fetch or save it again"
 
 
-def read_npz(path: Path, source: str, sha256: str) -> RawFile:
+def read_npz(path: Path, source: str, sha256: str, *, labels_needed: bool = True) -> RawFile:
     """The splits of an ``.npz``, unchecked; pickled objects in it are refused.
+
+    With ``labels_needed`` false, a file without labels is read too.
 
     Raises:
         DataError: The archive is damaged, declares more than it can hold, lacks a key, or names an unknown split.
@@ -53,7 +55,7 @@ def read_npz(path: Path, source: str, sha256: str) -> RawFile:
     except Exception as cause:  # zipfile, zlib and numpy fail in a dozen ways on damaged input
         reason = " ".join(str(cause).split())[:200]
         raise DataError(f"{source} is not a readable .npz ({type(cause).__name__}: {reason}); {_DAMAGED}") from cause
-    return _raw_file(source, sha256, values, sorted(set(names) - set(values)))
+    return _raw_file(source, sha256, values, sorted(set(names) - set(values)), labels_needed)
 
 
 def _npz_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, source: str, key: str) -> npt.NDArray[Any]:
@@ -94,8 +96,10 @@ def _npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]
     raise ValueError(f"npy version {version}")
 
 
-def read_safetensors(path: Path, source: str, sha256: str) -> RawFile:
+def read_safetensors(path: Path, source: str, sha256: str, *, labels_needed: bool = True) -> RawFile:
     """The splits of a ``.safetensors``, unchecked; ids and split names come from its metadata key ``dmdkit``.
+
+    With ``labels_needed`` false, a file without labels is read too.
 
     Raises:
         DataError: The file is damaged, its metadata is absent or wrong, or a key is missing.
@@ -114,7 +118,7 @@ def read_safetensors(path: Path, source: str, sha256: str) -> RawFile:
         reason = " ".join(str(cause).split())[:200]
         raise DataError(f"{source} is not readable as safetensors ({reason}); {_DAMAGED}") from cause
     values.update(_names_from_metadata(source, metadata.get(METADATA_KEY)))
-    return _raw_file(source, sha256, values, sorted(keys - set(wanted)))
+    return _raw_file(source, sha256, values, sorted(keys - set(wanted)), labels_needed)
 
 
 def _names_from_metadata(source: str, text: str | None) -> dict[str, object]:
@@ -147,9 +151,9 @@ def _text_rows(source: str, key: str, value: object) -> list[str]:
         raise data_error(source, None, key, "UTF-8 text", "other bytes", "save it as text") from cause
 
 
-def _raw_file(source: str, sha256: str, values: Mapping[str, object], unused: list[str]) -> RawFile:
+def _raw_file(source: str, sha256: str, values: Mapping[str, object], unused: list[str], labels_needed: bool) -> RawFile:
     for key in _REQUIRED:
-        if key not in values:
+        if key not in values and (labels_needed or key != "labels"):
             found = ", ".join(repr(name) for name in sorted([*values, *unused])[:20]) or "no key at all"
             raise data_error(source, None, key, "this key", f"only {found}", _LAYOUT)
     split_names = _text_rows(source, "split", values["split"])
@@ -170,7 +174,7 @@ def _raw_file(source: str, sha256: str, values: Mapping[str, object], unused: li
             raise data_error(source, None, "split", "train, valid or test for every sample", found, "rename the split")
     if not count:
         raise data_error(source, None, "split", "at least one sample", "none", "an empty file cannot be used")
-    labels = arrays["labels"]
+    labels = arrays.get("labels")
     notes = [f"keys not used: {', '.join(unused[:20])}"] if unused else []
     return RawFile(
         source=source,
@@ -178,7 +182,8 @@ def _raw_file(source: str, sha256: str, values: Mapping[str, object], unused: li
         splits=_by_split(split_names, ids, arrays, transcripts),
         labels_key="labels",
         ids_key="ids",
-        labels_are_classes=None if labels.dtype.kind == "f" else True,
+        labels_are_classes=None if labels is None or labels.dtype.kind == "f" else True,
+        labels_needed=labels_needed,
         label_range=values.get("label_range"),
         notes=notes,
     )
@@ -194,7 +199,7 @@ def _by_split(
             splits[name] = RawSplit(
                 ids=[ids[row] for row in rows],
                 features={modality: arrays[modality][rows] for modality in MODALITIES},
-                labels=arrays["labels"][rows],
+                labels=arrays["labels"][rows] if "labels" in arrays else None,
                 lengths={m: arrays[f"{m}_lengths"][rows] for m in MODALITIES if f"{m}_lengths" in arrays},
                 raw_text=None if transcripts is None else [transcripts[row] for row in rows],
                 text_bert=arrays["text_bert"][rows] if "text_bert" in arrays else None,

@@ -64,7 +64,7 @@ def dataset_from_raw(raw: RawFile, *, task: str, label_range: tuple[float, float
     }
     _check_overlap(raw, splits, notes)
     if "train" not in splits:
-        notes.append("no train split: the file can be evaluated and calibrated with, not trained on")
+        notes.append("no train split: a model can be measured with the file, but neither trained nor calibrated")
     return Dataset(
         source=raw.source,
         sha256=raw.sha256,

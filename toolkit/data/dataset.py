@@ -29,7 +29,8 @@ class Split:
         text: float32 (N, T_text, D_text), padding steps all zero.
         audio: float32 (N, T_audio, D_audio), padding steps all zero.
         vision: float32 (N, T_vision, D_vision), padding steps all zero.
-        labels: float32 (N,) for regression, int64 (N,) class numbers from 0 for classification.
+        labels: float32 (N,) for regression, int64 (N,) class numbers from 0 for classification; NaN or -1 for a sample without
+            one, where labels were not needed.
         raw_text: N transcripts, where the file has them.
         text_bert: int64 (N, 3, T): token ids, mask and segments as a file of MMSA's has them.
         tokens: int64 (N, 2, T): ids and mask as a text encoder takes them; ``text`` is then what it made of them.
@@ -73,7 +74,8 @@ class Dataset:
         source: The file it came from, as the user named it, or a description of a generated set.
         sha256: SHA-256 of that file.
         task: What the labels are.
-        label_range: (low, high) of a regression task, declared or inferred from the training labels; None for classes.
+        label_range: (low, high) of a regression task, declared or inferred from the training labels; None for classes,
+            and where nothing is labelled.
         num_classes: Number of classes, or None for regression.
         padding_side: Per modality "left", "right" or "none", as seen in the data.
         splits: Splits by name; at least one of train, valid, test. All have the same T and D per modality.

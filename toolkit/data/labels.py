@@ -26,8 +26,8 @@ class CheckedLabels:
     Attributes:
         task: "regression" or "classification".
         by_split: float32 (N,) or int64 (N,).
-        label_range: (low, high) of regression.
-        num_classes: Of classification.
+        label_range: (low, high) of regression; None where nothing is labelled.
+        num_classes: Of classification; None where nothing is labelled.
     """
 
     task: Task
@@ -57,6 +57,44 @@ def checked_labels(
         DataError: A label is NaN, out of range, negative or no whole number, or the range is no range.
     """
     labels = {name: _label_column(raw, name, split.labels, len(ids[name])) for name, split in raw.splits.items()}
+    if not raw.labels_needed:
+        return _some_labels(raw, ids, labels, task=task, label_range=label_range, notes=notes)
+    return _all_labels(raw, ids, labels, task=task, label_range=label_range, notes=notes)
+
+
+def _some_labels(
+    raw: RawFile,
+    ids: Mapping[str, Sequence[str]],
+    labels: Mapping[str, npt.NDArray[np.float64]],
+    *,
+    task: str,
+    label_range: tuple[float, float] | None,
+    notes: list[str],
+) -> CheckedLabels:
+    """The labels that there are, checked like all others; NaN or -1 for a sample without one."""
+    unknown = {name: np.isnan(column) for name, column in labels.items()}
+    known = np.concatenate([column[~unknown[name]] for name, column in labels.items()])
+    if not known.size:
+        is_classes = task == "classification" or (task == "auto" and bool(raw.labels_are_classes))
+        if is_classes:
+            return CheckedLabels("classification", {name: np.full(len(c), -1, np.int64) for name, c in labels.items()})
+        return CheckedLabels("regression", {name: np.full(len(c), np.nan, np.float32) for name, c in labels.items()})
+    filled = {name: np.where(unknown[name], known[0], column) for name, column in labels.items()}
+    found = _all_labels(raw, ids, filled, task=task, label_range=label_range, notes=notes)
+    for name, column in found.by_split.items():
+        column[unknown[name]] = -1 if found.task == "classification" else np.nan
+    return found
+
+
+def _all_labels(
+    raw: RawFile,
+    ids: Mapping[str, Sequence[str]],
+    labels: Mapping[str, npt.NDArray[np.float64]],
+    *,
+    task: str,
+    label_range: tuple[float, float] | None,
+    notes: list[str],
+) -> CheckedLabels:
     for name, column in labels.items():
         _refuse_where(raw, name, ids[name], column, ~np.isfinite(column), "a finite label", "drop or mend the sample")
     is_classes = task == "classification" or (task == "auto" and bool(raw.labels_are_classes))
@@ -68,11 +106,16 @@ def checked_labels(
             raise DataError(f"{raw.source}: a label range belongs to regression, and these labels are classes; leave it out")
         return _classes(raw, ids, labels, notes)
     if task == "auto" and raw.labels_are_classes is None and (every == np.round(every)).all() and every.min() >= 0:
-        notes.append("the labels are whole numbers stored as floats, read as regression; classes need --task classification")
+        notes.append(
+            "the labels are whole numbers stored as floats, read as regression; "
+            "classes need: dmdkit train --task classification"
+        )
     return _regression(raw, ids, labels, label_range, notes)
 
 
 def _label_column(raw: RawFile, name: str, value: object, count: int) -> npt.NDArray[np.float64]:
+    if value is None and not raw.labels_needed:
+        return np.full(count, np.nan)
     array: npt.NDArray[Any] = array_from(raw.source, name, raw.labels_key, value)
     if array.shape == (count, 1):
         array = array[:, 0]
@@ -103,7 +146,7 @@ def _classes(
     for name, column in labels.items():
         is_wrong = (column < 0) | (column != np.floor(column)) | (column >= _MAX_CLASSES)
         expected = f"class numbers from 0 to at most {_MAX_CLASSES - 1}"
-        advice = "number the classes from 0, or use --task regression"
+        advice = "number the classes from 0, or train on them as they are: dmdkit train --task regression"
         _refuse_where(raw, name, ids[name], column, is_wrong, expected, advice)
     num_classes = int(max(column.max() for column in labels.values())) + 1
     if "train" in labels:
@@ -134,13 +177,15 @@ def _regression(
         margin = 1e-6 * (high - low)  # labels are float32, the range need not be
         for name, column in labels.items():
             is_wrong = (column < low - margin) | (column > high + margin)
-            advice = "declare the range the labels have (--label-range LOW HIGH), or mend them"
+            advice = "mend them, or declare the range they have: dmdkit train --label-range LOW HIGH"
             _refuse_where(raw, name, ids[name], column, is_wrong, f"labels from {low:g} to {high:g}", advice)
     else:
         known = labels["train"] if "train" in labels else np.concatenate(list(labels.values()))
         low, high = _inferred_range(float(known.min()), float(known.max()))
         basis = "the training labels" if "train" in labels else "all labels"
-        notes.append(f"label range {low:g} to {high:g} inferred from {basis}; declare it with --label-range LOW HIGH")
+        notes.append(
+            f"label range {low:g} to {high:g} inferred from {basis}; declare it with: dmdkit train --label-range LOW HIGH"
+        )
         for name, column in labels.items():
             outside = int(np.count_nonzero((column < low) | (column > high)))
             if outside:
@@ -165,7 +210,7 @@ def _inferred_range(lowest: float, highest: float) -> tuple[float, float]:
 
 def _checked_range(raw: RawFile, declared: object) -> tuple[float, float]:
     array = array_from(raw.source, "", "label_range", list(declared) if isinstance(declared, tuple) else declared)
-    advice = "declare the lowest and the highest possible label, as in --label-range -3 3"
+    advice = "declare the lowest and the highest possible label: dmdkit data convert IN OUT.npz --label-range -3 3"
     if array.size == 1:
         bound = abs(float(array.reshape(())))
         low, high = -bound, bound

@@ -28,6 +28,7 @@ def load_dataset(
     task: TaskChoice = "auto",
     label_range: tuple[float, float] | None = None,
     nan_policy: NanPolicy = "refuse",
+    labels_needed: bool = True,
 ) -> Dataset:
     """The checked content of a feature file.
 
@@ -39,6 +40,8 @@ def load_dataset(
         task: What the labels are; "auto" goes by the file (docs/data.md).
         label_range: (low, high) of a regression task; else the file's own, else inferred from the training labels.
         nan_policy: "refuse" NaN and infinities in features, replace them by "zero", or "keep" them, to be counted only.
+        labels_needed: Whether every sample must have a label. Else a sample without one, and every sample of a file without
+            the key, has NaN (regression) or -1 (classes) as its label.
 
     Raises:
         DataError: The file is missing, damaged, forbidden, or does not follow its schema.
@@ -54,11 +57,11 @@ def load_dataset(
         raise DataError(f"cannot read {source}: {cause.strerror or cause}") from cause
     try:
         if kind == "pickle":
-            raw = read_mmsa(path, source, sha256, task)
+            raw = read_mmsa(path, source, sha256, task, labels_needed=labels_needed)
         elif kind == "npz":
-            raw = read_npz(path, source, sha256)
+            raw = read_npz(path, source, sha256, labels_needed=labels_needed)
         else:
-            raw = read_safetensors(path, source, sha256)
+            raw = read_safetensors(path, source, sha256, labels_needed=labels_needed)
         return dataset_from_raw(raw, task=task, label_range=label_range, nan_policy=nan_policy)
     except MemoryError as cause:
         raise DataError(f"{source} does not fit in memory; split it, or use a machine with more") from cause

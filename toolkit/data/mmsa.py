@@ -16,7 +16,14 @@ _LABEL_KEYS = {"regression": "regression_labels", "classification": "classificat
 _LAYOUT = "an MMSA pickle is {'train', 'valid', 'test'} -> {'text', 'audio', 'vision', 'id', 'regression_labels', ...}"
 
 
-def read_mmsa(path: Path, source: str, sha256: str, task: Literal["auto", "regression", "classification"]) -> RawFile:
+def read_mmsa(
+    path: Path,
+    source: str,
+    sha256: str,
+    task: Literal["auto", "regression", "classification"],
+    *,
+    labels_needed: bool = True,
+) -> RawFile:
     """The splits of an MMSA pickle, unchecked.
 
     Args:
@@ -25,6 +32,7 @@ def read_mmsa(path: Path, source: str, sha256: str, task: Literal["auto", "regre
         sha256: Its content hash.
         task: Which labels to take; "auto" takes ``regression_labels`` where every split has them, else
             ``classification_labels``.
+        labels_needed: Whether a split without them is refused.
 
     Raises:
         DataError: The pickle is damaged or forbidden, holds no split, or lacks a key.
@@ -42,7 +50,7 @@ def read_mmsa(path: Path, source: str, sha256: str, task: Literal["auto", "regre
 
     labels_key = _labels_key(found, task)
     used = {*MODALITIES, "id", "raw_text", "text_bert", labels_key, *(f"{modality}_lengths" for modality in MODALITIES)}
-    splits = {name: _raw_split(source, name, split, labels_key) for name, split in found.items()}
+    splits = {name: _raw_split(source, name, split, labels_key, labels_needed) for name, split in found.items()}
     notes = []
     other_splits = sorted(set(content) - set(found))
     if other_splits:
@@ -57,6 +65,7 @@ def read_mmsa(path: Path, source: str, sha256: str, task: Literal["auto", "regre
         labels_key=labels_key,
         ids_key="id",
         labels_are_classes=labels_key == _LABEL_KEYS["classification"],
+        labels_needed=labels_needed,
         notes=notes,
     )
 
@@ -70,20 +79,20 @@ def _labels_key(splits: Mapping[str, Mapping[str, object]], task: str) -> str:
     return _LABEL_KEYS["regression"]
 
 
-def _raw_split(source: str, name: str, split: Mapping[str, object], labels_key: str) -> RawSplit:
-    for key in (*MODALITIES, "id", labels_key):
+def _raw_split(source: str, name: str, split: Mapping[str, object], labels_key: str, labels_needed: bool) -> RawSplit:
+    for key in (*MODALITIES, "id", *((labels_key,) if labels_needed else ())):
         if key not in split:
             advice = "add it"
             other = next((k for k in _LABEL_KEYS.values() if k in split), None)
             if key == labels_key and other:
                 task = "classification" if "class" in other else "regression"
-                advice = f"add it, or use {other!r} with --task {task}"
+                advice = f"add it, or train on {other!r}: dmdkit train --task {task}"
             keys = ", ".join(repr(k) for k in sorted(split)[:20]) or "no key at all"
             raise data_error(source, name, key, "this key", f"only {keys}", advice)
     return RawSplit(
         ids=split["id"],
         features={modality: split[modality] for modality in MODALITIES},
-        labels=split[labels_key],
+        labels=split.get(labels_key),
         lengths={modality: split[f"{modality}_lengths"] for modality in MODALITIES if f"{modality}_lengths" in split},
         raw_text=split.get("raw_text"),
         text_bert=split.get("text_bert"),

@@ -24,7 +24,7 @@ class RawSplit:
     Attributes:
         ids: Sample names.
         features: By modality.
-        labels: Labels.
+        labels: Labels; None where there are none and none are needed.
         lengths: By modality, where the file has them.
         raw_text: Transcripts, where the file has them.
         text_bert: Tokens, where the file has them.
@@ -49,6 +49,7 @@ class RawFile:
         labels_key: The key of the labels.
         ids_key: The key of the sample names.
         labels_are_classes: What the file says of its labels, or None when only their dtype tells.
+        labels_needed: Whether every sample must have one; else NaN and an absent key say that there is none.
         label_range: A declared range, of any type.
         notes: What the reader has to say.
     """
@@ -59,6 +60,7 @@ class RawFile:
     labels_key: str
     ids_key: str
     labels_are_classes: bool | None = None
+    labels_needed: bool = True
     label_range: object = None
     notes: list[str] = field(default_factory=list)
 

@@ -122,6 +122,12 @@ class _RestrictedUnpickler(pickle._Unpickler):
 
     dispatch[pickle.DICT[0]] = load_dict
 
+    def load_a_set(self) -> None:
+        # Sets have instructions of their own since protocol 4; older files ask for the class, which is refused by name.
+        raise Refused("it holds a set")
+
+    dispatch[pickle.EMPTY_SET[0]] = dispatch[pickle.FROZENSET[0]] = load_a_set
+
     def load_bytearray8(self) -> None:
         # The standard instruction makes room before it reads.
         self.stack.append(self.read(int.from_bytes(self.read(8), "little")))

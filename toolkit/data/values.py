@@ -109,5 +109,5 @@ def _refusal(
     return (
         f"{source}: expected finite features, found {value} in split {name!r}, sample {sample_name!r}, {modality} "
         f"column {column}, step {step}; in all: {totals}{overflow}; mend the features, or put zeros in their place "
-        "with --nan-policy zero (nan_policy='zero')"
+        "with nan_policy='zero', as does: dmdkit data convert IN OUT.npz --nan-policy zero"
     )

@@ -44,7 +44,7 @@ def write_dataset(dataset: Dataset, path: str | Path) -> None:
             with temporary.open("wb") as stream:
                 _write_npz(dataset, stream)
         else:
-            _write_safetensors(dataset, temporary)
+            _write_safetensors(dataset, temporary, path)
 
 
 def sha256_as_npz(dataset: Dataset) -> str:
@@ -93,10 +93,14 @@ def _write_npz(dataset: Dataset, stream: IO[bytes]) -> None:
                 np.lib.format.write_array(entry, array, allow_pickle=False)
 
 
-def _write_safetensors(dataset: Dataset, path: Path) -> None:
+def _write_safetensors(dataset: Dataset, path: Path, name: Path) -> None:
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     # One metadata key only: safetensors keeps metadata in a map without order, so two would come in either order.
     metadata = json.dumps({"format": 1, **_names(dataset)}, separators=(",", ":"))
-    save_file(_arrays(dataset), path, metadata={METADATA_KEY: metadata})
+    try:
+        save_file(_arrays(dataset), path, metadata={METADATA_KEY: metadata})
+    except SafetensorError as cause:  # where the disk is full, it says so in an error of its own
+        raise DataError(f"cannot write {name}: {cause}; choose a writable place with free space") from cause
     path.chmod(0o644)  # safetensors creates its file for the owner only

@@ -136,7 +136,7 @@ def check_target(path: Path, *, force: bool) -> None:
         resume = ""
         with suppress(RunError):
             check_resumable(path)
-            resume = "continue it with --resume, "
+            resume = f"continue it with: dmdkit train --resume --out {path}, "
         raise RunError(f"{path} holds a run; choose another --out, {resume}or replace it with --force")
 
 

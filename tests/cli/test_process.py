@@ -1,0 +1,115 @@
+"""What the command makes of closed standard streams, and of a Ctrl-C that a library turned into something else."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+
+import pytest
+
+from dmdkit.cli.console import counted_steps, steps
+from dmdkit.cli.process import remembered_interrupts, was_interrupted
+from tests.cli.helpers import in_process
+from tests.conftest import ROOT
+
+COMMAND = [sys.executable, "-c", "import sys; from dmdkit.cli import main; sys.exit(main())"]
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c():
+    """Ctrl-C as in a terminal, even where the tests were started in a shell's background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def interrupted_inside(*_, **__):
+    """A library that is interrupted, and says so in its own words."""
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt as cause:
+        raise RuntimeError("please open an issue") from cause
+
+
+@pytest.mark.parametrize(
+    ("library", "command"),
+    [
+        ("torch.onnx.export", ["export", "{run}", "--out", "{out}"]),
+        ("onnxruntime.InferenceSession", ["predict", "{bundle}", "--data", "{data}", "--graph", "fp32"]),
+        ("dmdkit.cli.feature_files.check_fits", ["check", "{bundle}", "--data", "{data}"]),
+    ],
+)
+def test_an_interrupt_exits_130_whatever_a_library_makes_of_it(
+    library, command, tiny_run, tiny_bundle, tiny_data, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(library, interrupted_inside)
+    places = {"run": tiny_run, "bundle": tiny_bundle, "data": tiny_data, "out": tmp_path / "x.dmd"}
+    capsys.readouterr()
+    assert in_process(*(part.format(**places) for part in command)) == 130
+    said = capsys.readouterr().err
+    assert said.splitlines()[-1] == "error: interrupted"
+    assert "issue" not in said
+    assert "Traceback" not in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_step_begins_after_an_interrupt_that_was_dropped():
+    with remembered_interrupts():
+        with suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        assert was_interrupted()
+        with steps("working") as advance, pytest.raises(KeyboardInterrupt):
+            advance("on")
+        with counted_steps("working") as (advance, tick):
+            with pytest.raises(KeyboardInterrupt):
+                advance("on")
+            with pytest.raises(KeyboardInterrupt):
+                tick(1, 2)
+    with remembered_interrupts():
+        assert not was_interrupted(), "the next command begins anew"
+
+
+def test_an_ignored_interrupt_stays_ignored():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with remembered_interrupts():
+        signal.raise_signal(signal.SIGINT)
+    assert not was_interrupted()
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def test_the_handler_of_whoever_calls_main_is_put_back():
+    with remembered_interrupts():
+        assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def without(descriptor: int, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Runs the command line with one of its standard streams closed, as ``>&-`` does."""
+    return subprocess.run(
+        [*COMMAND, *(str(argument) for argument in arguments)],
+        cwd=ROOT, capture_output=True, text=True, check=False, preexec_fn=lambda: os.close(descriptor),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_a_closed_standard_output_is_one_line(form, tiny_bundle, tiny_data):
+    ended = without(1, "predict", tiny_bundle, "--data", tiny_data, "--graph", "fp32", "--limit", "1", *form)
+    assert ended.returncode == 1, ended.stderr
+    assert ended.stderr.splitlines()[-1].startswith("error: standard output is closed")
+    assert "Traceback" not in ended.stderr
+
+
+def test_an_answer_in_a_file_needs_no_standard_output(tiny_bundle, tiny_data, tmp_path):
+    out = tmp_path / "x.csv"
+    ended = without(1, "predict", tiny_bundle, "--data", tiny_data, "--graph", "fp32", "--limit", "1", "--out", out)
+    assert ended.returncode == 0, ended.stderr
+    assert len(out.read_text().splitlines()) == 2
+
+
+def test_a_closed_standard_error_loses_nothing_of_the_answer(tiny_bundle, tiny_data):
+    ended = without(2, "predict", tiny_bundle, "--data", tiny_data, "--graph", "fp32", "--limit", "1")
+    assert ended.returncode == 0
+    assert "test-0" in ended.stdout

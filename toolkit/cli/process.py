@@ -1,0 +1,87 @@
+"""What the command needs of its process: standard streams that are there, and a Ctrl-C that nothing loses.
+
+Libraries turn the ``KeyboardInterrupt`` of a Ctrl-C into errors of their own (PyTorch's exporter advises to open an issue,
+an extension that is being imported fails to load), or drop it. So the handler remembers that the signal came.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from dmdkit.errors import DmdkitError
+
+__all__ = ["OutputClosedError", "open_streams", "remembered_interrupts", "stop_if_interrupted", "was_interrupted"]
+
+_interrupt = threading.Event()
+
+
+class OutputClosedError(DmdkitError):
+    """The shell closed standard output (``>&-``), and there is an answer to write."""
+
+
+class _ClosedOutput(io.TextIOBase):
+    """Stands for a standard output that was closed before the command began."""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        raise OutputClosedError("standard output is closed, so the answer goes nowhere; leave it open, or use /dev/null")
+
+
+def open_streams() -> None:
+    """Puts something into the place of every standard stream that is closed.
+
+    Its number would else go to the next file that is opened, and whatever prints would write into that.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
+    if sys.stdout is None:
+        sys.stdout = _ClosedOutput()
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115 - lives as long as the process
+
+
+@contextmanager
+def remembered_interrupts() -> Iterator[None]:
+    """Until it ends, a Ctrl-C raises ``KeyboardInterrupt`` as ever and is remembered; one that is ignored stays so."""
+    _interrupt.clear()
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+
+    def interrupted(number: int, frame: FrameType | None) -> None:
+        _interrupt.set()
+        signal.default_int_handler(number, frame)
+
+    signal.signal(signal.SIGINT, interrupted)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def was_interrupted() -> bool:
+    """Whether a Ctrl-C came since the command began, whatever became of it."""
+    return _interrupt.is_set()
+
+
+def stop_if_interrupted() -> None:
+    """Raises again what a library dropped.
+
+    Raises:
+        KeyboardInterrupt: A Ctrl-C came since the command began.
+    """
+    if was_interrupted():
+        raise KeyboardInterrupt
