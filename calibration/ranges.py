@@ -113,7 +113,8 @@ def observe(model: ModelProto, tensors: Iterable[str], samples: Mapping[str, Arr
             largest = max(abs(low[name]), abs(high[name]))
             values = np.abs(array[array != 0])
             if largest > 0 and values.size:
-                bins = np.minimum((values * np.float32(_BINS / largest)).astype(np.int64), _BINS - 1)
+                # In float64, because of values as small as 1e-36 the number of bins a unit is beyond float32.
+                bins = np.minimum((values * np.float64(_BINS / largest)).astype(np.int64), _BINS - 1)
                 counts[name] += np.bincount(bins, minlength=_BINS)
     return {name: Statistics(low[name], high[name], zeros[name] / sizes[name], counts[name]) for name in names}
 

@@ -134,6 +134,50 @@ def test_a_file_that_is_no_recipe_is_one_readable_error(tmp_path, content):
         load_run_config(path)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("training.learning_rate", "1e38"),
+        ("training.clip_value", "1e39"),
+        ("training.distillation_weight", "1e39"),
+        ("training.decoupling_weight", "1e39"),
+        ("text_encoder", "{path: bert, learning_rate: 1.0e+38}"),
+        ("training.batch_size", "10000000000"),
+        ("model.levels", "10000000000"),
+    ],
+)
+def test_a_number_beyond_what_training_computes_with_is_named(key, value):
+    with pytest.raises(ConfigError, match=key):
+        load(f"{key}={value}")
+
+
+@pytest.mark.parametrize("text", ["[" * 5000, "{a: " * 5000, "9" * 5000, "2024-99-99", "{seed: 1, seed: 2}"])
+def test_yaml_that_cannot_be_meant_is_one_readable_error(tmp_path, text):
+    with pytest.raises(ConfigError, match=r"--set .*: (not valid YAML|nested too deeply)") as caught:
+        load(f"training={text}")
+    assert "\n" not in str(caught.value)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"training: {text}\n")
+    with pytest.raises(ConfigError, match=r"recipe\.yaml: (not valid YAML|nested too deeply)"):
+        load_run_config(path)
+
+
+def test_a_repeated_key_is_named(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe_path("small").read_text() + "training:\n  seed: 3\n")
+    with pytest.raises(ConfigError, match="the key 'training' is there twice"):
+        load_run_config(path)
+
+
+def test_a_merged_key_may_be_given_again(tmp_path):
+    values = yaml.safe_load(recipe_path("small").read_text())
+    kernels = values["model"].pop("kernels")
+    text = yaml.safe_dump(values) + "  # merged\n"
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text.replace("model:\n", f"model:\n  kernels: {{<<: {kernels}, text: 1}}\n".replace("'", "")))
+    assert load_run_config(path).model.kernels.text == 1
+
+
 def test_an_enormous_file_is_not_read(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_bytes(b"#" * (2 << 20))

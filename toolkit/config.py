@@ -30,6 +30,7 @@ __all__ = [
     "TrainingConfig",
     "flat_settings",
     "load_run_config",
+    "plain_yaml",
     "recipe_names",
     "recipe_path",
     "validated",
@@ -39,7 +40,10 @@ RECIPES_DIR = Path(__file__).parent / "training" / "recipes"
 _MAX_CONFIG_BYTES = 1 << 20
 
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
-PositiveInt = Annotated[int, Field(ge=1)]
+PositiveInt = Annotated[int, Field(ge=1, lt=2**31)]
+# Training multiplies these in float32, which ends at 3.4e38.
+PositiveFloat = Annotated[float, Field(gt=0.0, le=1e30)]
+Weight = Annotated[float, Field(ge=0.0, le=1e30)]
 TokensFrom = Literal["auto", "raw_text", "text_bert"]
 PaddedSteps = Literal["zero", "encoded"]
 T = TypeVar("T")
@@ -169,16 +173,14 @@ class TrainingConfig(_Record):
     losses: Literal["released", "paper"] = Field("released", description="objective of the published code, or of the paper")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 1
     epochs: PositiveInt = Field(100, description="at most this many; early stopping usually ends sooner")
-    batch_size: Annotated[int, Field(ge=2)] = 16
+    batch_size: Annotated[int, Field(ge=2, lt=2**31)] = 16
     accumulate_batches: PositiveInt = Field(10, description="batches whose gradients are summed before a step")
-    learning_rate: Annotated[float, Field(gt=0.0)] = 1e-4
-    clip_value: Annotated[float, Field(gt=0.0)] = Field(
-        0.6, description="gradients are clipped to +- this after every backward"
-    )
+    learning_rate: PositiveFloat = 1e-4
+    clip_value: PositiveFloat = Field(0.6, description="gradients are clipped to +- this after every backward")
     plateau_patience: PositiveInt = Field(5, description="epochs without a better validation loss before lr is halved")
     early_stop_patience: PositiveInt = Field(10, description="epochs without a better validation loss before training stops")
-    distillation_weight: Annotated[float, Field(ge=0.0)] = Field(0.05, description="weight of the GD-Units' terms")
-    decoupling_weight: Annotated[float, Field(ge=0.0)] = Field(0.1, description="weight of rec, cyc, and 0.1*(margin + ort)")
+    distillation_weight: Weight = Field(0.05, description="weight of the GD-Units' terms")
+    decoupling_weight: Weight = Field(0.1, description="weight of rec, cyc, and 0.1*(margin + ort)")
     modality_dropout: Probability = Field(
         0.0, description="chance that one modality of a training sample is zeroed, so that it may be absent at run time"
     )
@@ -191,7 +193,7 @@ class TextEncoderConfig(_Record):
     path: str = Field(description="local directory in Hugging Face layout: config.json, model.safetensors, tokenizer.json")
     sha256: str | None = Field(None, description="hash of its weights as training began; written by the run")
     fine_tune: bool = Field(True, description="whether the encoder is trained with the model, or kept as it is")
-    learning_rate: Annotated[float, Field(gt=0.0)] | None = Field(
+    learning_rate: PositiveFloat | None = Field(
         2e-5, description="of the encoder while it is fine-tuned; null: training.learning_rate, as in the published code"
     )
     max_tokens: Annotated[int, Field(ge=3, le=4096)] = Field(
@@ -274,6 +276,39 @@ def recipe_path(name: str) -> Path:
     raise ConfigError(f"no config {name!r}: neither a file nor one of the recipes {', '.join(recipe_names())}")
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML as plain values, in which no key stands twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key {key.value!r} is there twice; keep one of them", key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def plain_yaml(text: str, where: str) -> Any:
+    """The plain values of a YAML text; it makes no objects.
+
+    Args:
+        text: The YAML.
+        where: Where it stands, for the message.
+
+    Raises:
+        ConfigError: It is not valid YAML, repeats a key, or is nested too deeply.
+    """
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
+    except RecursionError as cause:
+        raise ConfigError(f"{where}: nested too deeply; expected the sections data, model, training of plain values") from cause
+    except (yaml.YAMLError, ValueError) as cause:  # ValueError: a date or a number that is none
+        raise ConfigError(f"{where}: not valid YAML: {' '.join(str(cause).split()):.300}") from cause
+
+
 def load_run_config(path: Path, assignments: Sequence[str] = ()) -> RunConfig:
     """Reads a recipe and applies ``--set key.path=value`` assignments (values are YAML).
 
@@ -283,11 +318,10 @@ def load_run_config(path: Path, assignments: Sequence[str] = ()) -> RunConfig:
     try:
         if path.stat().st_size > _MAX_CONFIG_BYTES:
             raise ConfigError(f"{path}: larger than {_MAX_CONFIG_BYTES} bytes, so it is no recipe")
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as cause:
         raise ConfigError(f"{path}: cannot be read: {cause}") from cause
-    except yaml.YAMLError as cause:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(cause).split())}") from cause
+    values = plain_yaml(text, str(path))
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected the sections data, model, training, found {type(values).__name__}")
     for assignment in assignments:
@@ -299,10 +333,7 @@ def _assign(values: dict[str, Any], assignment: str) -> None:
     key, separator, text = assignment.partition("=")
     if not separator or not key:
         raise ConfigError(f"--set {assignment!r}: expected key=value, for example --set training.seed=2")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as cause:
-        raise ConfigError(f"--set {assignment!r}: the value is not valid YAML") from cause
+    value = plain_yaml(text, f"--set {assignment!r:.200}: the value")
     if isinstance(value, str):  # YAML 1.1 reads 1e-3 as a string; people mean the number
         with contextlib.suppress(ValueError):
             value = float(value)

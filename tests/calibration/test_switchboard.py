@@ -142,6 +142,17 @@ def test_a_tensor_of_zeros_has_a_harmless_scale():
     assert {scale_of(zero, method) for method in METHODS} == {1.0}
 
 
+@pytest.mark.parametrize("scale", [1e-36, 1e-42])
+def test_activations_next_to_zero_are_counted_like_others(explain, scale):
+    features = tiny_dataset().splits["train"].features()
+    small = {name: array * np.float32(scale) for name, array in features.items()}
+    found, usual = (observe(explain, {"audio"}, given)["audio"].histogram for given in (small, features))
+    assert found.sum() == usual.sum() == np.count_nonzero(features["audio"])
+    assert found[-1] >= 1, "the largest stands in the last bin"
+    if scale == 1e-36:
+        assert np.abs(found - usual).sum() <= 0.01 * usual.sum()
+
+
 def test_a_calibration_activation_that_is_not_finite_is_refused(explain):
     features = tiny_dataset().splits["train"].features()
     features["audio"][0, 0, 0] = np.inf

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from contextlib import suppress
@@ -111,6 +112,48 @@ def test_a_damaged_file_of_a_run_is_one_readable_error(run_copy, capsys, name, c
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1
     assert name in said[0]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ('"heads": 2', '"heads": 4', "model.heads is 2 in the one and 4 in the other"),
+        ('"standardised": true', '"standardised": false', "data.normalisation is standardise in the one and none in the other"),
+        ('"gd_homo_width": 64', '"gd_homo_width": 32', "model.gd_homo_width"),
+    ],
+)
+def test_facts_that_describe_another_model_than_the_config_are_refused(run_copy, capsys, old, new, key):
+    facts = run_copy / "facts.json"
+    assert old in facts.read_text()
+    facts.write_text(facts.read_text().replace(old, new))
+    assert main(["evaluate", str(run_copy)]) == 1
+    said = capsys.readouterr().err
+    assert "config.yaml and facts.json disagree" in said
+    assert key in said
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ("heads: 2", "heads: 4", "model.heads is 4 in the one and 2 in the other"),
+        ("task: auto", "task: classification", "data.task"),
+        ("label_range: null", "label_range: [-1, 1]", "data.label_range"),
+        ("text_encoder: null", "text_encoder: bert", "text_encoder is True in the one and False in the other"),
+    ],
+)
+def test_a_config_that_describes_another_model_than_the_facts_is_refused(run_copy, old, new, key):
+    config = run_copy / "config.yaml"
+    assert old in config.read_text()
+    config.write_text(config.read_text().replace(old, new))
+    with pytest.raises(RunError, match=key):
+        Run.open(run_copy)
+
+
+def test_a_label_range_that_is_none_is_one_readable_error(run_copy, capsys):
+    facts = json.loads((run_copy / "facts.json").read_text())
+    (run_copy / "facts.json").write_text(json.dumps({**facts, "label_range": [3, -3]}))
+    assert main(["evaluate", str(run_copy)]) == 1
+    assert "label_range=3, -3: expected low < high" in capsys.readouterr().err
 
 
 def test_metrics_that_are_no_metrics_are_refused(run_copy):

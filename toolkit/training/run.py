@@ -14,10 +14,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from dmdkit.config import ModelShape, PaddedSteps, RunConfig, TokensFrom, validated
+from dmdkit.config import ModelShape, PaddedSteps, RunConfig, TokensFrom, plain_yaml, validated
 from dmdkit.errors import ConfigError, RunError
 from dmdkit.files import sha256_of_file
 
@@ -73,7 +72,7 @@ class TextFacts(BaseModel):
 class RunFacts(BaseModel):
     """What later stages must know about a run and its training data."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     origin: Literal["train", "import"]
     shape: ModelShape
@@ -85,6 +84,13 @@ class RunFacts(BaseModel):
     inputs: dict[str, InputFacts] | None = None
     notes: list[str] = Field(default_factory=list)
     text: TextFacts | None = Field(None, description="None: text features come ready-made")
+
+    @model_validator(mode="after")
+    def _range_is_ordered(self) -> RunFacts:
+        if self.label_range is not None and not self.label_range[0] < self.label_range[1]:
+            low, high = self.label_range
+            raise ValueError(f"label_range={low:g}, {high:g}: expected low < high, as in -3, 3")
+        return self
 
 
 @dataclass(frozen=True)
@@ -110,7 +116,9 @@ class Run:
             if read_facts(path).origin == "import":
                 raise RunError(f"{path}: {MODEL_FILE} is missing; import it again with `dmdkit import ... --force`")
             raise RunError(f"{path}: training did not finish; continue it with: dmdkit train --resume --out {path}")
-        return cls(path, read_config(path), read_facts(path))
+        config, facts = read_config(path), read_facts(path)
+        _check_agreement(path, config, facts)
+        return cls(path, config, facts)
 
     @property
     def model_file(self) -> Path:
@@ -126,9 +134,9 @@ class Run:
 def read_config(path: Path) -> RunConfig:
     """The recipe a run directory holds."""
     try:
-        values = yaml.safe_load((path / CONFIG_FILE).read_text(encoding="utf-8"))
-        return validated(RunConfig, values, str(path / CONFIG_FILE))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, ConfigError) as cause:
+        values = plain_yaml((path / CONFIG_FILE).read_text(encoding="utf-8"), CONFIG_FILE)
+        return validated(RunConfig, values, CONFIG_FILE)
+    except (OSError, UnicodeDecodeError, ConfigError) as cause:
         raise RunError(f"{path / CONFIG_FILE}: damaged: {' '.join(str(cause).split())}") from cause
 
 
@@ -138,6 +146,36 @@ def read_facts(path: Path) -> RunFacts:
         return RunFacts.model_validate_json((path / FACTS_FILE).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, ValidationError) as cause:
         raise RunError(f"{path / FACTS_FILE}: damaged: {' '.join(str(cause).split()):.300}") from cause
+
+
+def _check_agreement(path: Path, config: RunConfig, facts: RunFacts) -> None:
+    """Refuses two records of one run of which somebody changed one: they would describe another model, or other labels."""
+    recipe: dict[str, Any] = {f"model.{name}": value for name, value in config.model.model_dump(exclude={"dropout"}).items()}
+    found: dict[str, Any] = {f"model.{name}": value for name, value in facts.shape.chosen.items()}
+    recipe["data.normalisation"] = config.data.normalisation
+    found["data.normalisation"] = "standardise" if facts.standardised else "none"
+    if config.data.task != "auto":
+        recipe["data.task"], found["data.task"] = config.data.task, facts.task
+    if config.data.label_range is not None and facts.task == "regression":
+        recipe["data.label_range"], found["data.label_range"] = config.data.label_range, facts.label_range
+    text, read = config.text_encoder, facts.text
+    recipe["text_encoder"], found["text_encoder"] = text is not None, read is not None
+    if text is not None and read is not None:
+        for name, value in (
+            ("max_tokens", text.max_tokens),
+            ("padded_steps", text.padded_steps),
+            ("tokens_from", text.tokens_from),
+            ("fine_tune", text.fine_tune),
+        ):
+            recipe[f"text_encoder.{name}"] = value
+            found[f"text_encoder.{name}"] = read.fine_tuned if name == "fine_tune" else getattr(read, name)
+    different = [key for key in recipe if recipe[key] != found[key]]
+    if different:
+        said = "; ".join(f"{key} is {recipe[key]} in the one and {found[key]} in the other" for key in different[:5])
+        raise RunError(
+            f"{path}: {CONFIG_FILE} and {FACTS_FILE} disagree, so one of them was changed: {said}; put back what was there, "
+            "or make the run again with --force"
+        )
 
 
 def installed_versions(names: tuple[str, ...]) -> dict[str, str]:
@@ -170,7 +208,7 @@ def metrics_of(path: Path) -> dict[str, Any]:
     """``metrics.json`` of a run."""
     try:
         loaded = json.loads((path / METRICS_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as cause:
+    except (OSError, ValueError, RecursionError) as cause:
         raise RunError(f"{path / METRICS_FILE}: cannot be read: {cause}") from cause
     splits = loaded.get("splits") if isinstance(loaded, dict) else None
     if not isinstance(splits, dict) or not all(isinstance(values, dict) for values in splits.values()):
