@@ -221,3 +221,12 @@ def test_without_locks_in_the_file_system_a_directory_is_used_unlocked(tmp_path:
     monkeypatch.setattr(fcntl, "flock", unsupported)
     with locked_directory(tmp_path / "d", busy="never"):
         assert (tmp_path / "d").is_dir()
+
+
+def test_text_that_is_not_utf8_is_refused_and_other_text_is_not(tmp_path: Path):
+    for write in (write_text, lambda path, value, error: write_json(path, {"name": value}, error)):
+        with pytest.raises(BundleError, match=r"expected UTF-8, found .*a\\udcff.*; rename what is named there"):
+            write(tmp_path / "a.json", "a\udcff", BundleError)
+    assert names(tmp_path) == []
+    write_json(tmp_path / "a.json", {"name": "gef\u00fchl \U0001f600"})
+    assert (tmp_path / "a.json").read_bytes() == b'{\n  "name": "gef\\u00fchl \\ud83d\\ude00"\n}\n'

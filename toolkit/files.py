@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dmdkit.errors import DmdkitError
+from dmdkit.text import is_utf8, visible
 
 try:
     import fcntl
@@ -192,10 +193,19 @@ def write_bytes(path: Path, data: bytes, error: type[DmdkitError] = DmdkitError)
 
 
 def write_text(path: Path, text: str, error: type[DmdkitError] = DmdkitError) -> None:
-    """Writes ``text`` to ``path`` as UTF-8, atomically."""
+    """Writes ``text`` to ``path`` as UTF-8, atomically; what is not UTF-8, as names of files may be, is refused."""
+    if not is_utf8(text):
+        found = next(line for line in text.splitlines() if not is_utf8(line)).strip()
+        raise error(
+            f"cannot write {visible(str(path))}: expected UTF-8, found {visible(found)[:200]}; rename what is named there"
+        )
     _write(path, error, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def write_json(path: Path, value: Any, error: type[DmdkitError] = DmdkitError) -> None:
-    """Writes ``value`` as indented JSON, atomically; NaN and infinities are refused because JSON has no such numbers."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n", error)
+    """Writes ``value`` as indented JSON, atomically; what JSON lacks is refused: NaN, infinities, text that is not UTF-8."""
+    text = json.dumps(value, indent=2, allow_nan=False)
+    if "\\ud" in text:  # half a character, or a whole one beyond the first 65,536: only this spelling tells
+        plain = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False)
+        text = text if is_utf8(plain) else plain
+    write_text(path, text + "\n", error)

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["visible"]
+__all__ = ["is_utf8", "visible"]
+
+
+def is_utf8(text: str) -> bool:
+    """Whether ``text`` can be written as UTF-8: it holds no lone surrogate, as Python makes of a file name's other bytes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def visible(text: str) -> str:

@@ -98,6 +98,7 @@ WRONG_ARRAYS: dict[str, Callable[[Arrays], Arrays]] = {
     "label outside the range": _changed(labels=_first_label(3.5)),
     "label nan": _changed(labels=_first_label(np.nan)),
     "duplicate ids": _changed(ids=lambda ids: np.full_like(ids, "same")),
+    "ids that are not UTF-8": _changed(ids=lambda ids: np.concatenate([np.array(["a\udcff"], ids.dtype), ids[1:]])),
     "unknown split": _changed(split=lambda split: np.full_like(split, "dev")),
 }
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from dmdkit.data import write_dataset
+from dmdkit.errors import RunError
 from tests.cli.helpers import TINY_FLAGS, WRONG_ARRAYS, WRONG_FOR_A_MODEL, in_process, wrong_files
 from tests.conftest import tiny_dataset
-from tests.training.helpers import tree
+from tests.training.helpers import train_tiny, tree
 
 FILES = (
     "missing file",
@@ -84,9 +85,37 @@ def test_a_wrong_file_is_one_line_and_leaves_nothing(
     assert (tree(tiny_run), tree(tiny_bundle)) == before
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_path_that_is_not_utf8_is_one_line_and_leaves_nothing(command, tiny_run, tiny_bundle, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    places = {"data": "data\udcff", "out": tmp_path / "out", "run": tiny_run, "bundle": tiny_bundle}
+    assert in_process(*(part.format(**places) for part in COMMANDS[command])) == 1
+    assert "data\\udcff: expected an argument that is UTF-8" in one_line(capsys)
+    assert tree(tmp_path) == {}
+
+
+@pytest.mark.parametrize("folder", ["data", "run"])
+def test_a_run_records_no_path_that_is_not_utf8(folder, tiny_data, tmp_path, capsys, monkeypatch):
+    """A relative path hides what the folder is called."""
+    place = tmp_path / ("a\udcff" if folder == "data" else "b")
+    place.mkdir()
+    shutil.copy(tiny_data, place / "data.npz")
+    monkeypatch.chdir(place)
+    capsys.readouterr()
+    if folder == "data":
+        assert in_process("train", "--data", "data.npz", "--out", "run", *TINY_FLAGS) == 1
+        assert "data.path: expected a path that is UTF-8" in capsys.readouterr().err
+    else:
+        with pytest.raises(RunError, match="expected a path that is UTF-8; choose another --out"):
+            train_tiny(tmp_path / "b" / "run\udcff")
+    assert sorted(tree(place)) == ["data.npz"]
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [
+        ("ids that are not UTF-8", r"'a\udcff' at index 0; rename the sample"),
         ("nan", "column 1, step 4"),
         ("-inf", "--nan-policy zero"),
         ("forbidden class", "system"),

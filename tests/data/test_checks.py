@@ -38,6 +38,8 @@ def set_value(split, key, value):
         (set_value("train", "id", lambda ids: [*ids[:-1], ""]), "1 to 512 characters"),
         (set_value("train", "id", lambda ids: [*ids[:-1], "a" * 600]), "1 to 512 characters"),
         (set_value("train", "id", lambda ids: [*ids[:-1], 2.5]), "1 to 512 characters"),
+        (set_value("test", "id", lambda ids: [*ids[:-1], "a\ud800"]), r"'test'.*are UTF-8, found 'a\\ud800' at index 3"),
+        (set_value("train", "id", np.full(6, 0x7FFFFFFF, "<u4").view("<U1")), "a list of sample names"),
         (set_value("train", "id", []), "at least one sample"),
         (set_value("train", "id", lambda ids: ids[:-1]), r"expected float32 \(5, T, D\)"),
     ],
@@ -92,3 +94,14 @@ def test_the_same_samples_under_other_names_are_noted_with_counts(tmp_path):
         "2 of 4 test samples have the same features as train samples under other names, such as 'test_1' and 'train_2': drop "
         "them from one split, or scores on it mean nothing"
     ]
+
+
+def test_transcripts_that_are_not_utf8_are_left_out_with_a_note(tmp_path):
+    dataset = load_with(tmp_path, set_value("train", "raw_text", lambda rows: ["so\udcff", *rows[1:]]))
+    assert dataset.splits["train"].raw_text is None
+    assert any(r"expected a text of UTF-8, found 'so\udcff' at index 0" in note for note in dataset.notes)
+
+
+def test_a_path_that_is_not_utf8_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"a\\udcff\.pkl: expected a path that is UTF-8"):
+        load_dataset(write_pickle(tmp_path / "a\udcff.pkl", mmsa_content()))

@@ -14,7 +14,8 @@ import typer
 from typer.main import get_command
 
 from dmdkit.cli import bench, build, bundle, data, demo, doctor, export, report, run
-from dmdkit.errors import DmdkitError, ExitCode
+from dmdkit.errors import ConfigError, DmdkitError, ExitCode
+from dmdkit.text import is_utf8, visible
 
 __all__ = ["app", "main"]
 
@@ -75,11 +76,19 @@ def _discard_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def _check_utf8(arguments: Sequence[str]) -> None:
+    """Refuses names of files that are not UTF-8: no run, bundle or report could record them, nor C++ read them back."""
+    for argument in arguments:
+        if not is_utf8(argument):
+            raise ConfigError(f"{visible(argument)}: expected an argument that is UTF-8, found other bytes; rename the file")
+
+
 def _run(arguments: Sequence[str] | None) -> int:  # noqa: PLR0911 - one return an exit code
     from dmdkit.cli.console import print_error
     from dmdkit.cli.process import was_interrupted
 
     try:
+        _check_utf8(sys.argv[1:] if arguments is None else arguments)
         result = get_command(app).main(
             args=list(arguments) if arguments is not None else None, prog_name="dmdkit", standalone_mode=False
         )

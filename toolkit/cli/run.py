@@ -189,7 +189,7 @@ def train(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting: training.batch_size=32.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out after an interruption.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace the run in --out.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the run in --out, once this one has finished.")] = False,
     nan_policy: Annotated[
         NanPolicy | None,
         typer.Option(help="Refuse NaN and infinite features, or replace them by zero; else the recipe's."),

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import safetensors
 
 from dmdkit.data.dataset import MODALITIES, SPLITS
-from dmdkit.data.raw import MAX_ARRAY_BYTES, RawFile, RawSplit, array_from, data_error, described, shortened
+from dmdkit.data.raw import MAX_ARRAY_BYTES, RawFile, RawSplit, array_from, data_error, described, rows_of, shortened
 from dmdkit.errors import DataError
 
 __all__ = ["METADATA_KEY", "read_npz", "read_safetensors"]
@@ -142,7 +142,7 @@ def _names_from_metadata(source: str, text: str | None) -> dict[str, object]:
 
 
 def _text_rows(source: str, key: str, value: object) -> list[str]:
-    rows = value.tolist() if isinstance(value, np.ndarray) and value.ndim == 1 else value
+    rows = rows_of(value)
     if not isinstance(rows, list):
         raise data_error(source, None, key, "one text per sample", described(value), _LAYOUT)
     try:

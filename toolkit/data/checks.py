@@ -11,9 +11,10 @@ from dmdkit.data.dataset import MODALITIES, Dataset, FloatArray, Split
 from dmdkit.data.labels import checked_labels
 from dmdkit.data.overlap import same_samples
 from dmdkit.data.padding import apply_lengths, padding_side_of
-from dmdkit.data.raw import RawFile, RawSplit, array_from, data_error, described, shortened
+from dmdkit.data.raw import RawFile, RawSplit, array_from, data_error, described, rows_of, shortened
 from dmdkit.data.transcripts import checked_raw_text, checked_text_bert
 from dmdkit.data.values import NanPolicy, apply_nan_policy
+from dmdkit.text import is_utf8
 
 __all__ = ["dataset_from_raw"]
 
@@ -79,7 +80,7 @@ def dataset_from_raw(raw: RawFile, *, task: str, label_range: tuple[float, float
 
 def _checked_ids(raw: RawFile, name: str, split: RawSplit) -> tuple[str, ...]:
     key = raw.ids_key
-    rows = split.ids.tolist() if isinstance(split.ids, np.ndarray) and split.ids.ndim == 1 else split.ids
+    rows = rows_of(split.ids)
     if not isinstance(rows, list):
         raise data_error(raw.source, name, key, "a list of sample names", described(split.ids), "save one per sample")
     ids = []
@@ -89,6 +90,9 @@ def _checked_ids(raw: RawFile, name: str, split: RawSplit) -> tuple[str, ...]:
         if not 0 < len(text) <= _MAX_ID_CHARACTERS:
             found = f"{shortened(row)} at index {index}"
             raise data_error(raw.source, name, key, "a text of 1 to 512 characters", found, "name every sample")
+        if not is_utf8(text):  # in no CSV, report or bundle could it be written, nor be read back in C++
+            found = f"{shortened(text)} at index {index}"
+            raise data_error(raw.source, name, key, "sample names that are UTF-8", found, "rename the sample")
         ids.append(text)
     if not ids:
         raise data_error(raw.source, name, key, "at least one sample", "none", "leave the empty split out of the file")

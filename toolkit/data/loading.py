@@ -13,6 +13,7 @@ from dmdkit.data.mmsa import read_mmsa
 from dmdkit.data.values import NanPolicy
 from dmdkit.errors import DataError
 from dmdkit.files import sha256_of_file
+from dmdkit.text import is_utf8, visible
 
 __all__ = ["FileFormat", "TaskChoice", "format_of", "load_dataset"]
 
@@ -50,6 +51,8 @@ def load_dataset(
         if value not in get_args(choices):
             raise DataError(f"{name} must be one of {', '.join(get_args(choices))}, not {value!r}")
     path, source = Path(path), str(path)
+    if not is_utf8(source):
+        raise DataError(f"{visible(source)}: expected a path that is UTF-8, as runs and bundles record it; rename the file")
     kind = format_of(path)
     try:
         sha256 = sha256_of_file(path)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from dmdkit.errors import DataError
 
-__all__ = ["MAX_ARRAY_BYTES", "RawFile", "RawSplit", "array_from", "data_error", "described", "shortened"]
+__all__ = ["MAX_ARRAY_BYTES", "RawFile", "RawSplit", "array_from", "data_error", "described", "rows_of", "shortened"]
 
 MAX_ARRAY_BYTES = 16 << 30  # no feature array of a published set comes near; a damaged header claims anything
 
@@ -63,6 +63,16 @@ class RawFile:
     labels_needed: bool = True
     label_range: object = None
     notes: list[str] = field(default_factory=list)
+
+
+def rows_of(value: object) -> object:
+    """A one-dimensional array as a list, and any other value as it is; so is text with characters that no Unicode has."""
+    if isinstance(value, np.ndarray) and value.ndim == 1:
+        try:
+            return value.tolist()
+        except (SystemError, ValueError):
+            return value
+    return value
 
 
 def shortened(value: object, limit: int = 60) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from dmdkit.data.dataset import TokenArray
-from dmdkit.data.raw import described, shortened
+from dmdkit.data.raw import described, rows_of, shortened
+from dmdkit.text import is_utf8
 
 __all__ = ["checked_raw_text", "checked_text_bert"]
 
@@ -24,13 +25,13 @@ def checked_raw_text(value: object, count: int, split: str, notes: list[str]) ->
     """
     if value is None:
         return None
-    rows = value.tolist() if isinstance(value, np.ndarray) and value.ndim == 1 else value
+    rows = rows_of(value)
     if not isinstance(rows, (list, tuple)) or len(rows) != count:
         notes.append(f"{split} raw_text is not used: expected {count} texts, found {described(value)}")
         return None
     for index, row in enumerate(rows):
-        if not isinstance(row, str) or len(row) > _MAX_CHARACTERS:
-            notes.append(f"{split} raw_text is not used: expected a text, found {shortened(row)} at index {index}")
+        if not isinstance(row, str) or len(row) > _MAX_CHARACTERS or not is_utf8(row):
+            notes.append(f"{split} raw_text is not used: expected a text of UTF-8, found {shortened(row)} at index {index}")
             return None
     return tuple(rows)
 

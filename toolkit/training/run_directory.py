@@ -18,9 +18,10 @@ from typing import Any
 
 import yaml
 
-from dmdkit.config import RunConfig
+from dmdkit.config import RunConfig, flat_settings
 from dmdkit.errors import RunError
 from dmdkit.files import write_json, write_text
+from dmdkit.text import is_utf8, visible
 from dmdkit.training.run import (
     CHECKPOINT_FILE,
     CONFIG_FILE,
@@ -118,6 +119,8 @@ def check_target(path: Path, *, force: bool) -> None:
     Raises:
         RunError: It exists without ``force``, or holds anything that is not a run's.
     """
+    if not is_utf8(str(path)):
+        raise RunError(f"{visible(str(path))}: expected a path that is UTF-8; choose another --out")
     if path.is_symlink() and not path.exists():
         raise RunError(f"{path} is a broken link; choose another --out")
     if not path.exists():
@@ -233,6 +236,9 @@ def write_beginning(path: Path, config: RunConfig, facts: RunFacts) -> None:
 
 def write_config(path: Path, config: RunConfig) -> None:
     """Writes the recipe of the run ``path`` as used."""
+    for key, value in flat_settings(config).items():
+        if isinstance(value, str) and not is_utf8(value):
+            raise RunError(f"{key}: expected a path that is UTF-8, as a run records it, found {visible(value)}; rename it")
     write_text(path / CONFIG_FILE, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), RunError)
 
 
