@@ -88,7 +88,7 @@ def refuse_masked(name: str, value: object) -> None:
     if count:
         raise InputError(
             f"input {name!r} has {count} masked values, which a model cannot leave out; fill them before predicting, as "
-            "training did (array.filled(0), where its recipe replaced missing values)"
+            "training did (array.filled(0), where its recipe replaced missing values; token ids with the padding's)"
         )
 
 

@@ -24,7 +24,7 @@ from dmdkit.runtime.inputs import CheckedInputs, RangeGuard, check_inputs
 from dmdkit.runtime.manifest import Manifest
 from dmdkit.runtime.opening import open_engine_or_say, open_runner
 from dmdkit.runtime.self_check import GraphCheck, SelfCheck, check_outputs
-from dmdkit.runtime.text import TextFeatures, TextStage, is_words, require_text, text_graph_for
+from dmdkit.runtime.text import TextFeatures, TextStage, is_words, plain_ids, require_text, text_graph_for
 
 if TYPE_CHECKING:
     from dmdkit.runtime.backends.base import Runner
@@ -193,8 +193,8 @@ class Runtime:
 
         Args:
             text: float32 (B, T, D) or (T, D) of the manifest's sizes; None only where the model was trained without it. With a
-                text encoder also a str, a list of B of them, or token ids: int64 (n,) or (B, n), or B lists of them, with or
-                without padding. A sentence longer than the encoder reads is cut and counted.
+                text encoder also a str, a list of B of them, or token ids: whole numbers (n,) or (B, n), of NumPy or PyTorch,
+                or B lists of them, with or without padding. A sentence longer than the encoder reads is cut and counted.
             audio: float32 (B, T, D) or (T, D), or None likewise.
             vision: The same.
 
@@ -218,6 +218,7 @@ class Runtime:
 
     def _text_features(self, text: object) -> TextFeatures | None:
         """What the encoder makes of words; None for anything else, which is left to the check of features."""
+        text = plain_ids(text)
         if not is_words(text) or (self.manifest.text is None and not isinstance(text, (str, bytes))):
             return None
         require_text(self.manifest, self._bundle.path)

@@ -14,6 +14,7 @@ from dmdkit.data.dataset import Dataset
 from dmdkit.errors import BundleError, InputError
 from dmdkit.runtime.bundle import Bundle
 from dmdkit.runtime.choice import choose_graph
+from dmdkit.runtime.inputs import refuse_masked
 from dmdkit.runtime.manifest import TEXT_INPUTS, Manifest, TextRecord
 from dmdkit.runtime.opening import open_runner
 from dmdkit.runtime.tokens import Layout, SentenceTokenizer, TokenBatch, lay_out
@@ -29,6 +30,7 @@ __all__ = [
     "encode_tokens",
     "is_words",
     "layout_of",
+    "plain_ids",
     "require_text",
     "text_graph_for",
     "tokenizer_of",
@@ -83,6 +85,30 @@ def is_words(value: object) -> bool:
     return isinstance(first, (str, bytes, int, np.integer))
 
 
+def plain_ids(value: object) -> object:
+    """Token ids of another library (a PyTorch tensor, or a list of them) as NumPy's or Python's; anything else as it is."""
+    if isinstance(value, (list, tuple)):
+        return [plain_ids(item) for item in value] if any(map(_holds_foreign, value)) else value
+    if not _is_foreign(value):
+        return value
+    try:
+        array = np.asarray(value)
+    except Exception:  # on a GPU, for one; the check of features says so in that library's words
+        return value
+    if array.dtype.kind not in "iu":
+        return value
+    return array if array.ndim else int(array)
+
+
+def _holds_foreign(value: object) -> bool:
+    first = value[0] if isinstance(value, (list, tuple)) and value else value
+    return _is_foreign(value) or _is_foreign(first)
+
+
+def _is_foreign(value: object) -> bool:
+    return hasattr(value, "__array__") and not isinstance(value, (np.ndarray, np.generic))
+
+
 @dataclass(frozen=True)
 class TextFeatures:
     """What the encoder made of words.
@@ -123,6 +149,7 @@ class TextStage:
             InputError: It is neither.
             MissingDependencyError: A string came and the tokenizers library is not installed.
         """
+        refuse_masked("text", value)
         if isinstance(value, np.ndarray) and value.ndim == 0:
             value = value.item()  # one sentence, whose letters are not sentences
         if isinstance(value, str):

@@ -49,6 +49,27 @@ def test_a_string_its_ids_and_its_features_give_the_same_score(text_bundle: Path
             np.testing.assert_allclose(runtime.predict(text=text, **rest(features, index)).score, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["int64", "int32", "uint8"])
+def test_ids_of_pytorch_are_read_as_numpys(runtime: Runtime, features, dtype: str):
+    torch = pytest.importorskip("torch")
+    ids = [[2, 12, 13, 3, 0], [2, 14, 3, 0, 0]]
+    expected = runtime.predict(text=ids, **rest(features, slice(0, 2))).score
+    whole = torch.tensor(ids, dtype=getattr(torch, dtype))
+    for text in (whole, list(whole), [row[row != 0] for row in whole], [list(row) for row in whole]):
+        np.testing.assert_array_equal(runtime.predict(text=text, **rest(features, slice(0, 2))).score, expected)
+    one = runtime.predict(text=whole[0], **rest(features)).score
+    np.testing.assert_allclose(one, expected[0], rtol=0, atol=1e-6)
+    values = torch.from_numpy(features["text"][0])  # features of PyTorch are still features
+    by_numpy = runtime.predict(text=features["text"][0], **rest(features)).score
+    np.testing.assert_array_equal(runtime.predict(text=values, **rest(features)).score, by_numpy)
+
+
+def test_masked_ids_are_refused(runtime: Runtime, features):
+    ids = np.ma.masked_array([2, 12, 13, 3], mask=[False, False, True, False])
+    with pytest.raises(InputError, match="'text' has 1 masked values"):
+        runtime.predict(text=ids, **rest(features))
+
+
 def test_a_batch_of_strings_is_each_string_alone(runtime: Runtime, features):
     sentences = ["the film", "", "very good good plot"]
     together = runtime.predict(text=sentences, **rest(features, slice(0, 3)))
