@@ -17,7 +17,7 @@ ORT_SDK := build/onnxruntime-sdk
 # Two processes of tests, one thread each: half the time of one process whose threads wait for each other.
 TWICE := -n 2 --dist loadfile
 
-.PHONY: demo test check lint types unit native sanitize fuzz test-aarch64 soak bench-native test-all bench clean
+.PHONY: demo test check lint types unit native sanitize fuzz test-aarch64 soak bench-native mutants test-all bench clean
 
 demo: $(READY)
 	$(BIN)/dmdkit demo --force
@@ -54,7 +54,11 @@ native: $(ORT_SDK)/.ready
 	cmake --build build/consumer
 
 # What takes long or needs more than a plain machine; run before a release.
-test-all: test sanitize fuzz test-aarch64 soak
+test-all: test mutants sanitize fuzz test-aarch64 soak
+
+# Plants the faults of scripts/mutants.yaml one at a time, in a copy; the fast tests must notice each.
+mutants: $(READY)
+	$(BIN)/python scripts/mutants.py
 
 # AddressSanitizer with UndefinedBehaviorSanitizer, then also with ONNX Runtime loaded, and ThreadSanitizer against the fake
 # backend (ONNX Runtime is not built for it).

@@ -13,6 +13,8 @@ from functools import cache
 
 import pytest
 
+from dmdkit.errors import InputError
+from dmdkit.runtime.choice import check_backend
 from tests.cli.helpers import COMMANDS, in_process
 from tests.conftest import ROOT
 
@@ -182,3 +184,17 @@ def test_cpp_messages_name_commands_that_exist():
     found = set(re.findall(r"`dmdkit ([a-z]+)", text))
     assert found
     assert found <= set(COMMANDS)
+
+
+def test_a_split_that_is_not_there_is_named_by_the_option_of_the_command(tiny_run, tiny_data, tmp_path, capsys):
+    capsys.readouterr()
+    parity = ["--parity-data", tiny_data, "--parity-split", "dev"]
+    assert in_process("export", tiny_run, "--out", tmp_path / "x.dmd", *parity) == 1
+    assert "name one it has with --parity-split: train, valid, test" in capsys.readouterr().err
+    assert in_process("evaluate", tiny_run, "--split", "dev") == 1
+    assert "name one it has with --split: train, valid, test" in capsys.readouterr().err
+
+
+def test_the_refusal_of_a_backend_names_every_backend_there_is():
+    with pytest.raises(InputError, match="expected auto, onnxruntime, openvino, or tensorrt"):
+        check_backend("magic", "cpu")
