@@ -183,27 +183,20 @@ class Engine:
         self._device.copy(target, source, batch * array[0].nbytes, kind)
 
 
-def compare(found: dict[str, Any], expected: dict[str, Any], tolerance: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The sidecar's ``check``: the worst output against the graph's own recorded outputs, and within which limit it must be."""
+def check_of(kit: dict[str, Any], graph: dict[str, Any], found: dict[str, Any], expected: dict[str, Any]) -> dict[str, Any]:
+    """The sidecar's ``check``: the graph's outputs against its own recorded ones, by the runtime's rule for an engine."""
     import numpy as np
 
-    from dmdkit.metrics import correlation
+    from dmdkit.runtime.self_check import check_outputs
 
-    passed, worst, worst_share, worst_name, worst_limit = bool(expected), 0.0, -1.0, "", 0.0
-    samples = 0
-    for name, then in expected.items():
-        now, limit = found.get(name), tolerance[name]
-        samples, largest = len(then), float(limit["largest"])
-        if now is None or now.shape != then.shape or not np.isfinite(now).all():
-            return {"passed": False, "samples": samples, "max_error": None, "tolerance": largest, "worst_output": name}
-        error = np.abs(now.astype(np.float64) - then)
-        most = float((error / np.maximum(1.0, np.abs(then)) if limit["relative"] else error).max())
-        alike = correlation(now, then) if limit["correlation"] is not None else None  # None too where one is constant
-        passed = passed and most <= largest and (alike is None or alike >= limit["correlation"])
-        share = most / largest if largest else float(most > 0)
-        if share >= worst_share:
-            worst, worst_share, worst_name, worst_limit = most, share, name, largest
-    return {"passed": passed, "samples": samples, "max_error": worst, "tolerance": worst_limit, "worst_output": worst_name}
+    check = check_outputs(graph["name"], graph["precision"], found, expected, kit["output_sd"], engine=True)
+    return {
+        "passed": check.passed,
+        "samples": len(next(iter(expected.values()), ())),
+        "max_error": check.max_error if np.isfinite(check.max_error) else None,
+        "tolerance": check.tolerance,
+        "worst_output": check.worst_output,
+    }
 
 
 def latencies_ms(engine: Engine, feed: dict[str, Any]) -> dict[str, float]:
@@ -290,7 +283,7 @@ def build_graph(kit: dict[str, Any], graph: dict[str, Any], gpu: Gpu, folder: Pa
         "built": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "build_seconds": round(seconds, 3),
         "precision": asdict(proof),
-        "check": compare(found, expected, graph["tolerance"]),
+        "check": check_of(kit, graph, found, expected),
         "latency_ms": latencies_ms(engine, feed),
         "notes": [f"built by a kit on {model_of_board() or gpu.name}"],
     }
@@ -367,6 +360,7 @@ def _read(folder: Path) -> dict[str, Any]:
             if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
                 raise ValueError(f"{name!r:.60} is not a plain name")
         _ = [target["batch"][key] + 0 for key in ("min", "opt", "max")], target["workspace_mib"] + 0, kit["model_sha256"]
+        _ = kit["output_sd"] + 0, [graph["precision"] for graph in kit["graphs"]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as cause:
         raise EngineError(f"{folder}: the kit is damaged ({type(cause).__name__}: {cause!s:.200}); copy it again") from cause
     return kit

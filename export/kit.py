@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ _MODULES = (
     "runtime/tensorrt_build.py",
     "runtime/gpu.py",
     "runtime/inspector.py",
+    "runtime/self_check.py",
 )
 _PACKAGE = '"""The part of dmdkit that a kit needs."""\n'
 
@@ -84,7 +84,7 @@ def _graph(bundle: Bundle, name: str) -> dict[str, Any]:
         "name": name,
         "file": record.file,
         "inputs": {key: f"input/{record.kind}/{key}" if own else f"input/{key}" for key in _shapes(bundle, record.kind)},
-        "tolerance": {output: asdict(limit) for output, limit in _tolerance(bundle, name).items()},
+        "precision": record.precision,
     }
 
 
@@ -173,6 +173,7 @@ def write_kit(bundle: Bundle, graphs: list[str], target: Target, findings: list[
     kit = {
         "bundle": bundle.manifest.name,
         "model_sha256": bundle.manifest.source.model_sha256,
+        "output_sd": bundle.manifest.output_sd,
         "target": target.model_dump(mode="json"),
         "golden": "golden.npz",
         "graphs": [_graph(bundle, name) for name in graphs],

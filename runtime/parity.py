@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from dmdkit.metrics import classification_metrics, correlation, paired_bootstrap_interval, regression_metrics
 from dmdkit.runtime.evidence import Evidence, evidence_of
+from dmdkit.runtime.self_check import FP32_MAX_ERROR
 
 __all__ = [
     "MIN_VERIFIED_SAMPLES",
@@ -27,9 +28,6 @@ __all__ = [
 Array = npt.NDArray[np.float32]
 Task = Literal["regression", "classification"]
 Status = Literal["passed", "failed", "unverified"]
-
-FP32_MAX_ERROR = 1e-4
-"""fp32 hop: largest error, times max(1, sd of the output): what reordered float sums give, with room."""
 
 COMPRESSED_MIN_CORRELATION = 0.995
 """INT8 and fp16, regression: correlation with fp32."""

@@ -45,7 +45,7 @@ def torch_parity(work: Path) -> str:
     from dmdkit.data import load_dataset
     from dmdkit.export.reference import reference_outputs
     from dmdkit.model.system import stack
-    from dmdkit.runtime.parity import FP32_MAX_ERROR
+    from dmdkit.runtime.self_check import FP32_MAX_ERROR
     from dmdkit.training.evaluation import load_system
     from dmdkit.training.run import Run
 
@@ -75,7 +75,7 @@ def onnxruntime_cuda(work: Path) -> str:
     from dmdkit.runtime import Runtime
     from dmdkit.runtime.backends.onnxruntime import available_devices
     from dmdkit.runtime.gpu import NoGpuError, find_gpu
-    from dmdkit.runtime.parity import FP32_MAX_ERROR
+    from dmdkit.runtime.self_check import FP32_MAX_ERROR
 
     _bundle(work)
     if "cuda" not in available_devices():

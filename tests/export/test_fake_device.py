@@ -106,12 +106,13 @@ def test_features_that_are_off_fail_a_text_encoders_kit(h100: dict[str, str], te
     with np.load(kit / "golden.npz") as golden:
         arrays = dict(golden)
     recorded = arrays["recorded/text.fp16/text"]
-    # Within two standard deviations everywhere, yet of another sentence: only the correlation tells.
-    arrays["recorded/text.fp16/text"] = np.roll(recorded, 1, axis=2)
+    # Within two standard deviations everywhere, yet partly of other features: only the correlation tells.
+    mixed = 0.7 * recorded + np.float32(0.3) * np.roll(recorded, 1, axis=2)
+    assert np.abs(mixed - recorded).max() < 1.9 * mixed.std()
+    arrays["recorded/text.fp16/text"] = mixed
     np.savez(kit / "golden.npz", allow_pickle=False, **arrays)
     listed = json.loads((kit / "kit.json").read_text())
     listed["files"]["golden.npz"] = sha256_of_file(kit / "golden.npz")
-    listed["graphs"][0]["tolerance"]["text"]["largest"] = 1e9
     (kit / "kit.json").write_text(json.dumps(listed))
     done = run(kit, h100)
     assert done.returncode == 2, done.stdout + done.stderr

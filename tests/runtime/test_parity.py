@@ -15,11 +15,11 @@ from dmdkit.runtime.parity import (
     COMPRESSED_MIN_CORRELATION,
     COMPRESSED_P99_ERROR_SD,
     EDGE_MAX_CHANGE,
-    FP32_MAX_ERROR,
     MIN_VERIFIED_SAMPLES,
     HopRecord,
     compare,
 )
+from dmdkit.runtime.self_check import FP32_MAX_ERROR
 
 N = 100
 WIDE = (-1e6, 1e6)  # a label range so wide that the rule on MAE never decides

@@ -1,5 +1,6 @@
 #include "inputs.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -89,35 +90,44 @@ RangeGuard::RangeGuard(const InputRecords& records) {
   constexpr double kLargest = std::numeric_limits<float>::max();
   for (std::size_t i = 0; i < kModalities; ++i) {
     const InputRecord& record = records[i];
+    limits_[i].steps = record.info.steps;
+    limits_[i].may_be_empty = record.info.may_be_absent;
     if (!record.minimum || !record.maximum) continue;
     for (std::size_t feature = 0; feature < record.info.features; ++feature) {
       const double low = (*record.minimum)[feature];
       const double high = (*record.maximum)[feature];
-      const double margin = kRangeMargin * (high - low);
+      const double margin = kRangeMargin * (high - low) + kRounding * std::max(std::abs(low), std::abs(high));
       limits_[i].low.push_back(static_cast<float>(std::clamp(low - margin, -kLargest, kLargest)));
       limits_[i].high.push_back(static_cast<float>(std::clamp(high + margin, -kLargest, kLargest)));
     }
   }
 }
 
-double RangeGuard::share(std::size_t modality, const float* values, std::size_t rows) const noexcept {
-  const std::size_t features = limits_[modality].low.size();
+double RangeGuard::alarm(std::size_t modality, const float* values, std::size_t batch) const noexcept {
+  const Limits& limits = limits_[modality];
+  const std::size_t features = limits.low.size();
   if (features == 0) return 0.0;
-  const float* low = limits_[modality].low.data();
-  const float* high = limits_[modality].high.data();
-  std::size_t present = 0;
-  std::size_t outside = 0;
-  for (std::size_t row = 0; row < rows; ++row, values += features) {
-    std::uint32_t any = 0;
-    std::uint32_t out = 0;
-    for (std::size_t i = 0; i < features; ++i) {
-      any |= static_cast<std::uint32_t>(values[i] != 0.0F);
-      out += static_cast<std::uint32_t>(values[i] < low[i]) | static_cast<std::uint32_t>(values[i] > high[i]);
+  const float* low = limits.low.data();
+  const float* high = limits.high.data();
+  double largest = 0.0;
+  for (std::size_t sample = 0; sample < batch; ++sample) {
+    std::size_t present = 0;
+    std::size_t outside = 0;
+    for (std::size_t step = 0; step < limits.steps; ++step, values += features) {
+      std::uint32_t any = 0;
+      std::uint32_t out = 0;
+      for (std::size_t i = 0; i < features; ++i) {
+        any |= static_cast<std::uint32_t>(values[i] != 0.0F);
+        out += static_cast<std::uint32_t>(values[i] < low[i]) | static_cast<std::uint32_t>(values[i] > high[i]);
+      }
+      present += any;
+      outside += any * out;
     }
-    present += any;
-    outside += any * out;
+    const double empty = limits.may_be_empty ? 0.0 : 1.0;
+    const double share = present == 0 ? empty : static_cast<double>(outside) / static_cast<double>(present * features);
+    largest = std::max(largest, share);
   }
-  return present == 0 ? 0.0 : static_cast<double>(outside) / static_cast<double>(present * features);
+  return largest >= kOutOfRangeShare ? largest : 0.0;
 }
 
 }  // namespace dmdkit

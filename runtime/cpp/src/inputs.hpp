@@ -15,7 +15,10 @@ namespace dmdkit {
 // (docs/bundle.md, as in Python).
 inline constexpr double kRangeMargin = 0.5;
 
-// A modality is reported when at least this share of its values (padding left out) lies outside.
+// A column that was constant in training has no width; this part of its value is allowed to differ, for other rounding.
+inline constexpr double kRounding = 1e-4;
+
+// A modality is reported when in any sample at least this share of its values (padding left out) lies outside.
 inline constexpr double kOutOfRangeShare = 0.02;
 
 using InputRecords = std::array<InputRecord, kModalities>;
@@ -31,11 +34,16 @@ class RangeGuard {
  public:
   explicit RangeGuard(const InputRecords& records);
 
-  // Share of the values outside the training range for one modality, padding steps left out.
-  double share(std::size_t modality, const float* values, std::size_t rows) const noexcept;
+  // The share of values outside in the sample where it is largest, padding steps left out; 0 where it is not worth a report.
+  //
+  // Samples are judged one by one, so that a strange one is not hidden by a batch of ordinary ones. One without any step counts
+  // as wholly outside where the modality was not trained absent: zeros are absence by another name.
+  double alarm(std::size_t modality, const float* values, std::size_t batch) const noexcept;
 
  private:
   struct Limits {
+    std::size_t steps = 0;
+    bool may_be_empty = false;
     std::vector<float> low;
     std::vector<float> high;
   };

@@ -246,8 +246,8 @@ class Runtime::Impl {
     std::array<RangeAlarm, kModalities> alarms;
     std::size_t count = 0;
     for (std::size_t i = 0; i < kModalities; ++i) {
-      const double share = guard_.share(i, buffers[i], inputs.batch * infos_[i].steps);
-      if (share < kOutOfRangeShare) continue;
+      const double share = guard_.alarm(i, buffers[i], inputs.batch);
+      if (share == 0.0) continue;
       shares[i] = share;
       alarms[count++] = {i, share};
     }

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <set>
 #include <utility>
 
 #include "failure.hpp"
@@ -14,14 +15,32 @@
 namespace dmdkit {
 namespace {
 
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
 double mean(FloatView values) {
   double sum = 0.0;
   for (const float value : values) sum += value;
   return sum / static_cast<double>(values.size());
 }
 
+bool is_constant(FloatView values) {
+  const auto [least, most] = std::minmax_element(values.begin(), values.end());
+  return *least == *most;
+}
+
+// The largest error, of max(1, |value|) where `relative`; infinite where the tensors cannot be compared.
+double largest_error(const Tensor& now, const Tensor& then, bool relative) {
+  if (now.shape != then.shape || then.values.empty() || !all_finite(now.values) || !all_finite(then.values)) return kInfinity;
+  double largest = 0.0;
+  for (std::size_t i = 0; i < then.values.size(); ++i) {
+    const double scale = relative ? std::max(1.0, std::abs(static_cast<double>(then.values[i]))) : 1.0;
+    largest = std::max(largest, std::abs(static_cast<double>(now.values[i]) - then.values[i]) / scale);
+  }
+  return largest;
+}
+
 // The number of samples of a golden tensor that fits `port`, else Failure.
-std::size_t samples_for(const Port& port, const std::map<std::string, Tensor>& inputs, const Bundle& bundle) {
+std::size_t samples_for(const Port& port, const Tensors& inputs, const Bundle& bundle) {
   const auto found = inputs.find(port.name);
   if (found == inputs.end() || found->second.shape.size() != port.sizes.size() + 1 ||
       !std::equal(port.sizes.begin(), port.sizes.end(), found->second.shape.begin() + 1) || found->second.shape[0] == 0) {
@@ -34,7 +53,8 @@ std::size_t samples_for(const Port& port, const std::map<std::string, Tensor>& i
 }  // namespace
 
 std::optional<double> correlation(FloatView x, FloatView y) {
-  if (x.size() < 2 || x.size() != y.size()) return std::nullopt;
+  // A constant's mean is rounded, so its deviations need not be zero; its extremes are equal.
+  if (x.size() < 2 || x.size() != y.size() || is_constant(x) || is_constant(y)) return std::nullopt;
   const double mean_x = mean(x);
   const double mean_y = mean(y);
   double xx = 0.0;
@@ -52,41 +72,42 @@ std::optional<double> correlation(FloatView x, FloatView y) {
   return xy / norm;
 }
 
-GraphCheck check_outputs(const std::string& graph, const std::string& precision, const std::map<std::string, Tensor>& found,
-                         const std::map<std::string, Tensor>& recorded, double output_sd, double fp32_tolerance,
-                         bool only_stores_int8) {
+Limit limit_of(const std::string& output, double output_sd, bool exact, bool engine) {
+  if (exact) return {engine ? kEngineFp32Tolerance * std::max(1.0, output_sd) : kFp32Tolerance, true, {}};
+  // Edges are probabilities, not scores, so their compressed tolerance is not in units of the score.
+  const double unit = output.rfind("edges", 0) == 0 ? 1.0 : output_sd;
+  return {kInt8ToleranceSd * unit, false, output == "score" ? std::optional(kInt8MinCorrelation) : std::nullopt};
+}
+
+GraphCheck check_outputs(const std::string& graph, const std::string& precision, const Tensors& found, const Tensors& recorded,
+                         double output_sd, bool only_stores_int8, bool engine) {
   const bool exact = precision == "fp32" || only_stores_int8;
+  std::set<std::string> names;
+  for (const Tensors* tensors : {&recorded, &found}) {
+    for (const auto& entry : *tensors) names.insert(entry.first);
+  }
   GraphCheck check;
   check.graph = graph;
-  check.tolerance = exact ? fp32_tolerance : kInt8ToleranceSd * output_sd;
   check.passed = !recorded.empty();
-  for (const auto& [name, then] : recorded) {
-    const auto entry = found.find(name);
-    if (entry == found.end() || entry->second.shape != then.shape || !all_finite(entry->second.values) || then.values.empty()) {
-      check.max_error = std::numeric_limits<double>::infinity();
-      check.correlation.reset();
-      check.passed = false;
+  double worst_use = -1.0;
+  for (const std::string& name : names) {
+    const Limit limit = limit_of(name, output_sd, exact, engine);
+    const auto now = found.find(name);
+    const auto then = recorded.find(name);
+    const bool both = now != found.end() && then != recorded.end();
+    const double error = both ? largest_error(now->second, then->second, limit.relative) : kInfinity;
+    if (limit.correlation && error < kInfinity) {
+      check.correlation = correlation(then->second.values, now->second.values);
+      check.passed = check.passed && (!check.correlation || *check.correlation >= *limit.correlation);
+    }
+    check.passed = check.passed && error <= limit.largest;
+    const double without_room = error > 0.0 ? kInfinity : 0.0;
+    const double use = limit.largest > 0.0 ? error / limit.largest : without_room;
+    if (use > worst_use) {
+      worst_use = use;
       check.worst_output = name;
-      return check;
-    }
-    const std::vector<float>& now = entry->second.values;
-    double error = 0.0;
-    for (std::size_t i = 0; i < now.size(); ++i) {
-      const double scale = exact ? std::max(1.0, std::abs(static_cast<double>(then.values[i]))) : 1.0;
-      const double difference = std::abs(static_cast<double>(now[i]) - then.values[i]) / scale;
-      // A recorded NaN must not pass for agreement.
-      error = std::max(error, std::isnan(difference) ? std::numeric_limits<double>::infinity() : difference);
-    }
-    // Edges are probabilities, not scores, so their compressed tolerance is not in units of the score.
-    const double limit = exact || name.rfind("edges", 0) != 0 ? check.tolerance : kInt8ToleranceSd;
-    if (name == "score" && !exact) {
-      check.correlation = correlation(then.values, now);
-      check.passed = check.passed && (!check.correlation || *check.correlation >= kInt8MinCorrelation);
-    }
-    check.passed = check.passed && error <= limit;
-    if (error >= check.max_error) {
       check.max_error = error;
-      check.worst_output = name;
+      check.tolerance = limit.largest;
     }
   }
   return check;
@@ -96,7 +117,7 @@ GraphCheck check_graph(const Bundle& bundle, const Golden& golden, const std::st
   const GraphRecord* record = bundle.manifest().find_graph(graph);
   if (record == nullptr) throw Failure(StatusCode::kInternal, "no graph " + in_quotes(graph));
   Session session(bundle, graph, options);
-  const std::map<std::string, Tensor>& inputs = golden.inputs_of(record->kind);
+  const Tensors& inputs = golden.inputs_of(record->kind);
   std::size_t samples = 0;
   for (const Port& port : session.inputs()) {
     const std::size_t here = samples_for(port, inputs, bundle);
@@ -112,7 +133,7 @@ GraphCheck check_graph(const Bundle& bundle, const Golden& golden, const std::st
   }
   const Status status = session.run();
   if (!status.ok()) throw Failure(status);
-  std::map<std::string, Tensor> found;
+  Tensors found;
   for (const Port& port : session.outputs()) {
     Tensor tensor;
     tensor.shape.push_back(samples);
@@ -121,11 +142,8 @@ GraphCheck check_graph(const Bundle& bundle, const Golden& golden, const std::st
     found.emplace(port.name, std::move(tensor));
   }
   const auto recorded = golden.recorded.find(graph);
-  const double output_sd = bundle.manifest().output_sd;
-  return check_outputs(graph, record->precision, found,
-                       recorded == golden.recorded.end() ? std::map<std::string, Tensor>{} : recorded->second, output_sd,
-                       session.runs_engine() ? kEngineFp32Tolerance * std::max(1.0, output_sd) : kFp32Tolerance,
-                       record->only_stores_int8);
+  return check_outputs(graph, record->precision, found, recorded == golden.recorded.end() ? Tensors{} : recorded->second,
+                       bundle.manifest().output_sd, record->only_stores_int8, session.runs_engine());
 }
 
 }  // namespace dmdkit

@@ -1,4 +1,5 @@
-// Compares a graph's outputs now with those recorded at export, with the tolerances of DESIGN's self-check.
+// Compares a graph's outputs now with those recorded at export, by the rule of
+// dmdkit.runtime.self_check in Python; tests/vectors holds both to it.
 #ifndef DMDKIT_SRC_SELF_CHECK_HPP_
 #define DMDKIT_SRC_SELF_CHECK_HPP_
 
@@ -25,10 +26,20 @@ inline constexpr double kInt8MinCorrelation = 0.999;
 // Pearson correlation; nothing where either side is constant or has fewer than two values.
 std::optional<double> correlation(FloatView x, FloatView y);
 
-// Compares `found` with `recorded` (output name -> tensor); `fp32_tolerance` is for fp32 graphs and those that only store INT8.
-GraphCheck check_outputs(const std::string& graph, const std::string& precision, const std::map<std::string, Tensor>& found,
-                         const std::map<std::string, Tensor>& recorded, double output_sd,
-                         double fp32_tolerance = kFp32Tolerance, bool only_stores_int8 = false);
+// How far one output may be from what was recorded.
+struct Limit {
+  double largest;                     // error
+  bool relative;                      // whether errors count in units of max(1, |value|)
+  std::optional<double> correlation;  // the least; nothing: any
+};
+
+// `output_sd`: standard deviation of the model's score. `exact`: whether the graph computes in fp32.
+Limit limit_of(const std::string& output, double output_sd, bool exact, bool engine);
+
+// Compares a graph's outputs with those it gave when it was exported (name -> tensor). The result names the output that used
+// most of its tolerance, with its error, infinite where the two cannot be compared.
+GraphCheck check_outputs(const std::string& graph, const std::string& precision, const Tensors& found, const Tensors& recorded,
+                         double output_sd, bool only_stores_int8 = false, bool engine = false);
 
 // Replays the golden samples through one graph. Throws Failure.
 GraphCheck check_graph(const Bundle& bundle, const Golden& golden, const std::string& graph, const Options& options);

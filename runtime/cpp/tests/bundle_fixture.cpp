@@ -104,6 +104,14 @@ void BundleTest::SetUp() {
   for (const char* graph : {"fusion.fp32", "fusion.int8-cpu", "explain.fp32", "explain.int8-cpu"}) {
     golden[std::string("recorded/") + graph + "/score"] = constant({2, 1}, {0.0F, 0.0F});
   }
+  for (const char* graph : {"explain.fp32", "explain.int8-cpu"}) {
+    for (const char* output : {"/logit_homo", "/logit_hetero"}) {
+      golden[std::string("recorded/") + graph + output] = constant({2, 3, 1}, {0, 1, 2, 0, 1, 2});
+    }
+    for (const char* output : {"/edges_homo", "/edges_hetero"}) {
+      golden[std::string("recorded/") + graph + output] = constant({2, 6}, {0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5});
+    }
+  }
   text.assign(kTextSize, 0.3F);
   audio.assign(kAudioSize, 0.3F);
   vision.assign(kVisionSize, 0.3F);

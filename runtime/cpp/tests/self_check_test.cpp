@@ -29,8 +29,8 @@ TEST(SelfCheckTest, AGraphThatOnlyStoresInt8IsHeldToTheToleranceOfFp32) {
   const Outputs then = {{"score", {{1}, {0.1F}}}};
   const Outputs near = {{"score", {{1}, {0.100005F}}}};
   const Outputs far = {{"score", {{1}, {0.10002F}}}};
-  EXPECT_TRUE(check_outputs("g", "int8-cpu", near, then, 2.0, kFp32Tolerance, true).passed);
-  EXPECT_FALSE(check_outputs("g", "int8-cpu", far, then, 2.0, kFp32Tolerance, true).passed);
+  EXPECT_TRUE(check_outputs("g", "int8-cpu", near, then, 2.0, true).passed);
+  EXPECT_FALSE(check_outputs("g", "int8-cpu", far, then, 2.0, true).passed);
 }
 
 TEST(SelfCheckTest, Int8ScoresMustAlsoCorrelate) {

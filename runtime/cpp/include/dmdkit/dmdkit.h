@@ -79,7 +79,8 @@ typedef struct dmdkit_prediction {
   size_t struct_size;
   double latency_ms;
   int deadline_missed;
-  double out_of_range[DMDKIT_MODALITIES]; /* share of values outside the training range where worth a look, else 0 */
+  /* Share of values outside the training range, in the sample where it is largest, where that is worth a look; else 0. */
+  double out_of_range[DMDKIT_MODALITIES];
 } dmdkit_prediction;
 
 /* Caller's buffers of explain; a null pointer leaves that output out. Counts are in values and must fit exactly. */

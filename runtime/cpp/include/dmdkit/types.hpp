@@ -70,7 +70,7 @@ struct InputInfo {
 // failure.
 struct RangeAlarm {
   std::size_t modality = 0;  // index into kModalityNames
-  double share = 0.0;        // of its values, padding left out
+  double share = 0.0;        // of its values in the sample where it is largest, padding left out
 };
 
 // Called inside predict and explain, on the calling thread, with the modalities to report. It may ask the same Runtime for its
@@ -101,7 +101,8 @@ struct Prediction {
   std::size_t outputs = 0;
   double latency_ms = 0.0;  // inside predict
   bool deadline_missed = false;
-  std::array<double, kModalities> out_of_range{};  // share of values outside the training range where worth a look, else 0
+  // Share of values outside the training range, in the sample where it is largest, where that is worth a look; else 0.
+  std::array<double, kModalities> out_of_range{};
 };
 
 // What explain returns; the views are valid until the next call on the same Runtime.
