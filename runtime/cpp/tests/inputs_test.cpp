@@ -88,13 +88,30 @@ TEST_F(InputsTest, CountsAndReportsValuesOutsideTheTrainingRange) {
   EXPECT_EQ(runtime->stats().out_of_range, 1U);
 }
 
-TEST_F(InputsTest, ACallbackThatThrowsIsAStatus) {
+TEST_F(InputsTest, ACallbackThatThrowsIsCountedAndDoesNotCostTheAnswer) {
   Options with = options();
-  with.on_out_of_range = [](View<const RangeAlarm>) { throw std::runtime_error("no"); };
+  bool plain = false;
+  with.on_out_of_range = [&](View<const RangeAlarm>) {
+    if (plain) throw 1;  // NOLINT: no exception class
+    throw std::runtime_error("no");
+  };
   auto runtime = Runtime::open(folder, with);
+  auto silent = Runtime::open(folder, options());
   Inputs given = inputs();
   text.assign(kTextSize, 100.0F);
-  EXPECT_EQ(runtime->predict(given).code(), StatusCode::kCallbackFailed);
+  const auto expected = silent->predict(given);
+  ASSERT_TRUE(expected.ok());
+  const auto found = runtime->predict(given);
+  ASSERT_TRUE(found.ok()) << found.status().message();
+  EXPECT_EQ(found->score[0], expected->score[0]);
+  EXPECT_EQ(found->out_of_range, expected->out_of_range);
+  plain = true;
+  EXPECT_TRUE(runtime->explain(given).ok());
+  EXPECT_EQ(runtime->stats().out_of_range, 2U);
+  EXPECT_EQ(runtime->stats().callback_failures, 2U);
+  EXPECT_EQ(silent->stats().callback_failures, 0U);
+  runtime->reset_stats();
+  EXPECT_EQ(runtime->stats().callback_failures, 0U);
 }
 
 }  // namespace

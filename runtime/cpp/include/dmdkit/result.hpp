@@ -28,7 +28,7 @@ enum class StatusCode : int {
   kBackendUnavailable = 8,  // the backend's library or device is not here
   kBackendFailed = 9,       // the backend could not load or run a graph, or gave what is not finite
   kOutOfMemory = 10,
-  kCallbackFailed = 11,  // the application's callback threw
+  kCallbackFailed = 11,  // no longer given: Stats counts callbacks that threw
   kInternal = 70,        // a defect of dmdkit
 };
 

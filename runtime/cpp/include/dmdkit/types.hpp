@@ -74,7 +74,7 @@ struct RangeAlarm {
 };
 
 // Called inside predict and explain, on the calling thread, with the modalities to report. It may ask the same Runtime for its
-// stats; predict, explain and self_check answer kInvalidInput there.
+// stats; predict, explain and self_check answer kInvalidInput there. What it throws is counted, and the call goes on.
 using OutOfRangeCallback = std::function<void(View<const RangeAlarm>)>;
 
 struct Options {
@@ -134,7 +134,8 @@ struct Stats {
   double p99_ms = 0.0;
   double max_ms = 0.0;
   std::uint64_t deadline_misses = 0;
-  std::uint64_t out_of_range = 0;  // calls of predict or explain whose inputs left the training range
+  std::uint64_t out_of_range = 0;       // calls of predict or explain whose inputs left the training range
+  std::uint64_t callback_failures = 0;  // of these, calls whose on_out_of_range threw; they answered nevertheless
 };
 
 // One graph against the outputs it gave when it was exported.
