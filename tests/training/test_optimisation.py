@@ -33,7 +33,7 @@ def written_by_hand(variant="published"):
     torch.manual_seed(settings.seed)
     shape = ModelShape.from_config(config.model, dataset.feature_dims, dataset.lengths, 1)
     system = DmdSystem(shape, config.model.dropout, gd_units=True).train()
-    optimizer = torch.optim.Adam(system.parameters(), lr=settings.learning_rate)
+    optimizer = torch.optim.Adam(system.parameters(), lr=settings.learning_rate, fused=True)
     split = dataset.splits["train"]
     features = {name: torch.from_numpy(array) for name, array in split.features().items()}
     labels = torch.from_numpy(split.labels)

@@ -7,14 +7,16 @@ published ones.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dmdkit.config import DropoutConfig, ModelShape
+from dmdkit.model.siblings import dropout as drop
+from dmdkit.model.siblings import run_siblings
 from dmdkit.model.transformer import BlockDropout, EncoderBlock
 
 __all__ = ["CROSS_PAIRS", "GRAPH_ORDER", "Dmd", "DmdOutput", "Standardise"]
@@ -100,8 +102,26 @@ class Head(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns the logits (B, C), the hidden vector after ReLU (B, hidden), and the residual sum (B, width)."""
         hidden = F.relu(self.proj1(x))
-        total = x + self.proj2(F.dropout(hidden, self.dropout, self.training))
+        total = x + self.proj2(drop(hidden, self.dropout, self.training))
         return self.out(total), hidden, total
+
+
+def run_blocks(blocks: Sequence[nn.Module], streams: Sequence[Tensor], sources: Sequence[Tensor] | None = None) -> list[Tensor]:
+    """What each block makes of its stream (B, T_q, e), attending to its source where there is one.
+
+    While training, blocks whose lengths are equal run together; otherwise one by one.
+    """
+    nothing = [None] * len(blocks)
+    if not blocks[0].training:
+        return [block(x, y) for block, x, y in zip(blocks, streams, sources or nothing, strict=True)]
+    found: dict[int, Tensor] = {}
+    lengths = [(x.shape[1], 0 if y is None else y.shape[1]) for x, y in zip(streams, sources or nothing, strict=True)]
+    for equal in dict.fromkeys(lengths):
+        chosen = [index for index, length in enumerate(lengths) if length == equal]
+        stacked = torch.stack([streams[i] for i in chosen]), torch.stack([sources[i] for i in chosen]) if sources else None
+        together = run_siblings([cast(EncoderBlock, blocks[i]) for i in chosen], *stacked)
+        found.update(zip(chosen, together.unbind(), strict=True))
+    return [found[index] for index in range(len(blocks))]
 
 
 class Dmd(nn.Module):
@@ -167,7 +187,7 @@ class Dmd(nn.Module):
         x = {"text": text, "audio": audio, "vision": vision}
         if len(self.standardise):
             x = {m: self.standardise[m](x[m]) for m in x}
-        x["text"] = F.dropout(x["text"], self.dropout.text, self.training)
+        x["text"] = drop(x["text"], self.dropout.text, self.training)
 
         # Decoupling: an exclusive and a common part of each projected modality (paper, section 3.2).
         projected = {m: self.projection[m](x[m]) for m in GRAPH_ORDER}
@@ -179,13 +199,16 @@ class Dmd(nn.Module):
         align = {m: self.align[m](common[m].transpose(1, 2).flatten(1)) for m in GRAPH_ORDER}
 
         homo = {m: self.homo_head[m](common[m].flatten(1)) for m in GRAPH_ORDER}
-        c = torch.cat([self.self_block[m](common[m])[:, -1] for m in GRAPH_ORDER], dim=-1)
+        self_blocks = [self.self_block[m] for m in GRAPH_ORDER]
+        c = torch.cat([x[:, -1] for x in run_blocks(self_blocks, [common[m] for m in GRAPH_ORDER])], dim=-1)
         logit_common, _, _ = self.common_head(c)
 
-        last_hidden = {}
-        for target, sources in CROSS_PAIRS.items():
-            crossed = [self.cross_block[target][source](exclusive[target], exclusive[source]) for source in sources]  # type: ignore[index]
-            last_hidden[target] = self.memory_block[target](torch.cat(crossed, dim=-1))[:, -1]
+        pairs = [(target, source) for target, sources in CROSS_PAIRS.items() for source in sources]
+        cross_blocks = [self.cross_block[target][source] for target, source in pairs]  # type: ignore[index]
+        crossed = run_blocks(cross_blocks, [exclusive[t] for t, _ in pairs], [exclusive[s] for _, s in pairs])
+        memories = [torch.cat(crossed[i : i + 2], dim=-1) for i in range(0, len(pairs), 2)]
+        remembered = run_blocks([self.memory_block[m] for m in CROSS_PAIRS], memories)
+        last_hidden = {m: x[:, -1] for m, x in zip(CROSS_PAIRS, remembered, strict=True)}
         hetero = {m: self.hetero_head[m](last_hidden[m]) for m in GRAPH_ORDER}
 
         gated = [torch.sigmoid(self.gate[m](last_hidden[m])) for m in GRAPH_ORDER]

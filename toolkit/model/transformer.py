@@ -65,14 +65,17 @@ class MultiheadAttention(nn.Module):
     def _heads_first(self, x: Tensor) -> Tensor:
         return x.reshape(x.shape[0], x.shape[1], self.heads, self.head_dim).transpose(1, 2)
 
-    def forward(self, query: Tensor, source: Tensor, forbidden: Tensor) -> Tensor:
-        """Attends from ``query`` (B, T_q, e) to ``source`` (B, T_k, e); ``forbidden`` is boolean (T_q, T_k)."""
-        if query is source:
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, forbidden: Tensor) -> Tensor:
+        """Attends from ``query`` (B, T_q, e) to ``key`` and ``value`` (B, T_k, e); ``forbidden`` is boolean (T_q, T_k)."""
+        if query is key and key is value:
             q, k, v = F.linear(query, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
-        else:
+        elif key is value:
             width = query.shape[-1]
             q = F.linear(query, self.in_proj_weight[:width], self.in_proj_bias[:width])
-            k, v = F.linear(source, self.in_proj_weight[width:], self.in_proj_bias[width:]).chunk(2, dim=-1)
+            k, v = F.linear(key, self.in_proj_weight[width:], self.in_proj_bias[width:]).chunk(2, dim=-1)
+        else:
+            weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
+            q, k, v = (F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True))
         q, k, v = self._heads_first(q * self.head_dim**-0.5), self._heads_first(k), self._heads_first(v)
         scores = (q @ k.transpose(-2, -1)).masked_fill(forbidden, -math.inf)
         weights = F.dropout(torch.softmax(scores.float(), dim=-1).type_as(scores), self.dropout, self.training)
@@ -94,11 +97,13 @@ class EncoderLayer(nn.Module):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
 
-    def forward(self, x: Tensor, source: Tensor | None, forbidden: Tensor) -> Tensor:
-        """One layer on ``x`` (B, T_q, e); ``source`` is None for self-attention."""
+    def forward(self, x: Tensor, source: tuple[Tensor, Tensor] | None, forbidden: Tensor) -> Tensor:
+        """One layer on ``x`` (B, T_q, e); ``source`` holds what keys and values are made of, or is None (self-attention)."""
         attention_norm, feed_forward_norm = self.layer_norms
         normed = attention_norm(x)
-        attended = self.self_attn(normed, normed if source is None else attention_norm(source), forbidden)
+        key = normed if source is None else attention_norm(source[0])
+        value = key if source is None or source[1] is source[0] else attention_norm(source[1])
+        attended = self.self_attn(normed, key, value, forbidden)
         x = x + F.dropout(attended, self.dropout.residual, self.training)
         hidden = F.dropout(F.relu(self.fc1(feed_forward_norm(x))), self.dropout.relu, self.training)
         return x + F.dropout(self.fc2(hidden), self.dropout.residual, self.training)
@@ -131,16 +136,21 @@ class EncoderBlock(nn.Module):
         self.register_buffer("positions", position_table(max(steps, keys), width), persistent=False)
         self.register_buffer("forbidden", attention_mask(steps, keys), persistent=False)
 
-    def _embed(self, x: Tensor) -> Tensor:
+    def embed(self, x: Tensor) -> Tensor:
+        """``x`` (..., T, e) scaled, with positions where channel 0 is not exactly zero, and dropped while training."""
         present = (x[..., :1] != 0).type_as(x)
-        embedded = math.sqrt(self.width) * x + present * self.positions[1 : x.shape[1] + 1]
+        embedded = math.sqrt(self.width) * x + present * self.positions[1 : x.shape[-2] + 1]
         return F.dropout(embedded, self.embed_dropout, self.training)
 
     def forward(self, x: Tensor, source: Tensor | None = None) -> Tensor:
         """Returns (B, T_q, e) from ``x`` (B, T_q, e) and, in a cross-modal block, ``source`` (B, T_k, e)."""
-        x = self._embed(x)
-        source = None if source is None else self._embed(source)
+        x = self.embed(x)
+        # Keys and values are dropped apart, as published: two draws of one sequence.
+        parts = None
+        if source is not None:
+            key = self.embed(source)
+            parts = key, self.embed(source) if self.training else key
         for layer in self.layers:
-            x = layer(x, source, self.forbidden)
+            x = layer(x, parts, self.forbidden)
         normed: Tensor = self.layer_norm(x)
         return normed

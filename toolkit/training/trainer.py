@@ -75,9 +75,11 @@ class _Tensors:
 
     @classmethod
     def of(cls, split: Split, device: torch.device) -> _Tensors:
-        features = {name: torch.from_numpy(array).to(device) for name, array in split.features().items()}
+        dtype = torch.get_default_dtype()  # that of the model
+        features = {name: torch.from_numpy(array).to(device, dtype) for name, array in split.features().items()}
         tokens = None if split.tokens is None else torch.from_numpy(split.tokens).to(device)
-        return cls(features, torch.from_numpy(np.ascontiguousarray(split.labels)).to(device), tokens)
+        labels = torch.from_numpy(np.ascontiguousarray(split.labels)).to(device)
+        return cls(features, labels.to(dtype) if labels.is_floating_point() else labels, tokens)
 
 
 def _fabric(device: str, precision: Literal["32-true", "bf16-mixed"]) -> Fabric:
@@ -150,7 +152,7 @@ class _Trainer:
             groups.append({"params": list(encoder.parameters()), "lr": rate})
             self.parts[_ENCODER_PREFIX] = encoder
             self.encode = self.fabric.setup_module(encoder)
-        optimizer = torch.optim.Adam(groups, lr=settings.learning_rate)
+        optimizer = torch.optim.Adam(groups, lr=settings.learning_rate, fused=self.fabric.device.type in ("cpu", "cuda"))
         self.model, self.optimizer = self.fabric.setup(self.system, optimizer)
         self.scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=settings.plateau_patience)
         self.train_data = _Tensors.of(train_split, self.fabric.device)
