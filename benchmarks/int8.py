@@ -19,22 +19,22 @@ import numpy.typing as npt
 from onnx import ModelProto
 
 from benchmarks.machine import machine
-from dmdkit.calibration.cpu_search import layer_latencies
-from dmdkit.calibration.layers import layers_of
+from dmdkit.calibration.graph.layers import layers_of
 from dmdkit.calibration.lowerings import lower_for_cpu, modelopt_scales
-from dmdkit.calibration.planning import Samples, SearchOptions, plan_int8
 from dmdkit.calibration.ranges import METHODS, observe, scale_of
 from dmdkit.calibration.samples import calibration_set
-from dmdkit.calibration.sensitivity import edges_of, error_figures
-from dmdkit.calibration.switchboard import Switchboard
+from dmdkit.calibration.search.cpu import layer_latencies
+from dmdkit.calibration.search.layer_toggles import Switchboard
+from dmdkit.calibration.search.planning import Samples, SearchOptions, plan_int8
+from dmdkit.calibration.search.sensitivity import edges_of, error_figures
 from dmdkit.data import Split, load_dataset
 from dmdkit.export import ExportOptions, export_bundle
 from dmdkit.export.graphs import fp32_graphs
+from dmdkit.parity.compare import compare
+from dmdkit.parity.paired_latency import paired_ratio
+from dmdkit.parity.timing import timed_rounds
 from dmdkit.runtime.backends.onnxruntime import OnnxRuntimeRunner
-from dmdkit.runtime.benchmark import timed_rounds
 from dmdkit.runtime.bundle import Bundle
-from dmdkit.runtime.paired_latency import paired_ratio
-from dmdkit.runtime.parity import compare
 from dmdkit.training.evaluation import load_system
 from dmdkit.training.run import Run
 

@@ -34,8 +34,8 @@ from benchmarks.timing import interleaved
 from benchmarks.timing import rows as rows_of
 from dmdkit.calibration import lower_for_cpu
 from dmdkit.export import StudentModule
+from dmdkit.parity.timing import Target, footprint
 from dmdkit.runtime import Runtime
-from dmdkit.runtime.benchmark import Target, footprint
 
 AGREES = 1e-4
 """The answers of everything that claims fp32 lie this near the PyTorch model's; outputs are about 0.1 to 1 in size."""
@@ -264,7 +264,7 @@ opened = time.perf_counter()
 feed = {i.name: np.ones((1, *i.shape[1:]), np.float32) for i in session.get_inputs()}
 for _ in range(6):
     session.run(None, feed)
-from dmdkit.runtime.footprint_probe import peak_memory_bytes
+from dmdkit.parity.footprint_probe import peak_memory_bytes
 print(json.dumps({"peak_mb": peak_memory_bytes() / 1e6, "open_ms": (opened - start) * 1e3}))
 """
 

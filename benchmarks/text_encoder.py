@@ -23,17 +23,17 @@ from onnx import ModelProto
 from benchmarks.timing import interleaved
 from benchmarks.timing import rows as rows_of
 from dmdkit.calibration.lowerings import SIMULATE_QDQ, modelopt_scales, static_int8
-from dmdkit.calibration.prepared import prepared
-from dmdkit.calibration.smoothing import OUTLIERS, Preparation, activations_of, best_preparations, weight_products
-from dmdkit.calibration.text_lowerings import dynamic_products, store_tables_int8
+from dmdkit.calibration.text.lowerings import dynamic_products, store_tables_int8
+from dmdkit.calibration.text.smoothed_graph import prepared
+from dmdkit.calibration.text.smoothing import OUTLIERS, Preparation, activations_of, best_preparations, weight_products
 from dmdkit.cli.export import export_run
 from dmdkit.cli.feature_files import dataset_for_run
 from dmdkit.config import RunConfig, validated
 from dmdkit.data import Split, load_dataset
+from dmdkit.parity.compare import compare
 from dmdkit.runtime import Runtime
 from dmdkit.runtime.bundle import Bundle
-from dmdkit.runtime.opening import open_runner
-from dmdkit.runtime.parity import compare
+from dmdkit.runtime.open_graph import open_runner
 from dmdkit.training.evaluation import load_system, predict
 from dmdkit.training.run import Run, metrics_of
 from dmdkit.training.trainer import train

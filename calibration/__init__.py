@@ -1,8 +1,8 @@
 """Calibration sets and the INT8 forms of a graph."""
 
+from dmdkit.calibration.graph.weight_storage import check_scales, store_weights_int8
 from dmdkit.calibration.lowerings import Lowering, lower_for_cpu, lower_for_tensorrt
 from dmdkit.calibration.samples import CalibrationSet, calibration_set
-from dmdkit.calibration.weight_storage import check_scales, store_weights_int8
 
 __all__ = [
     "CalibrationSet",

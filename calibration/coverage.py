@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dmdkit.data import Split
-from dmdkit.runtime.int8_report import CoverageRecord, ModalityCoverage, StratumRecord
+from dmdkit.parity.int8_report import CoverageRecord, ModalityCoverage, StratumRecord
 
 __all__ = ["cover", "label_strata", "observed_share"]
 

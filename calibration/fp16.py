@@ -17,9 +17,9 @@ import numpy.typing as npt
 import onnx
 from onnx import ModelProto, TensorProto, shape_inference
 
+from dmdkit.calibration.graph.cleanup import tidied
+from dmdkit.calibration.graph.weight_storage import check_scales
 from dmdkit.calibration.lowerings import SIMULATE_QDQ, Inputs, Lowering, _quietly
-from dmdkit.calibration.tidy import tidied
-from dmdkit.calibration.weight_storage import check_scales
 from dmdkit.errors import CalibrationError, MissingDependencyError
 from dmdkit.runtime.manifest import TEXT_INPUTS
 

@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from dmdkit.calibration.graph_facts import copy_of, replace_nodes
-from dmdkit.calibration.layers import Layer, layers_of
+from dmdkit.calibration.graph.analysis import copy_of, replace_nodes
+from dmdkit.calibration.graph.cleanup import drop_unused
+from dmdkit.calibration.graph.layers import Layer, layers_of
+from dmdkit.calibration.graph.weight_storage import quantize_per_channel
 from dmdkit.calibration.ranges import Statistics
-from dmdkit.calibration.tidy import drop_unused
-from dmdkit.calibration.weight_storage import quantize_per_channel
 
 __all__ = ["FORMS", "Form", "can_be_integer", "integer_nodes", "with_integer_arithmetic"]
 

@@ -16,11 +16,11 @@ import numpy.typing as npt
 import onnx
 from onnx import ModelProto
 
+from dmdkit.calibration.graph.cleanup import tidied
+from dmdkit.calibration.graph.qdq import LayerScales, scales_in, with_qdq
+from dmdkit.calibration.graph.weight_storage import check_scales, store_weights_int8
 from dmdkit.calibration.integer_cpu import Form, with_integer_arithmetic
-from dmdkit.calibration.qdq import LayerScales, scales_in, with_qdq
 from dmdkit.calibration.ranges import Statistics
-from dmdkit.calibration.tidy import tidied
-from dmdkit.calibration.weight_storage import check_scales, store_weights_int8
 from dmdkit.errors import CalibrationError, MissingDependencyError
 
 __all__ = ["SIMULATE_QDQ", "Inputs", "Lowering", "lower_for_cpu", "lower_for_tensorrt", "modelopt_scales", "static_int8"]

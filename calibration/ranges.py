@@ -10,9 +10,9 @@ import numpy.typing as npt
 import onnxruntime as ort
 from onnx import ModelProto, TensorProto, helper
 
-from dmdkit.calibration.graph_facts import copy_of
+from dmdkit.calibration.graph.analysis import copy_of
 from dmdkit.errors import CalibrationError
-from dmdkit.runtime.int8_report import CalibrationMethod
+from dmdkit.parity.int8_report import CalibrationMethod
 
 __all__ = ["METHODS", "Statistics", "observe", "scale_of", "single_threaded"]
 

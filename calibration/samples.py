@@ -13,11 +13,11 @@ from dmdkit.data import Dataset, Split, same_samples, sample_hashes
 from dmdkit.data.overlap import ids_are_names, ids_are_row_numbers, stands_in
 from dmdkit.errors import CalibrationError
 from dmdkit.files import sha256_of_bytes
-from dmdkit.runtime.held_out import CalibrationSamples
+from dmdkit.parity.compare import MIN_VERIFIED_SAMPLES
+from dmdkit.parity.held_out import CalibrationSamples
+from dmdkit.parity.int8_report import CoverageRecord
 from dmdkit.runtime.inputs import OUT_OF_RANGE_SHARE, RangeGuard
-from dmdkit.runtime.int8_report import CoverageRecord
 from dmdkit.runtime.manifest import CalibrationRecord, InputRecord
-from dmdkit.runtime.parity import MIN_VERIFIED_SAMPLES
 
 __all__ = [
     "DEFAULT_CALIBRATION_SAMPLES",

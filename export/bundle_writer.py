@@ -14,25 +14,25 @@ from safetensors.numpy import save as safetensors_bytes
 
 from dmdkit import __version__
 from dmdkit.calibration import CalibrationSet, calibration_set
-from dmdkit.calibration.planning import Int8Plan, Progress, SearchOptions
 from dmdkit.calibration.samples import DEFAULT_CALIBRATION_SAMPLES
+from dmdkit.calibration.search.planning import Int8Plan, Progress, SearchOptions
 from dmdkit.data import MODALITIES, Dataset, Split
 from dmdkit.errors import BundleError, CalibrationError, ExportError
 from dmdkit.export.explain import explain_output_names
 from dmdkit.export.fp16_forms import FP16_REPORT, Fp16Report, fp16_graphs
 from dmdkit.export.graphs import ExportedGraph, fp32_graphs, int8_graphs
-from dmdkit.export.int8_stage import Int8Stage, calibration_method, text_int8_graphs, write_int8
+from dmdkit.export.int8_export import Int8Stage, calibration_method, text_int8_graphs, write_int8
 from dmdkit.export.reference import reference_outputs, unit_inputs
-from dmdkit.export.text_side import TOKENIZER_FILE, TextSide, tokens_of
+from dmdkit.export.text_export import TOKENIZER_FILE, TextSide, tokens_of
 from dmdkit.files import atomic_directory, sha256_of_bytes, write_json
 from dmdkit.model.dmd import GRAPH_ORDER
 from dmdkit.model.gd_unit import EDGES
 from dmdkit.model.system import DmdSystem
+from dmdkit.parity.held_out import CALIBRATION_FILE
+from dmdkit.parity.ledger import Ledger, measure, record
 from dmdkit.report import write_report
 from dmdkit.runtime.backends.onnxruntime import OnnxRuntimeRunner
 from dmdkit.runtime.bundle import Bundle, Golden
-from dmdkit.runtime.held_out import CALIBRATION_FILE
-from dmdkit.runtime.ledger import Ledger, measure, record
 from dmdkit.runtime.manifest import (
     FileRecord,
     GoldenRecord,

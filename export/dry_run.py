@@ -13,7 +13,7 @@ import onnx
 import yaml
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper, shape_inference
 
-from dmdkit.calibration.weight_storage import check_scales
+from dmdkit.calibration.graph.weight_storage import check_scales
 from dmdkit.errors import CalibrationError, ExportError
 from dmdkit.export.fp16_forms import has_fp16_rest
 from dmdkit.export.targets import Target

@@ -10,9 +10,9 @@ import numpy.typing as npt
 from dmdkit.calibration.fp16 import near_zero_samples
 from dmdkit.errors import ExportError
 from dmdkit.export.graphs import ExportedGraph
+from dmdkit.parity.compare import COMPRESSED_P99_ERROR_SD
 from dmdkit.runtime.backends.base import Feed
 from dmdkit.runtime.backends.onnxruntime import OnnxRuntimeRunner
-from dmdkit.runtime.parity import COMPRESSED_P99_ERROR_SD
 
 __all__ = ["Fp16Errors", "mostly_masked", "probed"]
 

@@ -18,16 +18,16 @@ from dmdkit.data import Dataset
 from dmdkit.errors import BundleError
 from dmdkit.export.fp16_check import probed
 from dmdkit.export.graphs import ExportedGraph
-from dmdkit.export.int8_stage import with_fp16_rest
+from dmdkit.export.int8_export import with_fp16_rest
 from dmdkit.export.onnx_writer import check_contract
 from dmdkit.files import atomic_directory, sha256_of_bytes, write_json
+from dmdkit.parity.int8_report import read_int8_report, write_int8_report
+from dmdkit.parity.int8_verdict import judged_again
+from dmdkit.parity.ledger import measure, record
 from dmdkit.report import write_report
 from dmdkit.runtime.backends.base import Feed
 from dmdkit.runtime.backends.onnxruntime import OnnxRuntimeRunner
 from dmdkit.runtime.bundle import Bundle, Golden
-from dmdkit.runtime.int8_report import read_int8_report, write_int8_report
-from dmdkit.runtime.int8_verdict import judged_again
-from dmdkit.runtime.ledger import measure, record
 from dmdkit.runtime.manifest import FileRecord, Manifest, write_manifest
 
 __all__ = ["FP16_REPORT", "Fp16Graph", "Fp16Report", "add_fp16_graphs", "fp16_graphs", "has_fp16_rest"]

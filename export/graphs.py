@@ -9,10 +9,10 @@ import torch
 from onnx import ModelProto
 
 from dmdkit.calibration import lower_for_cpu
-from dmdkit.calibration.graph_facts import multiply_adds, share_computed_int8, share_stored_int8, weight_bytes
-from dmdkit.calibration.layers import layers_of
+from dmdkit.calibration.graph.analysis import multiply_adds, share_computed_int8, share_stored_int8, weight_bytes
+from dmdkit.calibration.graph.layers import layers_of
 from dmdkit.calibration.lowerings import Lowering, static_int8
-from dmdkit.calibration.planning import Int8Plan, Progress, Samples, SearchOptions, plan_int8
+from dmdkit.calibration.search.planning import Int8Plan, Progress, Samples, SearchOptions, plan_int8
 from dmdkit.config import ModelShape
 from dmdkit.export.explain import ExplainModule, explain_output_names
 from dmdkit.export.onnx_writer import graph_from_module, subgraph

@@ -22,10 +22,10 @@ __all__ = ["trtexec_line", "write_kit"]
 _MODULES = (
     "errors.py",
     "metrics.py",
-    "runtime/tensorrt_api.py",
-    "runtime/tensorrt_build.py",
-    "runtime/gpu.py",
-    "runtime/inspector.py",
+    "runtime/engines/tensorrt_api.py",
+    "runtime/engines/tensorrt_build.py",
+    "runtime/engines/gpu.py",
+    "runtime/engines/inspector.py",
     "runtime/self_check.py",
 )
 _PACKAGE = '"""The part of dmdkit that a kit needs."""\n'
@@ -159,15 +159,14 @@ def write_kit(bundle: Bundle, graphs: list[str], target: Target, findings: list[
         raise ExportError(f"--kit: {problem.graph}: {problem.check}: {problem.detail}; no kit was written")
     if out.exists() and not (force and (out / "kit.json").is_file()):
         raise ExportError(f"{out} exists; choose another --kit" + ("" if force else ", or pass --force to replace a kit"))
-    home = files("dmdkit")
     contents: dict[str, bytes] = {bundle.graph(name).file: bundle.read(bundle.graph(name).file) for name in graphs}
     contents["golden.npz"] = _golden(bundle, graphs)
-    contents["build_and_check.py"] = files("dmdkit.export").joinpath("build_and_check.py").read_bytes()
+    contents["build_and_check.py"] = files("dmdkit.runtime.engines.record").joinpath("device_kit.py").read_bytes()
     for module in _MODULES:
-        folder, _, name = module.rpartition("/")
-        source = files("dmdkit.runtime").joinpath(name) if folder else home.joinpath(name)
-        contents[f"lib/dmdkit/{module}"] = source.read_bytes()
-    contents["lib/dmdkit/__init__.py"] = contents["lib/dmdkit/runtime/__init__.py"] = _PACKAGE.encode()
+        package, _, name = module.rpartition("/")
+        contents[f"lib/dmdkit/{module}"] = files(f"dmdkit.{package.replace('/', '.')}".rstrip(".")).joinpath(name).read_bytes()
+    for package in ("", "runtime/", "runtime/engines/"):
+        contents[f"lib/dmdkit/{package}__init__.py"] = _PACKAGE.encode()
     contents["README.md"] = _readme(bundle, graphs, target, findings).encode()
     contents["dry_run.json"] = (json.dumps([finding.to_json() for finding in findings], indent=2) + "\n").encode()
     kit = {

@@ -13,8 +13,8 @@ import torch
 from onnx import ModelProto, shape_inference
 from torch import Tensor, nn
 
-from dmdkit.calibration.graph_facts import copy_of, replace_nodes
-from dmdkit.calibration.tidy import tidied
+from dmdkit.calibration.graph.analysis import copy_of, replace_nodes
+from dmdkit.calibration.graph.cleanup import tidied
 from dmdkit.errors import ExportError, MissingDependencyError
 
 __all__ = ["IR_VERSION", "OPSET", "check_contract", "graph_from_module", "subgraph"]

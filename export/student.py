@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from dmdkit.export.channel_major import UnitNormalise, grouped
 from dmdkit.export.decoupling import Decoupled, Decoupling
-from dmdkit.export.lanes import Lane, lane_lengths, lanes_of
 from dmdkit.export.rewrites import fold_layer_norm, fold_residual_head
+from dmdkit.export.stream_groups import Lane, lane_lengths, lanes_of
 from dmdkit.model.dmd import GRAPH_ORDER, Dmd
 from dmdkit.model.transformer import EncoderBlock
 

@@ -16,7 +16,7 @@ import onnxruntime
 from dmdkit.errors import ExportError
 from dmdkit.files import atomic_directory
 from dmdkit.runtime.bundle import Bundle
-from dmdkit.runtime.engines import Engine, engines_of
+from dmdkit.runtime.engines.record import Engine, engines_of
 
 __all__ = ["ENSEMBLE", "check_replaceable", "write_triton"]
 

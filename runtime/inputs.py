@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from numpy import count_nonzero
 
-from dmdkit.data.dataset import MODALITIES
 from dmdkit.errors import InputError
+from dmdkit.records import MODALITIES
 from dmdkit.runtime.manifest import InputRecord
 
 __all__ = ["OUT_OF_RANGE_SHARE", "RANGE_MARGIN", "CheckedInputs", "RangeGuard", "check_inputs", "refuse_masked"]

@@ -22,9 +22,9 @@ from dmdkit.runtime.bundle import Bundle
 from dmdkit.runtime.choice import choose, explain_graph, has_passed
 from dmdkit.runtime.inputs import CheckedInputs, RangeGuard, check_inputs
 from dmdkit.runtime.manifest import Manifest
-from dmdkit.runtime.opening import open_engine_or_say, open_runner
+from dmdkit.runtime.open_graph import open_engine_or_say, open_runner
 from dmdkit.runtime.self_check import GraphCheck, SelfCheck, check_outputs
-from dmdkit.runtime.text import TextFeatures, TextStage, is_words, plain_ids, require_text, text_graph_for
+from dmdkit.runtime.text.encoder import TextFeatures, TextStage, is_words, plain_ids, require_text, text_graph_for
 
 if TYPE_CHECKING:
     from dmdkit.runtime.backends.base import Runner
@@ -330,7 +330,7 @@ class Runtime:
             record = self.manifest.graphs[name]
             held = engines.get(name)
             if held is not None:
-                from dmdkit.runtime.engine_choice import check_on_golden
+                from dmdkit.runtime.engines.choose import check_on_golden
 
                 found_now = check_on_golden(held, self._bundle, name)
                 worst = float("inf") if found_now.max_error is None else found_now.max_error

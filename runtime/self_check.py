@@ -19,11 +19,11 @@ __all__ = ["FP32_MAX_ERROR", "GraphCheck", "Limit", "SelfCheck", "check_outputs"
 
 Array = npt.NDArray[np.float32]
 
+FP32_MAX_ERROR = 1e-4
+"""fp32 hop: largest error, times max(1, sd of the output): what reordered float sums give, with room."""
+
 FP32_TOLERANCE = 1e-5
 """fp32 outputs moved by 1.5e-7 between ONNX Runtime 1.22 and 1.31; 1e-5 (times max(1, |value|)) leaves room for other CPUs."""
-
-FP32_MAX_ERROR = 1e-4
-"""What reordered float sums give, with room, times max(1, sd of the output): of the fp32 hop, and of an fp32 engine."""
 
 INT8_TOLERANCE_SD = 0.1
 """Integer kernels differ between library versions and CPUs by about 1e-3; in standard deviations of the output. A graph that

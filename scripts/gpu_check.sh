@@ -79,7 +79,7 @@ gpu_tests() {
   have pytest || { skip "pytest is not installed (extra 'dev')"; return; }
   "$python" -m pytest -q -rs -m gpu tests
   local code=$?
-  [ "$code" -eq 0 ] && ! "$python" -c 'from dmdkit.runtime.gpu import find_gpu; find_gpu()' 2>/dev/null && return 77
+  [ "$code" -eq 0 ] && ! "$python" -c 'from dmdkit.runtime.engines.gpu import find_gpu; find_gpu()' 2>/dev/null && return 77
   return "$code"
 }
 

@@ -74,7 +74,7 @@ def onnxruntime_cuda(work: Path) -> str:
     """The golden samples through ONNX Runtime's CUDA provider."""
     from dmdkit.runtime import Runtime
     from dmdkit.runtime.backends.onnxruntime import available_devices
-    from dmdkit.runtime.gpu import NoGpuError, find_gpu
+    from dmdkit.runtime.engines.gpu import NoGpuError, find_gpu
     from dmdkit.runtime.self_check import FP32_MAX_ERROR
 
     _bundle(work)
@@ -99,7 +99,7 @@ def text_bundle(work: Path) -> str:
     from dmdkit.cli import main
     from dmdkit.errors import DmdkitError
     from dmdkit.runtime.bundle import Bundle
-    from dmdkit.runtime.gpu import find_gpu
+    from dmdkit.runtime.engines.gpu import find_gpu
 
     try:
         find_gpu()
@@ -121,7 +121,7 @@ def text_bundle(work: Path) -> str:
     from dmdkit.data import write_dataset
     from dmdkit.data.sample import sample_dataset
     from dmdkit.model.text_encoder import BertShape, TextEncoder
-    from dmdkit.training.text import write_encoder_directory
+    from dmdkit.training.encoder_directory import write_encoder_directory
 
     generator = np.random.default_rng(0)
     torch.manual_seed(0)
@@ -159,11 +159,11 @@ def engine(work: Path, precision: str = "fp16", name: str = "check.dmd") -> str:
     from dmdkit.errors import DmdkitError
     from dmdkit.export.targets import GRAPH_PRECISION, RTX_CAPABILITIES
     from dmdkit.runtime import Runtime
-    from dmdkit.runtime.backends.cuda import load_cuda
     from dmdkit.runtime.bundle import Bundle
-    from dmdkit.runtime.engines import engines_of
-    from dmdkit.runtime.gpu import find_gpu
-    from dmdkit.runtime.tensorrt_api import installed_flavours
+    from dmdkit.runtime.engines.cuda import load_cuda
+    from dmdkit.runtime.engines.gpu import find_gpu
+    from dmdkit.runtime.engines.record import engines_of
+    from dmdkit.runtime.engines.tensorrt_api import installed_flavours
 
     path = _bundle(work, name)
     try:

@@ -15,7 +15,7 @@ import pytest
 
 from dmdkit.cli import main
 from dmdkit.data import Dataset, Split, write_dataset
-from dmdkit.runtime.gpu import NoGpuError, find_gpu
+from dmdkit.runtime.engines.gpu import NoGpuError, find_gpu
 from tests.watch import Watch, compile_shim
 
 ROOT = Path(__file__).resolve().parents[1]

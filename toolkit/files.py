@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dmdkit.errors import DmdkitError
-from dmdkit.text import is_utf8, visible
+from dmdkit.printable import is_utf8, visible
 
 try:
     import fcntl

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dmdkit.calibration.planning import Samples
+from dmdkit.calibration.search.planning import Samples
 from dmdkit.data import Split
-from dmdkit.runtime.parity import HopRecord, compare
+from dmdkit.parity.compare import HopRecord, compare
 
 
 def samples_of(split: Split, held: Split | None = None) -> Samples:

@@ -65,8 +65,8 @@ SAID_BY: dict[str, tuple[str, ...]] = {
     "toolkit/training/run_directory.py": RUNS,
     "toolkit/training/run_directory.py:check_resumable": ("train",),
     "toolkit/training/trainer.py": ("train",),
-    "runtime/engine_build.py": ("build",),
-    "runtime/native.py": ("check",),
+    "runtime/engines/build.py": ("build",),
+    "toolkit/parity/cpp_runner.py": ("check",),
     "export/bundle_writer.py": ("export",),
     "export/kit.py": ("build",),
     "export/targets.py": ("build",),
@@ -74,7 +74,7 @@ SAID_BY: dict[str, tuple[str, ...]] = {
 }
 """File, or file and function, or folder -> the commands that can say its messages; the longest that fits counts."""
 
-A_PROGRAM_OF_ITS_OWN = {"export/build_and_check.py"}
+A_PROGRAM_OF_ITS_OWN = {"runtime/engines/device_kit.py"}
 """It goes to the device in a kit, with its own arguments."""
 
 

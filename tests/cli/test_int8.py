@@ -13,7 +13,7 @@ import pytest
 
 from dmdkit.cli import main
 from dmdkit.data import Split, write_dataset
-from dmdkit.runtime.int8_report import INT8_REPORT, read_int8_report
+from dmdkit.parity.int8_report import INT8_REPORT, read_int8_report
 from tests.conftest import tiny_dataset
 
 EXPORT = ["--int8", "--int8-search", "none"]
@@ -208,7 +208,7 @@ def test_a_search_without_time_says_so_and_still_gives_a_bundle(
     tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("dmdkit.calibration.planning.DEFAULT_SEARCH_SECONDS", 0.0)
+    monkeypatch.setattr("dmdkit.calibration.search.planning.DEFAULT_SEARCH_SECONDS", 0.0)
     out = tmp_path / "b.dmd"
     assert main(["export", str(tiny_run), "--int8", "--out", str(out)]) in (0, 2)
     assert "the INT8 search did not get through" in capsys.readouterr().out

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from dmdkit.runtime.bundle import Bundle
-from dmdkit.runtime.engines import CheckRecord, PrecisionRecord
+from dmdkit.runtime.engines.record import CheckRecord, PrecisionRecord
 from tests.cpp.test_parity import run_tool
 from tests.runtime.builders import golden_inputs
-from tests.runtime.test_engines import add_engine
+from tests.runtime.engines.test_choose import add_engine
 
 PROVEN = {
     "check": CheckRecord(passed=True, samples=16, max_error=None, tolerance=1e-4, worst_output="score"),

@@ -13,8 +13,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from dmdkit.cli import main
+from dmdkit.parity.compare import LANGUAGE_MAX_ERROR
 from dmdkit.runtime import Runtime
-from dmdkit.runtime.parity import LANGUAGE_MAX_ERROR
 from tests.conftest import shared_path
 
 pytestmark = pytest.mark.slow

@@ -14,7 +14,7 @@ import pytest
 
 from dmdkit.errors import BundleError, EngineError
 from dmdkit.runtime.bundle import Bundle
-from dmdkit.runtime.engines import read_engine
+from dmdkit.runtime.engines.record import read_engine
 from tests.cpp.test_engines import add_proven_engine
 
 pytestmark = pytest.mark.slow

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from dmdkit.parity.compare import LANGUAGE_MAX_ERROR
 from dmdkit.runtime import Runtime
-from dmdkit.runtime.parity import LANGUAGE_MAX_ERROR
 from tests.conftest import ROOT
 from tests.cpp import test_parity
 from tests.cpp.conftest import SDK

@@ -21,18 +21,18 @@ from onnx import TensorProto, helper, numpy_helper
 
 from dmdkit.cli import main
 from dmdkit.errors import BundleError, EngineError
-from dmdkit.export import build_and_check
 from dmdkit.export.dry_run import dry_run
 from dmdkit.export.kit import trtexec_line
 from dmdkit.export.targets import load_target
 from dmdkit.files import sha256_of_bytes
 from dmdkit.runtime.backends.onnxruntime import OnnxRuntimeRunner
 from dmdkit.runtime.bundle import Bundle
-from dmdkit.runtime.engine_build import BuildSpec, cache_key
-from dmdkit.runtime.engines import read_engine
-from dmdkit.runtime.gpu import Gpu, NoGpuError, find_gpu
-from dmdkit.runtime.tensorrt_api import OpenEngine
-from dmdkit.runtime.tensorrt_build import Built, ProductInfo, TensorInfo
+from dmdkit.runtime.engines import device_kit
+from dmdkit.runtime.engines.build import BuildSpec, cache_key
+from dmdkit.runtime.engines.gpu import Gpu, NoGpuError, find_gpu
+from dmdkit.runtime.engines.record import read_engine
+from dmdkit.runtime.engines.tensorrt_api import OpenEngine
+from dmdkit.runtime.engines.tensorrt_build import Built, ProductInfo, TensorInfo
 from tests.runtime.builders import put_file
 
 pytestmark = pytest.mark.slow
@@ -94,16 +94,16 @@ def test_the_scripts_dry_run_needs_python_alone(kit: Path) -> None:
     ],
 )
 def test_another_device_is_named(gpu: Gpu, board: str, message: str, kit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build_and_check, "find_gpu", lambda: gpu)
+    monkeypatch.setattr(device_kit, "find_gpu", lambda: gpu)
     with pytest.raises(EngineError, match=message):
-        build_and_check.check_device(json.loads((kit / "kit.json").read_text()), board)
+        device_kit.check_device(json.loads((kit / "kit.json").read_text()), board)
 
 
 def test_a_tensorrt_older_than_the_device_is_refused(kit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build_and_check, "find_gpu", lambda: ORIN)
-    monkeypatch.setattr(build_and_check.tensorrt_api, "version_of", lambda _: "8.6.2")
+    monkeypatch.setattr(device_kit, "find_gpu", lambda: ORIN)
+    monkeypatch.setattr(device_kit.tensorrt_api, "version_of", lambda _: "8.6.2")
     with pytest.raises(EngineError, match=r"TensorRT 8\.6\.2 is older than 10\.3"):
-        build_and_check.check_device(json.loads((kit / "kit.json").read_text()), NANO)
+        device_kit.check_device(json.loads((kit / "kit.json").read_text()), NANO)
 
 
 def change_kit(kit: Path, **changes: object) -> None:
@@ -133,7 +133,7 @@ def test_a_damaged_kit_is_one_line(damage, message: str, kit: Path, tmp_path: Pa
 
     copy = Path(shutil.copytree(kit, tmp_path / "kit"))
     damage(copy)
-    assert build_and_check.main([], copy) == 1
+    assert device_kit.main([], copy) == 1
     assert message in capsys.readouterr().err
 
 
@@ -208,16 +208,16 @@ def on_a_nano(kit: Path, engine_bundle: Path, monkeypatch: pytest.MonkeyPatch):
             return Built(b"plan of " + name.encode(), inputs, outputs, "[INFO] built\n", (ProductInfo("/a/MatMul", 10, False),))
 
         sessions: list[OnnxRuntimeRunner] = []
-        api = build_and_check.tensorrt_api
-        monkeypatch.setattr(build_and_check.tensorrt_build, "build", build)
+        api = device_kit.tensorrt_api
+        monkeypatch.setattr(device_kit.tensorrt_build, "build", build)
         monkeypatch.setattr(api, "version_of", lambda _: "10.3.0")
         monkeypatch.setattr(api, "open_engine", lambda *_: OpenEngine(None, FakeContext(sessions[-1], offset), False, None, ()))
         monkeypatch.setattr(api, "inspect_engine", lambda *_: json.dumps({"Layers": list(layers), "Bindings": []}))
-        monkeypatch.setattr(build_and_check, "find_gpu", lambda: ORIN)
-        monkeypatch.setattr(build_and_check, "model_of_board", lambda: NANO)
-        monkeypatch.setattr(build_and_check, "_cudart", lambda: cudart)
-        monkeypatch.setattr(build_and_check, "ROUNDS", 5)
-        monkeypatch.setattr(build_and_check, "WARM_UP", 1)
+        monkeypatch.setattr(device_kit, "find_gpu", lambda: ORIN)
+        monkeypatch.setattr(device_kit, "model_of_board", lambda: NANO)
+        monkeypatch.setattr(device_kit, "_cudart", lambda: cudart)
+        monkeypatch.setattr(device_kit, "ROUNDS", 5)
+        monkeypatch.setattr(device_kit, "WARM_UP", 1)
         return cudart
 
     return use
@@ -230,7 +230,7 @@ def test_on_the_device_it_builds_checks_measures_and_writes_sidecars_that_the_ru
 
     copy = Path(shutil.copytree(kit, tmp_path / "kit"))
     cudart = on_a_nano()
-    assert build_and_check.main([], copy) == 0, capsys.readouterr()
+    assert device_kit.main([], copy) == 0, capsys.readouterr()
     assert not cudart.memory, "device memory is given back"
     bundle = Bundle.open(engine_bundle)
     for name in ("fusion.fp16", "explain.fp16", "gd_homo.fp32", "gd_hetero.fp32"):
@@ -251,7 +251,7 @@ def test_answers_that_are_off_are_exit_code_2(kit: Path, on_a_nano, tmp_path: Pa
 
     copy = Path(shutil.copytree(kit, tmp_path / "kit"))
     on_a_nano(offset=1.0)
-    assert build_and_check.main([], copy) == 2
+    assert device_kit.main([], copy) == 2
     assert "golden samples FAILED" in capsys.readouterr().out
 
 
@@ -271,8 +271,8 @@ def test_a_full_disk_or_ctrl_c_on_the_device_leaves_no_half_engine(
             raise cause
         real(source, target)
 
-    monkeypatch.setattr(build_and_check.os, "replace", replace)
-    assert build_and_check.main([], copy) == code
+    monkeypatch.setattr(device_kit.os, "replace", replace)
+    assert device_kit.main([], copy) == code
     assert [path.name for path in (copy / "engines").glob("*.json")] == ["jetson-orin-nano.fusion.fp16.json"]
     assert not list((copy / "engines").glob(".*"))
     assert not cudart.memory
@@ -280,8 +280,8 @@ def test_a_full_disk_or_ctrl_c_on_the_device_leaves_no_half_engine(
 
 def test_the_kits_own_copy_of_the_modules_is_enough(kit: Path) -> None:
     code = (
-        "import sys; sys.path.insert(0, 'lib'); import dmdkit.runtime.tensorrt_build, dmdkit.runtime.tensorrt_api as t; "
-        "import dmdkit.runtime.inspector, dmdkit.runtime.gpu; "
+        "import sys; sys.path.insert(0, 'lib'); import dmdkit.runtime.engines.tensorrt_build; "
+        "import dmdkit.runtime.engines.tensorrt_api as t; import dmdkit.runtime.engines.inspector, dmdkit.runtime.engines.gpu; "
         "assert t.__file__.startswith(sys.argv[1]), t.__file__; assert t.installed_flavours() == []"
     )
     done = subprocess.run(
@@ -433,8 +433,8 @@ def test_the_dry_run_of_a_missing_graph_names_it(tiny_bundle: Path) -> None:
 
 
 def test_the_script_in_the_kit_is_the_tested_one(kit: Path) -> None:
-    spec = importlib.util.find_spec("dmdkit.export.build_and_check")
+    spec = importlib.util.find_spec("dmdkit.runtime.engines.device_kit")
     assert spec is not None
     assert spec.origin is not None
     assert (kit / "build_and_check.py").read_bytes() == Path(spec.origin).read_bytes()
-    assert isinstance(build_and_check, ModuleType)
+    assert isinstance(device_kit, ModuleType)

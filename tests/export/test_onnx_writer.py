@@ -8,7 +8,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from dmdkit.calibration.tidy import tidied
+from dmdkit.calibration.graph.cleanup import tidied
 from dmdkit.errors import ExportError
 from dmdkit.export.onnx_writer import IR_VERSION, OPSET, check_contract, graph_from_module, subgraph
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from dmdkit.calibration.planning import SearchOptions
+from dmdkit.calibration.search.planning import SearchOptions
 from dmdkit.config import ModelShape
 from dmdkit.data import Split
 from dmdkit.export.graphs import fp32_graphs, int8_graphs, plan_for

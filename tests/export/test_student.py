@@ -11,14 +11,14 @@ from onnx import ModelProto
 from torch import Tensor, nn
 
 from dmdkit.calibration import lower_for_cpu
-from dmdkit.calibration.graph_facts import multiply_adds, share_stored_int8, weight_bytes
+from dmdkit.calibration.graph.analysis import multiply_adds, share_stored_int8, weight_bytes
 from dmdkit.config import ModelShape
 from dmdkit.export.channel_major import Attend, LastLayer, UnitNormalise, grouped
 from dmdkit.export.decoupling import Length, PadMask
 from dmdkit.export.explain import ExplainModule, explain_output_names
-from dmdkit.export.lanes import LaneLayer, Stream, lane_lengths, lane_streams, memory_input, memory_positions
 from dmdkit.export.onnx_writer import graph_from_module, subgraph
 from dmdkit.export.rewrites import fold_layer
+from dmdkit.export.stream_groups import LaneLayer, Stream, lane_lengths, lane_streams, memory_input, memory_positions
 from dmdkit.export.student import StudentModule
 from dmdkit.model.dmd import CROSS_PAIRS
 from dmdkit.model.system import DmdSystem

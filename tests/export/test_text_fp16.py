@@ -12,16 +12,16 @@ from onnx import TensorProto, numpy_helper
 
 from dmdkit.calibration.fp16 import lower_to_fp16
 from dmdkit.data import load_dataset
+from dmdkit.data.tokenise import dataset_with_text
 from dmdkit.errors import ExportError
 from dmdkit.export.fp16_check import mostly_masked
 from dmdkit.export.fp16_forms import add_fp16_graphs, fp16_graphs, has_fp16_rest
 from dmdkit.export.graphs import ExportedGraph
-from dmdkit.export.text import text_graph
+from dmdkit.export.text_inference import text_graph
 from dmdkit.model.text_encoder import TextEncoder
 from dmdkit.runtime.backends.onnxruntime import OnnxRuntimeRunner
 from dmdkit.runtime.bundle import Bundle
-from dmdkit.runtime.opening import open_runner
-from dmdkit.runtime.text import dataset_with_text
+from dmdkit.runtime.open_graph import open_runner
 from tests.text_builders import MAX_TOKENS, TINY_SHAPE
 
 pytestmark = pytest.mark.slow

@@ -15,11 +15,11 @@ from dmdkit.errors import BundleError, ExportError
 from dmdkit.export.triton import write_triton
 from dmdkit.files import sha256_of_bytes
 from dmdkit.runtime.bundle import Bundle
-from dmdkit.runtime.engines import EngineRecord
+from dmdkit.runtime.engines.record import EngineRecord
 from dmdkit.runtime.manifest import FileRecord
 from tests.conftest import ROOT
 from tests.runtime.builders import set_verdict
-from tests.runtime.test_engines import add_engine
+from tests.runtime.engines.test_choose import add_engine
 
 TRITON_PYTHON = ROOT / "build/envs/triton/bin/python"
 PARSE = """

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dmdkit.parity.ledger import measure, record
 from dmdkit.report.facts import Facts, read_facts
 from dmdkit.runtime.bundle import Bundle
-from dmdkit.runtime.ledger import measure, record
 from tests.conftest import tiny_dataset
 from tests.report.browser import Browser, find_chromium
 
@@ -41,7 +41,7 @@ def checked_bundle(searched_bundle: Path, tmp_path_factory: pytest.TempPathFacto
     opened = Bundle.open(bundle)
     score = {}
     for name in ("fusion.fp32", "fusion.int8-cpu"):
-        from dmdkit.runtime.ledger import run_graph
+        from dmdkit.parity.ledger import run_graph
 
         score[name] = run_graph(opened, name, split.features(), lambda: None)["score"]
     worst = int(np.abs(score["fusion.fp32"] - score["fusion.int8-cpu"]).max(1).argmax())

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from dmdkit.parity.int8_report import Int8Report
 from dmdkit.report import render
 from dmdkit.report.facts import Facts
 from dmdkit.report.int8_section import calibration_section, layers_section, targets_section
-from dmdkit.runtime.int8_report import Int8Report
 from tests.report.test_page import elements, text
 
 

@@ -13,9 +13,9 @@ import pytest
 
 from dmdkit.cli import main
 from dmdkit.errors import BundleError
+from dmdkit.parity.ledger import read_ledger
 from dmdkit.report import REPORT_PAGE, render, write_report
 from dmdkit.report.facts import Facts, Latency, read_facts
-from dmdkit.runtime.ledger import read_ledger
 from tests.report.conftest import HOSTILE
 from tests.runtime.builders import set_verdict
 

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dmdkit.parity.evidence import ErrorHistogram
 from dmdkit.report.bars import Bar, Interval, bar_chart, interval_chart
 from dmdkit.report.edge_graph import edge_graph
 from dmdkit.report.hop_figures import error_histogram, score_scatter
 from dmdkit.report.markup import Markup, join, tag
 from dmdkit.report.numbers import Axis, change, fitted, megabytes, number, percent, power, ticks
 from dmdkit.report.svg import WIDTH
-from dmdkit.runtime.evidence import ErrorHistogram
 
 EDGES = [("text", "vision"), ("text", "audio"), ("vision", "text"), ("vision", "audio"), ("audio", "text"), ("audio", "vision")]
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from dmdkit.errors import BundleError, InputError
+from dmdkit.parity.timing import Target, footprint, measure_latency, median_interval, summarise, targets, timed_rounds
 from dmdkit.runtime import Runtime, choice, latency
 from dmdkit.runtime.backends.registry import backend_version
-from dmdkit.runtime.benchmark import Target, footprint, measure_latency, median_interval, summarise, targets, timed_rounds
 from dmdkit.runtime.bundle import Bundle
 from dmdkit.runtime.choice import Choice, choose, has_passed
 from dmdkit.runtime.latency import (

@@ -12,13 +12,13 @@ import pytest
 
 from dmdkit.cli import main
 from dmdkit.errors import BundleError, InputError, MissingDependencyError
+from dmdkit.parity.ledger import measure, record
 from dmdkit.runtime import Runtime
 from dmdkit.runtime.backends.openvino import OpenVinoRunner
 from dmdkit.runtime.bundle import Bundle
 from dmdkit.runtime.latency import write_latencies
-from dmdkit.runtime.ledger import measure, record
 from dmdkit.runtime.manifest import read_manifest
-from dmdkit.runtime.opening import open_runner
+from dmdkit.runtime.open_graph import open_runner
 from dmdkit.telemetry import import_openvino
 from tests.runtime.builders import golden_inputs, one_sample, put_file, set_verdict, timed
 

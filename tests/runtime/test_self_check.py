@@ -10,9 +10,9 @@ import onnx
 import pytest
 from safetensors.numpy import load_file, save
 
-from dmdkit.calibration.graph_facts import share_computed_int8
+from dmdkit.calibration.graph.analysis import share_computed_int8
+from dmdkit.calibration.graph.layers import layers_of
 from dmdkit.calibration.integer_cpu import Form, can_be_integer
-from dmdkit.calibration.layers import layers_of
 from dmdkit.calibration.lowerings import lower_for_cpu
 from dmdkit.calibration.ranges import observe
 from dmdkit.errors import BundleError

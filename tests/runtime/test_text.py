@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dmdkit.runtime.text import is_words, plain_ids
+from dmdkit.runtime.text.encoder import is_words, plain_ids
 
 
 class Tensor:

@@ -16,8 +16,8 @@ from dmdkit.cli import main
 from dmdkit.config import RunConfig, validated
 from dmdkit.data import write_dataset
 from dmdkit.errors import ConfigError, RunError, WeightsError
+from dmdkit.training.encoder_directory import read_encoder_directory, run_dataset, run_encoder
 from dmdkit.training.run import TEXT_DIR, Run
-from dmdkit.training.text import read_encoder_directory, run_dataset, run_encoder
 from dmdkit.training.trainer import train
 from tests.conftest import TINY_SETTINGS
 from tests.text_builders import VOCABULARY, text_dataset, write_bert

@@ -15,7 +15,7 @@ from typer.main import get_command
 
 from dmdkit.cli import bench, build, bundle, data, demo, doctor, export, report, run
 from dmdkit.errors import ConfigError, DmdkitError, ExitCode
-from dmdkit.text import is_utf8, visible
+from dmdkit.printable import is_utf8, visible
 
 __all__ = ["app", "main"]
 

@@ -16,7 +16,7 @@ from dmdkit.cli.console import COMFORTABLE, err, note, out, print_json, print_ta
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from dmdkit.runtime.benchmark import Target
+    from dmdkit.parity.timing import Target
     from dmdkit.runtime.bundle import Bundle
 
 __all__ = ["bench"]
@@ -52,7 +52,7 @@ def bench(
 
     Example: dmdkit bench face.dmd --threads 2
     """
-    from dmdkit.runtime.benchmark import footprint, measure_latency, targets
+    from dmdkit.parity.timing import footprint, measure_latency, targets
     from dmdkit.runtime.bundle import Bundle
     from dmdkit.runtime.latency import MedianLatency, fewest_rounds, machine_facts, read_latencies, write_latencies
 

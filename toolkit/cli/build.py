@@ -21,9 +21,9 @@ from dmdkit.errors import BundleError, ConfigError, ExitCode, MissingDependencyE
 if TYPE_CHECKING:
     from dmdkit.export.targets import EnginePrecision, Target
     from dmdkit.runtime.bundle import Bundle
-    from dmdkit.runtime.engine_build import BuildResult, BuildSpec
-    from dmdkit.runtime.tensorrt_api import Flavour
-    from dmdkit.runtime.tensorrt_build import Progress
+    from dmdkit.runtime.engines.build import BuildResult, BuildSpec
+    from dmdkit.runtime.engines.tensorrt_api import Flavour
+    from dmdkit.runtime.engines.tensorrt_build import Progress
 
 __all__ = ["build"]
 
@@ -39,7 +39,7 @@ class EnginePrecisionChoice(str, Enum):
 def _flavour(target: Target) -> Flavour:
     if target.flavour != "auto":
         return target.flavour
-    from dmdkit.runtime.tensorrt_api import installed_flavours
+    from dmdkit.runtime.engines.tensorrt_api import installed_flavours
 
     found = installed_flavours()
     if not found:
@@ -48,7 +48,7 @@ def _flavour(target: Target) -> Flavour:
 
 
 def _spec(target: Target) -> BuildSpec:
-    from dmdkit.runtime.engine_build import BuildSpec
+    from dmdkit.runtime.engines.build import BuildSpec
 
     return BuildSpec(
         target=target.name,
@@ -103,7 +103,7 @@ def _with_wanted_forms(
 def _kept(bundle: Bundle) -> Iterator[Bundle]:
     """A copy of the bundle for a dry run, which must not change the bundle; engines stay behind."""
     from dmdkit.runtime.bundle import Bundle
-    from dmdkit.runtime.engines import ENGINES
+    from dmdkit.runtime.engines.record import ENGINES
 
     try:
         with tempfile.TemporaryDirectory(prefix="dmdkit-dry-run-") as folder:
@@ -156,9 +156,9 @@ def _progress(title: str) -> Iterator[Progress | None]:
 def _proven(result: BuildResult, bundle: Bundle) -> BuildResult:
     """The result with its proof, where the GPU it is for is here; without one the sidecar says that there is none yet."""
     from dmdkit.errors import EngineError
-    from dmdkit.runtime.engine_choice import open_checked, prove
-    from dmdkit.runtime.engines import preflight
-    from dmdkit.runtime.gpu import NoGpuError
+    from dmdkit.runtime.engines.choose import open_checked, prove
+    from dmdkit.runtime.engines.gpu import NoGpuError
+    from dmdkit.runtime.engines.record import preflight
 
     record = result.engine.record
     if record.check is not None and record.precision is not None:
@@ -260,8 +260,8 @@ def build(
     """
     from dmdkit.export.targets import load_target
     from dmdkit.runtime.bundle import Bundle
-    from dmdkit.runtime.engine_build import build_engine, gpu_for
-    from dmdkit.runtime.tensorrt_api import module_of
+    from dmdkit.runtime.engines.build import build_engine, gpu_for
+    from dmdkit.runtime.engines.tensorrt_api import module_of
 
     if target == "list":
         _list_targets(json=json)

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from dmdkit.data import Split
+    from dmdkit.parity.int8_report import Int8Report
+    from dmdkit.parity.ledger import Ledger
     from dmdkit.runtime.bundle import Bundle
-    from dmdkit.runtime.int8_report import Int8Report
-    from dmdkit.runtime.ledger import Ledger
     from dmdkit.runtime.manifest import Manifest
     from dmdkit.training.run import Run
 
@@ -61,9 +61,9 @@ def _keep(bundle: Bundle, ledger: Ledger, report: Int8Report | None, status: str
         BundleError: The bundle cannot be written, and the verdict passed.
         Exit: It cannot, and the verdict did not.
     """
+    from dmdkit.parity.int8_report import write_int8_report
+    from dmdkit.parity.ledger import record
     from dmdkit.report import write_report
-    from dmdkit.runtime.int8_report import write_int8_report
-    from dmdkit.runtime.ledger import record
 
     try:
         record(bundle.path, bundle.manifest, ledger)
@@ -109,12 +109,12 @@ def check(
 
     Example: dmdkit check face.dmd --data mosi.pkl --split test --run runs/mosi
     """
+    from dmdkit.parity.cpp_runner import NativeRunner
+    from dmdkit.parity.int8_report import int8_report_or_why
+    from dmdkit.parity.int8_verdict import judged_again
+    from dmdkit.parity.ledger import measure
+    from dmdkit.parity.verdicts import judged, outcome
     from dmdkit.runtime.bundle import Bundle
-    from dmdkit.runtime.int8_report import int8_report_or_why
-    from dmdkit.runtime.int8_verdict import judged_again
-    from dmdkit.runtime.ledger import measure
-    from dmdkit.runtime.native import NativeRunner
-    from dmdkit.runtime.verdicts import judged, outcome
 
     native = NativeRunner(runner, timeout_s=runner_timeout) if runner is not None else None
     if run is not None and data is None:

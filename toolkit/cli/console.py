@@ -16,14 +16,14 @@ from rich.console import Console, ConsoleDimensions
 from rich.text import Text
 
 from dmdkit.cli.process import stop_if_interrupted
-from dmdkit.text import visible
+from dmdkit.printable import visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dmdkit.runtime.ledger import Ledger
+    from dmdkit.parity.compare import HopRecord
+    from dmdkit.parity.ledger import Ledger
     from dmdkit.runtime.manifest import Manifest
-    from dmdkit.runtime.parity import HopRecord
 
 __all__ = [
     "COMFORTABLE",

@@ -47,8 +47,8 @@ def demo(
 
     note("5/5 predict, without PyTorch")
     from dmdkit.data import load_dataset
+    from dmdkit.parity.verdicts import outcome
     from dmdkit.runtime import Runtime
-    from dmdkit.runtime.verdicts import outcome
 
     test = load_dataset(data).splits["test"]
     with Runtime.open(bundle) as runtime:

@@ -50,8 +50,8 @@ def _backends() -> dict[str, str]:
             found |= {f"openvino {device.lower()}": "works" for device in devices if device == "CPU"}
         except Exception as cause:  # a broken installation fails in its own ways
             found["openvino"] = f"cannot be imported: {cause}"
-    from dmdkit.runtime.gpu import NoGpuError, find_gpu
-    from dmdkit.runtime.tensorrt_api import installed_flavours, version_of
+    from dmdkit.runtime.engines.gpu import NoGpuError, find_gpu
+    from dmdkit.runtime.engines.tensorrt_api import installed_flavours, version_of
 
     try:
         gpu = find_gpu()

@@ -20,7 +20,7 @@ from dmdkit.errors import BundleError, ConfigError, DataError, ExitCode
 if TYPE_CHECKING:
     from dmdkit.data import Dataset
     from dmdkit.export import ParityData
-    from dmdkit.runtime.ledger import Ledger
+    from dmdkit.parity.ledger import Ledger
     from dmdkit.runtime.manifest import Manifest
     from dmdkit.training.run import Run
 
@@ -80,8 +80,8 @@ def export_run(
     require("export", "export", "torch", "onnx", "onnxscript")
     if int8:
         require("INT8 quantisation", "quantize", "modelopt", "onnx_graphsurgeon")
-    from dmdkit.calibration.planning import DEFAULT_SEARCH_SECONDS, SearchOptions
     from dmdkit.calibration.samples import DEFAULT_CALIBRATION_SAMPLES
+    from dmdkit.calibration.search.planning import DEFAULT_SEARCH_SECONDS, SearchOptions
     from dmdkit.export import ExportOptions, export_bundle
 
     own: Dataset | None = None
@@ -225,8 +225,8 @@ def export(
         _serve_bundle(run, triton, for_a_run=bool(int8 or fp16 or calib or parity_data or out), force=force, json=json)
         return
     require("export", "export", "torch", "onnx", "onnxscript")
-    from dmdkit.runtime.int8_report import read_int8_report
-    from dmdkit.runtime.verdicts import outcome
+    from dmdkit.parity.int8_report import read_int8_report
+    from dmdkit.parity.verdicts import outcome
     from dmdkit.training.run import Run, newest_run
 
     if run is None:

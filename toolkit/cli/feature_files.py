@@ -133,7 +133,7 @@ def _with_text(dataset: Dataset, run: Run, only: Collection[str] | None, device:
     if run.facts.text is None:
         return dataset
     require("a run with a text encoder", "text", "transformers", "tokenizers")
-    from dmdkit.training.text import run_dataset
+    from dmdkit.training.encoder_directory import run_dataset
 
     splits = {name: split for name, split in dataset.splits.items() if only is None or name in only}
     if not splits:
@@ -188,7 +188,7 @@ def dataset_for_bundle(
         DataError: It cannot be read, or does not fit.
     """
     from dmdkit.data import refuse_trained_samples
-    from dmdkit.runtime.text import dataset_with_text
+    from dmdkit.data.tokenise import dataset_with_text
 
     manifest = bundle.manifest
     dataset = _load_for_model(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from dmdkit.cli.console import print_table, say
 
 if TYPE_CHECKING:
-    from dmdkit.runtime.int8_report import Int8Report, LayerRecord
+    from dmdkit.parity.int8_report import Int8Report, LayerRecord
 
 __all__ = ["layers_table", "tried_table", "verdict_sentences"]
 

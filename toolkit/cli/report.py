@@ -21,8 +21,8 @@ def report(
 
     Example: dmdkit report face.dmd
     """
+    from dmdkit.parity.int8_report import int8_report_or_why
     from dmdkit.report import write_report
-    from dmdkit.runtime.int8_report import int8_report_or_why
 
     page = write_report(bundle)
     _, damage = int8_report_or_why(bundle)

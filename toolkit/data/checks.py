@@ -14,7 +14,7 @@ from dmdkit.data.padding import apply_lengths, padding_side_of
 from dmdkit.data.raw import RawFile, RawSplit, array_from, data_error, described, rows_of, shortened
 from dmdkit.data.transcripts import checked_raw_text, checked_text_bert
 from dmdkit.data.values import NanPolicy, apply_nan_policy
-from dmdkit.text import is_utf8
+from dmdkit.printable import is_utf8
 
 __all__ = ["dataset_from_raw"]
 

@@ -9,14 +9,12 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from dmdkit.records import MODALITIES, FloatArray, LabelArray, TokenArray
+
 __all__ = ["MODALITIES", "SPLITS", "Dataset", "FloatArray", "LabelArray", "Split", "Task", "TokenArray"]
 
-MODALITIES = ("text", "audio", "vision")
 SPLITS = ("train", "valid", "test")
 
-FloatArray = npt.NDArray[np.float32]
-TokenArray = npt.NDArray[np.int64]
-LabelArray = npt.NDArray[np.float32] | npt.NDArray[np.int64]
 Task = Literal["regression", "classification"]
 
 

@@ -13,7 +13,7 @@ from dmdkit.data.mmsa import read_mmsa
 from dmdkit.data.values import NanPolicy
 from dmdkit.errors import DataError
 from dmdkit.files import sha256_of_file
-from dmdkit.text import is_utf8, visible
+from dmdkit.printable import is_utf8, visible
 
 __all__ = ["FileFormat", "TaskChoice", "format_of", "load_dataset"]
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from dmdkit.data.dataset import TokenArray
 from dmdkit.data.raw import described, rows_of, shortened
-from dmdkit.text import is_utf8
+from dmdkit.printable import is_utf8
 
 __all__ = ["checked_raw_text", "checked_text_bert"]
 

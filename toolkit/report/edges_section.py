@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from dmdkit.parity.compare import EdgeChange, HopRecord
 from dmdkit.report.edge_graph import edge_graph
 from dmdkit.report.facts import Facts, kind_of
 from dmdkit.report.markup import Child, Markup, join, tag
 from dmdkit.report.parts import Section, figures, table
-from dmdkit.runtime.parity import EdgeChange, HopRecord
 
 __all__ = ["edges_section"]
 

@@ -6,12 +6,12 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dmdkit.runtime.int8_report import Int8Report, int8_report_or_why
+from dmdkit.parity.compare import HopRecord, Status
+from dmdkit.parity.int8_report import Int8Report, int8_report_or_why
+from dmdkit.parity.ledger import Ledger, read_ledger
+from dmdkit.parity.verdicts import outcome
 from dmdkit.runtime.latency import machine_facts, read_latencies
-from dmdkit.runtime.ledger import Ledger, read_ledger
 from dmdkit.runtime.manifest import Manifest, read_manifest
-from dmdkit.runtime.parity import HopRecord, Status
-from dmdkit.runtime.verdicts import outcome
 
 __all__ = ["Facts", "Latency", "kind_of", "read_facts"]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
+from dmdkit.parity.evidence import ErrorHistogram
 from dmdkit.report.markup import Markup, join, tag
 from dmdkit.report.numbers import Axis, number, power, spread, text_width, ticks
 from dmdkit.report.svg import FONT, WIDTH, figure, label, line, rect
-from dmdkit.runtime.evidence import ErrorHistogram
 
 __all__ = ["error_histogram", "score_scatter"]
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from dmdkit.parity.int8_report import CoverageRecord, Int8Report, LatencyRecord, LayerRecord, MetricRecord, TargetRecord
 from dmdkit.report.bars import Bar, bar_chart
 from dmdkit.report.facts import Facts
 from dmdkit.report.markup import Child, Markup, join, tag
 from dmdkit.report.numbers import MISSING, number, percent
 from dmdkit.report.overview import METRIC_NAMES, change_cell
 from dmdkit.report.parts import Section, details, figures, long_text, pill, table
-from dmdkit.runtime.int8_report import CoverageRecord, Int8Report, LatencyRecord, LayerRecord, MetricRecord, TargetRecord
 
 __all__ = ["calibration_section", "layers_section", "targets_section"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable
 
-from dmdkit.text import visible
+from dmdkit.printable import visible
 
 __all__ = ["Child", "Markup", "join", "tag"]
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from dmdkit.parity.compare import HopRecord
 from dmdkit.report.bars import Interval, interval_chart
 from dmdkit.report.facts import Facts, is_explaining, kind_of
 from dmdkit.report.markup import Child, join, tag
 from dmdkit.report.numbers import change, number
 from dmdkit.report.overview import METRIC_NAMES, metric_change
 from dmdkit.report.parts import Section, figures, table
-from dmdkit.runtime.parity import HopRecord
 
 __all__ = ["metrics_section"]
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from dmdkit.parity.compare import MIN_VERIFIED_SAMPLES, HopRecord
 from dmdkit.report.facts import Facts, is_explaining, kind_of
 from dmdkit.report.markup import Child, Markup, join, tag
 from dmdkit.report.numbers import MISSING, change, megabytes, number, percent
 from dmdkit.report.parts import Section, long_text, pill, table
 from dmdkit.runtime.manifest import GraphRecord
-from dmdkit.runtime.parity import MIN_VERIFIED_SAMPLES, HopRecord
 
 __all__ = ["METRIC_NAMES", "banner", "change_cell", "graphs_section", "metric_change", "tiles"]
 

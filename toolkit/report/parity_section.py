@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from dmdkit.parity.compare import HopRecord
+from dmdkit.parity.evidence import SampleError
 from dmdkit.report.facts import Facts, is_explaining, kind_of
 from dmdkit.report.hop_figures import error_histogram, score_scatter
 from dmdkit.report.markup import Child, Markup, join, tag
 from dmdkit.report.numbers import MISSING, number
 from dmdkit.report.parts import Section, details, figures, long_text, pill, table
-from dmdkit.runtime.evidence import SampleError
-from dmdkit.runtime.parity import HopRecord
 
 __all__ = ["parity_section"]
 

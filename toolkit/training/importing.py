@@ -12,15 +12,15 @@ from dmdkit.files import atomic_directory, locked_directory, write_bytes, write_
 from dmdkit.model.published import read_published
 from dmdkit.model.text_encoder import TextEncoder
 from dmdkit.training.checkpoint import model_bytes
-from dmdkit.training.run import METRICS_FILE, MODEL_FILE, TEXT_DIR, Run, RunFacts
-from dmdkit.training.run_directory import WRITING, check_target, write_beginning
-from dmdkit.training.text import (
+from dmdkit.training.encoder_directory import (
     EncoderDirectory,
     encoder_sha256,
     read_encoder_directory,
     text_facts,
     write_encoder_directory,
 )
+from dmdkit.training.run import METRICS_FILE, MODEL_FILE, TEXT_DIR, Run, RunFacts
+from dmdkit.training.run_directory import WRITING, check_target, write_beginning
 
 __all__ = ["import_checkpoint"]
 

@@ -21,7 +21,7 @@ import yaml
 from dmdkit.config import RunConfig, flat_settings
 from dmdkit.errors import RunError
 from dmdkit.files import write_json, write_text
-from dmdkit.text import is_utf8, visible
+from dmdkit.printable import is_utf8, visible
 from dmdkit.training.run import (
     CHECKPOINT_FILE,
     CONFIG_FILE,

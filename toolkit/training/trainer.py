@@ -31,6 +31,12 @@ from dmdkit.model import DmdSystem, LossTerms, LossWeights, loss_terms, total_lo
 from dmdkit.model.text_encoder import TextEncoder
 from dmdkit.training.checkpoint import TrainingState, model_bytes, save_state
 from dmdkit.training.devices import checked_device, readable_memory_errors
+from dmdkit.training.encoder_directory import (
+    TrainingEncoder,
+    encoded_split,
+    text_facts,
+    write_encoder_directory,
+)
 from dmdkit.training.evaluation import predict, task_metrics
 from dmdkit.training.progress import Progress, SilentProgress
 from dmdkit.training.resuming import left_state
@@ -54,12 +60,6 @@ from dmdkit.training.run_directory import (
     write_config,
 )
 from dmdkit.training.statistics import input_facts, standardisation
-from dmdkit.training.text import (
-    TrainingEncoder,
-    encoded_split,
-    text_facts,
-    write_encoder_directory,
-)
 
 __all__ = ["Progress", "SilentProgress", "train"]
 

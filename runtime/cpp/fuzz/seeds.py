@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from dmdkit.runtime.engines import EngineRecord
+from dmdkit.runtime.engines.record import EngineRecord
 from dmdkit.runtime.manifest import GraphKind, Manifest, Precision
 
 MODALITIES = ("text", "audio", "vision")

@@ -1,0 +1,1 @@
+"""Which layers compute in INT8, by which calibration method, on which target."""

@@ -1,0 +1,1 @@
+"""The INT8 forms of a text encoder."""

@@ -1,0 +1,1 @@
+"""TensorRT engines of a bundle: their records, the choice of one that runs here, building, and running them."""

@@ -1,0 +1,193 @@
+"""The text encoder of a bundle: strings or token ids in, the features of the input ``text`` out."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from dmdkit.errors import BundleError, InputError
+from dmdkit.runtime.bundle import Bundle
+from dmdkit.runtime.choice import choose_graph
+from dmdkit.runtime.inputs import refuse_masked
+from dmdkit.runtime.manifest import Manifest, TextRecord
+from dmdkit.runtime.text.tokenizer import Layout, SentenceTokenizer, TokenBatch, lay_out
+
+if TYPE_CHECKING:
+    from dmdkit.runtime.backends.base import Runner
+
+__all__ = [
+    "TextFeatures",
+    "TextStage",
+    "is_words",
+    "layout_of",
+    "plain_ids",
+    "require_text",
+    "text_graph_for",
+    "tokenizer_of",
+]
+
+Array = npt.NDArray[np.float32]
+
+
+def layout_of(record: TextRecord) -> Layout:
+    """How tokens fill the text graphs' inputs."""
+    return Layout(record.max_tokens, record.pad_id, record.padding_side, record.vocabulary_size)
+
+
+def tokenizer_of(bundle: Bundle) -> SentenceTokenizer:
+    """The bundle's tokenizer.
+
+    Raises:
+        BundleError: The file is damaged.
+        MissingDependencyError: The tokenizers library is not installed.
+    """
+    record = bundle.manifest.text
+    assert record is not None, "only a bundle with a text encoder is asked for its tokenizer"
+    return SentenceTokenizer(bundle.read(record.tokenizer), layout_of(record), f"{bundle.path}/{record.tokenizer}")
+
+
+def text_graph_for(manifest: Manifest, predicting: str, *, asked_for: bool) -> str:
+    """The name of the text graph that goes with graph ``predicting``.
+
+    Where the predicting graph was asked for by name, the text graph of its precision, or else fp32, whatever its verdict;
+    otherwise the first that passed parity.
+
+    Raises:
+        BundleError: None has passed.
+    """
+    precision = manifest.graphs[predicting].precision
+    if asked_for:
+        return f"text.{precision}" if f"text.{precision}" in manifest.graphs else "text.fp32"
+    return choose_graph(manifest, "text", None)
+
+
+def is_words(value: object) -> bool:
+    """Whether ``value`` is for a text encoder: strings, or token ids, which are whole numbers as features never are."""
+    if isinstance(value, (str, bytes)):
+        return True
+    if isinstance(value, np.ndarray):
+        return value.dtype.kind in "US" or (value.dtype.kind in "iu" and value.ndim > 0)
+    if not isinstance(value, (list, tuple)) or not value:
+        return False
+    first = value[0]
+    if isinstance(first, (list, tuple, np.ndarray)):
+        return len(first) > 0 and isinstance(first[0], (int, np.integer))
+    return isinstance(first, (str, bytes, int, np.integer))
+
+
+def plain_ids(value: object) -> object:
+    """Token ids of another library (a PyTorch tensor, or a list of them) as NumPy's or Python's; anything else as it is."""
+    if isinstance(value, (list, tuple)):
+        return [plain_ids(item) for item in value] if any(map(_holds_foreign, value)) else value
+    if not _is_foreign(value):
+        return value
+    try:
+        array = np.asarray(value)
+    except Exception:  # on a GPU, for one; the check of features says so in that library's words
+        return value
+    if array.dtype.kind not in "iu":
+        return value
+    return array if array.ndim else int(array)
+
+
+def _holds_foreign(value: object) -> bool:
+    first = value[0] if isinstance(value, (list, tuple)) and value else value
+    return _is_foreign(value) or _is_foreign(first)
+
+
+def _is_foreign(value: object) -> bool:
+    return hasattr(value, "__array__") and not isinstance(value, (np.ndarray, np.generic))
+
+
+@dataclass(frozen=True)
+class TextFeatures:
+    """What the encoder made of words.
+
+    Attributes:
+        features: float32 (B, T, D), or (T, D) for a single sentence.
+        truncated: How many sentences were longer than T tokens and cut.
+    """
+
+    features: Array
+    truncated: int
+
+
+class TextStage:
+    """A tokenizer and an opened text graph. Calls from several threads at once are safe.
+
+    Args:
+        bundle: A bundle with a text encoder.
+        runner: One of its text graphs.
+    """
+
+    def __init__(self, bundle: Bundle, runner: Runner) -> None:
+        assert bundle.manifest.text is not None
+        self._bundle, self.runner, self._record = bundle, runner, bundle.manifest.text
+        self._lock = threading.Lock()
+        self._tokenizer: SentenceTokenizer | None = None
+
+    def _sentence_tokenizer(self) -> SentenceTokenizer:
+        with self._lock:
+            if self._tokenizer is None:  # ids alone need no tokenizers library
+                self._tokenizer = tokenizer_of(self._bundle)
+            return self._tokenizer
+
+    def tokens(self, value: object) -> tuple[TokenBatch, bool]:
+        """The tokens of strings or ids, and whether the caller passed a batch.
+
+        Raises:
+            InputError: It is neither.
+            MissingDependencyError: A string came and the tokenizers library is not installed.
+        """
+        refuse_masked("text", value)
+        if isinstance(value, np.ndarray) and value.ndim == 0:
+            value = value.item()  # one sentence, whose letters are not sentences
+        if isinstance(value, str):
+            return self._sentence_tokenizer()([value]), False
+        if isinstance(value, bytes):
+            raise InputError("input 'text' is bytes, expected a str; decode it")
+        rows: list[object] = value.tolist() if isinstance(value, np.ndarray) else list(value)  # type: ignore[call-overload]
+        if not rows:
+            raise InputError("input 'text' is empty; pass at least one sentence")
+        if isinstance(rows[0], str):
+            return self._sentence_tokenizer()(rows), True  # type: ignore[arg-type]
+        batched = isinstance(rows[0], (list, tuple, np.ndarray))
+        return lay_out([self._ids(row) for row in (rows if batched else [rows])], layout_of(self._record)), batched
+
+    def _ids(self, row: object) -> list[int]:
+        """One sentence's ids without its padding, on whichever side that was."""
+        if not isinstance(row, (list, tuple, np.ndarray)):
+            raise InputError(f"input 'text' mixes sentences with a {type(row).__name__}")
+        wrong = next((item for item in row if isinstance(item, bool) or not isinstance(item, (int, np.integer))), None)
+        if wrong is not None:
+            raise InputError(f"input 'text' holds {wrong!r:.40} among token ids, expected whole numbers")
+        tokens = [index for index, item in enumerate(row) if item != self._record.pad_id]
+        # Between tokens it is one of them, as it is where a string spells it.
+        return [int(item) for item in row[tokens[0] : tokens[-1] + 1]] if tokens else []
+
+    def features(self, value: object) -> TextFeatures:
+        """The features of strings or ids.
+
+        Raises:
+            InputError: It is neither, or an id is not in the vocabulary.
+        """
+        batch, batched = self.tokens(value)
+        found = self.runner.infer(batch.feed())["text"]
+        return TextFeatures(found if batched else found[0], batch.truncated)
+
+
+def require_text(manifest: Manifest, source: object) -> None:
+    """Raises unless the bundle has a text encoder.
+
+    Raises:
+        BundleError: It has none.
+    """
+    if manifest.text is None:
+        raise BundleError(
+            f"{source}: the bundle has no text encoder, so text is features, float32 (T, D), not strings or token ids; export "
+            "a run that was trained with one (docs/text.md)"
+        )

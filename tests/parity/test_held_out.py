@@ -1,0 +1,98 @@
+"""No verdict rests on what INT8 was calibrated on, whatever the samples are called."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dmdkit.data import Split, load_dataset
+from dmdkit.errors import BundleError
+from dmdkit.parity.held_out import CALIBRATION_FILE, without_calibration
+from dmdkit.parity.ledger import measure
+from dmdkit.parity.verdicts import judged, outcome
+from dmdkit.runtime.bundle import Bundle
+from dmdkit.runtime.manifest import read_manifest, write_manifest
+from tests.runtime.builders import put_file
+
+
+@pytest.fixture
+def train(tiny_data: Path) -> Split:
+    return load_dataset(tiny_data).splits["train"]
+
+
+@pytest.fixture
+def held(tiny_data: Path) -> Split:
+    return load_dataset(tiny_data).splits["test"]
+
+
+def renamed(split: Split, prefix: str = "other-") -> Split:
+    return replace(split, ids=tuple(f"{prefix}{index}" for index in range(len(split))))
+
+
+def joined(first: Split, second: Split) -> Split:
+    arrays = {name: np.concatenate([array, second.features()[name]]) for name, array in first.features().items()}
+    return Split((*first.ids, *second.ids), **arrays, labels=np.concatenate([first.labels, second.labels]))
+
+
+def test_calibration_samples_are_known_by_id_and_by_content(tiny_bundle: Path, train: Split, held: Split):
+    bundle = Bundle.open(tiny_bundle)
+    assert len(without_calibration(bundle, train)) == 0
+    assert len(without_calibration(bundle, renamed(train))) == 0, "other names"
+    assert len(without_calibration(bundle, replace(train, audio=train.audio * np.float32(1.001)))) == 0, "extracted anew"
+    assert without_calibration(bundle, held).ids == held.ids
+    assert without_calibration(bundle, joined(renamed(train), held)).ids == held.ids
+
+
+def test_ids_that_count_rows_leave_nothing_out(bundle_copy: Path, train: Split, held: Split):
+    numbered = {"ids_are_names": True, "samples": {str(index): "0" * 64 for index in range(64)}}
+    put_file(bundle_copy, CALIBRATION_FILE, json.dumps(numbered).encode())
+    assert len(without_calibration(Bundle.open(bundle_copy), renamed(held, ""))) == 60
+    content = json.loads(Bundle.open(bundle_copy).read(CALIBRATION_FILE))
+    put_file(bundle_copy, CALIBRATION_FILE, json.dumps({**content, "ids_are_names": False}).encode())
+    shuffled = renamed(held, "").take(np.arange(60)[::-1].copy())
+    assert len(without_calibration(Bundle.open(bundle_copy), shuffled)) == 60
+
+
+def test_a_bundle_made_before_content_was_kept_still_knows_the_ids(bundle_copy: Path, train: Split, held: Split):
+    manifest = read_manifest(bundle_copy)
+    files = {name: record for name, record in manifest.files.items() if name != CALIBRATION_FILE}
+    write_manifest(bundle_copy, manifest.model_copy(update={"files": files}))
+    (bundle_copy / CALIBRATION_FILE).unlink()
+    bundle = Bundle.open(bundle_copy)
+    assert without_calibration(bundle, joined(train, held)).ids == held.ids
+
+
+def test_a_damaged_record_is_an_error_not_an_empty_one(bundle_copy: Path, held: Split):
+    put_file(bundle_copy, CALIBRATION_FILE, b'{"samples": 3}')
+    with pytest.raises(BundleError, match=r"calibration/samples\.json: damaged"):
+        without_calibration(Bundle.open(bundle_copy), held)
+
+
+def test_what_calibrated_is_left_out_of_the_ledger_and_counted(tiny_bundle: Path, train: Split, held: Split):
+    bundle = Bundle.open(tiny_bundle)
+    few = held.take(np.arange(20))
+    given = joined(renamed(train), few)
+    ledger = measure(bundle, split=given, split_name="train", source="x", data_sha256="a" * 64)
+    assert (ledger.samples, ledger.calibration_samples, ledger.split) == (20, 64, "train")
+    assert {hop.status for hop in ledger.hops if hop.kind != "recorded"} == {"unverified"}
+    assert outcome(ledger, judged(bundle.manifest, ledger)) == "unverified"
+
+
+def test_where_nothing_is_left_the_golden_samples_are_compared_and_prove_nothing(tiny_bundle: Path, train: Split):
+    bundle = Bundle.open(tiny_bundle)
+    ledger = measure(bundle, split=train, split_name="train", source="x", data_sha256="a" * 64)
+    assert (ledger.samples, ledger.calibration_samples, ledger.split, ledger.data_sha256) == (16, 64, "golden", None)
+    assert outcome(ledger, judged(bundle.manifest, ledger)) == "unverified"
+
+
+def test_copies_of_one_sample_prove_and_disprove_nothing(tiny_bundle: Path, held: Split):
+    copies = renamed(held.take(np.full(60, 7)))
+    ledger = measure(Bundle.open(tiny_bundle), split=copies, split_name="test", source="x", data_sha256=None)
+    measured = [hop for hop in ledger.hops if hop.kind != "recorded"]
+    assert measured
+    for hop in measured:
+        assert (hop.status, hop.reason) == ("unverified", "1 different samples among 60, 50 are needed to prove anything")

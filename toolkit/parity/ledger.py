@@ -1,0 +1,335 @@
+"""The parity ledger of a bundle: every hop, on held-out samples, written into the bundle with its verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from dmdkit.data.dataset import Split
+from dmdkit.data.overlap import distinct_samples
+from dmdkit.errors import BundleError, DataError
+from dmdkit.files import write_json
+from dmdkit.parity.compare import HopRecord, compare
+from dmdkit.parity.cpp_runner import NativeRunner, language_hop
+from dmdkit.parity.held_out import without_calibration
+from dmdkit.parity.text_hops import text_hops
+from dmdkit.parity.verdicts import judged
+from dmdkit.runtime.backends.registry import BackendName
+from dmdkit.runtime.bundle import Bundle, Golden
+from dmdkit.runtime.inputs import OUT_OF_RANGE_SHARE, RangeGuard
+from dmdkit.runtime.manifest import (
+    Manifest,
+    stays_inside,
+    write_manifest,
+)
+from dmdkit.runtime.open_graph import open_runner
+
+__all__ = ["Ledger", "measure", "read_ledger", "record"]
+
+Array = npt.NDArray[np.float32]
+REPORT_FILE = "report/parity.json"
+_MAX_REPORT_BYTES = 16 << 20
+_BATCH = 32
+PYTORCH = "pytorch.fp32"
+
+
+class Ledger(BaseModel):
+    """``report/parity.json``.
+
+    Attributes:
+        samples: How many were measured on.
+        calibration_samples: How many more were given and left out, because INT8 was calibrated on them.
+        sample_values: Whether scores and labels of single samples may stand in it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    created: str
+    data: str
+    data_sha256: str | None
+    split: str
+    samples: int
+    calibration_samples: int = 0
+    out_of_range: dict[str, float]
+    sample_values: bool = True
+    hops: list[HopRecord]
+
+
+def read_ledger(bundle_path: Path) -> Ledger | None:
+    """The ledger of the last check; None where there was none.
+
+    Raises:
+        BundleError: It is there and cannot be read or believed.
+    """
+    path = bundle_path / REPORT_FILE
+    if not path.exists():
+        return None
+    again = "run `dmdkit check` again"
+    if not stays_inside(path, bundle_path):
+        raise BundleError(f"{path}: not a file of the bundle itself, or a link that leaves it; {again}")
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(_MAX_REPORT_BYTES + 1)
+    except OSError as cause:
+        raise BundleError(f"{path}: cannot be read: {cause.strerror or cause}") from cause
+    if len(data) > _MAX_REPORT_BYTES:
+        raise BundleError(f"{path}: larger than {_MAX_REPORT_BYTES} bytes, so it is no ledger of ours; {again}")
+    try:
+        return Ledger.model_validate_json(data)
+    except ValidationError as cause:
+        first = cause.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the document"
+        raise BundleError(f"{path}: damaged: {where:.100}: {first['msg']:.200}; {again}") from cause
+
+
+def run_graph(
+    bundle: Bundle,
+    name: str,
+    features: dict[str, Array],
+    advance: Callable[[], None],
+    backend: BackendName = "onnxruntime",
+) -> dict[str, Array]:
+    """A graph's outputs on all samples, in batches, with one thread."""
+    count = len(next(iter(features.values())))
+    parts: list[dict[str, Array]] = []
+    with open_runner(bundle, name, backend=backend) as runner:
+        for start in range(0, count, _BATCH):
+            chunk = {key: np.ascontiguousarray(array[start : start + _BATCH]) for key, array in features.items()}
+            parts.append(runner.infer(chunk))
+    advance()
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+
+def _check_split(bundle: Bundle, split: Split, source: str) -> None:
+    for name, record in bundle.manifest.inputs.items():
+        shape = split.features()[name].shape[1:]
+        if shape != (record.steps, record.features):
+            raise DataError(
+                f"{source}: {name} has {shape[0]} steps of {shape[1]} features, "
+                f"the bundle {bundle.path} takes {record.steps} of {record.features}"
+            )
+
+
+def _judged_on(bundle: Bundle, split: Split | None, source: str) -> tuple[Split | None, int]:
+    """What is left of a split without calibration samples, None where that is nothing, and how many those were."""
+    if split is None:
+        return None, 0
+    _check_split(bundle, split, source)
+    kept = without_calibration(bundle, split)
+    return kept if len(kept) else None, len(split) - len(kept)
+
+
+def measure(
+    bundle: Bundle,
+    *,
+    split: Split | None,
+    split_name: str,
+    source: str,
+    data_sha256: str | None,
+    reference: Callable[[Split], dict[str, Array]] | None = None,
+    backends: Sequence[BackendName] = ("onnxruntime",),
+    sample_values: bool | None = None,
+    native: NativeRunner | None = None,
+    advance: Callable[[], None] = lambda: None,
+) -> Ledger:
+    """Measures every hop of a bundle.
+
+    Args:
+        bundle: An opened bundle.
+        split: Samples with labels; those that INT8 was calibrated on are left out. None, or when none is left, uses the
+            golden samples, which prove nothing but show drift.
+        split_name: Its name.
+        source: Where the samples came from, for the report.
+        data_sha256: Hash of that file.
+        reference: The PyTorch model's outputs (score, logit_*, edges_*) on the samples; None: only the outputs recorded
+            with the golden samples are there, and the first hop is reported as recorded.
+        backends: What to run the graphs with. ONNX Runtime always does; another backend adds a hop from its fp32 graph to
+            each graph there, named ``fusion.fp32@openvino``. Graphs that only ONNX Runtime takes are left out.
+        sample_values: Whether scores and labels of single samples may stand in the ledger; None: where the golden samples are
+            real, because a bundle whose golden samples are synthetic keeps its data to itself.
+        native: The C++ runtime; adds a hop from each graph that a CPU runs to the same graph there, named
+            ``fusion.fp32@cpp``.
+        advance: Called after each graph.
+
+    Raises:
+        DataError: The samples do not fit the bundle.
+        BundleError: A graph is damaged.
+        RunnerError: ``native`` gave no usable answer.
+    """
+    manifest = bundle.manifest
+    golden = bundle.golden()
+    split, left_out = _judged_on(bundle, split, source)
+    if split is None and left_out:
+        split_name, source, data_sha256 = "golden", "golden samples", None
+    distinct = None if split is None else distinct_samples(split)
+    features = golden.inputs if split is None else split.features()
+    labels = None if split is None else split.labels
+    ids = tuple(manifest.golden.ids) if split is None else split.ids
+    hops: list[HopRecord] = []
+    keep_values = manifest.golden.kind == "real" if sample_values is None else sample_values
+
+    for kind in ("fusion", "explain"):
+        outputs = {
+            name: run_graph(bundle, name, features, advance) for name, graph in manifest.graphs.items() if graph.kind == kind
+        }
+        base = f"{kind}.fp32"
+        if base not in outputs:
+            raise BundleError(f"{bundle.path}: {base} is missing")
+
+        def hop(
+            source_name: str,
+            name: str,
+            before: dict[str, Array],
+            after: dict[str, Array],
+            hop_kind: Literal["measured", "recorded", "simulated"],
+            *,
+            on_golden: bool = False,
+        ) -> HopRecord:
+            return compare(
+                source_name,
+                name,
+                before,
+                after,
+                precision=manifest.graphs[name].precision,
+                task=manifest.task,
+                label_range=manifest.label_range,
+                labels=None if on_golden else labels,
+                ids=manifest.golden.ids if on_golden else ids,
+                kind=hop_kind,
+                distinct=None if on_golden else distinct,
+            )
+
+        if reference is not None and split is not None:
+            truth = reference(split)
+            hops.append(hop(PYTORCH, base, {k: truth[k] for k in outputs[base] if k in truth}, outputs[base], "measured"))
+        else:
+            now = outputs[base] if split is None else run_graph(bundle, base, golden.inputs, lambda: None)
+            recorded = {k: golden.reference[k] for k in now if k in golden.reference}
+            hops.append(hop(PYTORCH, base, recorded, now, "recorded", on_golden=True))
+        for name, found in outputs.items():
+            if name != base:
+                simulated = manifest.graphs[name].simulated_on_cpu
+                hops.append(hop(base, name, outputs[base], found, "simulated" if simulated else "measured"))
+        for backend in backends:
+            for name in outputs:
+                if backend == "onnxruntime" or manifest.graphs[name].onnxruntime_only:
+                    continue
+                found = run_graph(bundle, name, features, advance, backend)
+                elsewhere = hop(base, name, outputs[base], found, "measured")
+                hops.append(elsewhere.model_copy(update={"target": f"{name}@{backend}"}))
+        for name, here in outputs.items():
+            if native is not None and not manifest.graphs[name].simulated_on_cpu:
+                there = native.run(bundle, name, features, batch=_BATCH)
+                hops.append(language_hop(name, here, there, manifest=manifest, labels=labels, ids=ids, distinct=distinct))
+                advance()
+
+    hops += _unit_failures(bundle, golden, advance)
+    hops += _text_hops(bundle, golden, split, reference, advance)
+    shares = RangeGuard(manifest.inputs).shares(features)
+    return Ledger(
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        data=source,
+        data_sha256=data_sha256,
+        split=split_name,
+        samples=len(ids),
+        calibration_samples=left_out,
+        out_of_range={name: share for name, share in shares.items() if share >= OUT_OF_RANGE_SHARE},
+        sample_values=keep_values,
+        hops=hops if keep_values else [hop.without_sample_values() for hop in hops],
+    )
+
+
+def _text_hops(
+    bundle: Bundle,
+    golden: Golden,
+    split: Split | None,
+    reference: Callable[[Split], dict[str, Array]] | None,
+    advance: Callable[[], None],
+) -> list[HopRecord]:
+    """The hops of the text graphs, on the split where it has tokens; without PyTorch, the first is that of the golden samples.
+
+    Features alone say nothing about a text graph: then there is no hop, and its verdict stays as it was.
+    """
+    manifest = bundle.manifest
+    if manifest.text is None or (split is not None and split.tokens is None):
+        return []
+
+    def score(graph: str, features: dict[str, Array]) -> Array:
+        return run_graph(bundle, graph, features, lambda: None)["score"]
+
+    hops: list[HopRecord] = []
+    if split is None or reference is None:
+        fed = golden.unit_inputs["text"]
+        hops += text_hops(
+            bundle,
+            tokens=np.stack([fed["input_ids"], fed["attention_mask"]], axis=1),
+            features=golden.inputs,
+            truth=golden.reference["score"],
+            truth_is_recorded=True,
+            lowerings=split is None,
+            labels=None,
+            ids=tuple(manifest.golden.ids),
+            score=score,
+            advance=advance,
+        )
+    if split is not None and split.tokens is not None:
+        hops += text_hops(
+            bundle,
+            tokens=split.tokens,
+            features=split.features(),
+            truth=reference(split)["score"] if reference is not None else None,
+            labels=split.labels,
+            ids=split.ids,
+            distinct=distinct_samples(split),
+            score=score,
+            advance=advance,
+        )
+    return hops
+
+
+def _unit_failures(bundle: Bundle, golden: Golden, advance: Callable[[], None]) -> list[HopRecord]:
+    """Failed hops of the GD-Unit graphs alone, on the golden samples: their inputs are recorded nowhere else.
+
+    So few samples prove nothing, and the same edges are proven in the explain graph; only a failure says something new.
+    """
+    hops = []
+    for name, graph in bundle.manifest.graphs.items():
+        if not graph.kind.startswith("gd_"):
+            continue
+        edges = f"edges_{graph.kind.removeprefix('gd_')}"
+        if edges not in golden.reference:
+            raise BundleError(f"{bundle.path}: the golden samples hold no {edges} for {name}; export the bundle again")
+        found = run_graph(bundle, name, golden.inputs_of(graph.kind), advance)
+        hops.append(
+            compare(
+                PYTORCH,
+                name,
+                {"score": golden.reference[edges]},
+                {"score": found["edges"]} if "edges" in found else {},
+                precision=graph.precision,
+                task="regression",
+                label_range=None,
+                labels=None,
+                ids=bundle.manifest.golden.ids,
+                kind="recorded",
+            )
+        )
+    return [hop for hop in hops if hop.status == "failed"]
+
+
+def record(bundle_path: Path, manifest: Manifest, ledger: Ledger) -> Manifest:
+    """Writes the ledger and its verdicts into the bundle; returns the new manifest, as :func:`judged` makes it.
+
+    Raises:
+        BundleError: The bundle cannot be written.
+    """
+    updated = judged(manifest, ledger)
+    write_json(bundle_path / REPORT_FILE, ledger.model_dump(mode="json"), BundleError)
+    write_manifest(bundle_path, updated)
+    return updated

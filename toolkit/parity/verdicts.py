@@ -1,0 +1,86 @@
+"""What a ledger's hops say about each graph, and about the bundle as a whole."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dmdkit.parity.compare import HopRecord, Status
+from dmdkit.parity.text_hops import pair_of
+from dmdkit.runtime.manifest import OPTIONAL_BACKENDS, GraphRecord, Manifest, VerdictRecord
+
+if TYPE_CHECKING:
+    from dmdkit.parity.ledger import Ledger
+
+__all__ = ["judged", "outcome"]
+
+_NOT_MEASURED = VerdictRecord(status="unverified", reason="parity has not been measured", samples=0)
+
+
+def _verdict(previous: VerdictRecord, own: HopRecord | None, data_sha256: str | None) -> VerdictRecord:
+    """The verdict after a hop: less evidence than before undoes neither a proof nor a failure; a measurement does."""
+    if own is None or (own.status == "unverified" and previous.status != "unverified"):
+        return previous
+    return VerdictRecord(status=own.status, reason=own.reason, samples=own.samples, data_sha256=data_sha256)
+
+
+def _resting_on(base: str, origin: VerdictRecord, verdict: VerdictRecord) -> VerdictRecord:
+    """``verdict`` of a graph that was made from, or is judged with, graph ``base``: never better than that one's."""
+    if verdict.status == "failed" or origin.status == "passed":
+        return verdict
+    return verdict.model_copy(update={"status": origin.status, "reason": f"{base}: {origin.reason}"})
+
+
+def _with_backends(ledger: Ledger, graphs: dict[str, GraphRecord]) -> dict[str, GraphRecord]:
+    """The graphs with their verdicts in other backends; a backend that was not run keeps the one it had.
+
+    Such a hop starts at the fp32 graph in ONNX Runtime, so it proves no more than that graph's own verdict.
+    """
+    hops = {hop.target: hop for hop in ledger.hops}
+    result = {}
+    for name, graph in graphs.items():
+        verdicts, base = dict(graph.backends), f"{graph.kind}.fp32"
+        for backend in OPTIONAL_BACKENDS:
+            hop = hops.get(f"{name}@{backend}")
+            if hop is not None:
+                verdict = _verdict(verdicts.get(backend, _NOT_MEASURED), hop, ledger.data_sha256)
+                verdicts[backend] = _resting_on(base, graphs[base].verdict, verdict)
+        result[name] = graph.model_copy(update={"backends": verdicts})
+    return result
+
+
+def judged(manifest: Manifest, ledger: Ledger) -> Manifest:
+    """The manifest with the verdicts of a ledger.
+
+    A lowering is never better proven than its fp32 graph, nor a text graph than together with the fusion graph of its
+    precision. A GD-Unit graph alone shares the explain graph's verdict, because its edges are compared there, unless it failed
+    by itself.
+    """
+    hops = {hop.target: hop for hop in ledger.hops}
+    for name, graph in manifest.graphs.items():
+        together = hops.get(pair_of(graph.precision)) if graph.kind == "text" else None
+        if together is not None and name in hops and hops[name].status == "passed" and together.status != "passed":
+            hops[name] = together.model_copy(update={"reason": f"{together.target}: {together.reason}"})
+    verdicts = {name: _verdict(graph.verdict, hops.get(name), ledger.data_sha256) for name, graph in manifest.graphs.items()}
+    for name, graph in manifest.graphs.items():
+        base = f"{'explain' if graph.kind.startswith('gd_') else graph.kind}.fp32"
+        if graph.kind.startswith("gd_") and name not in hops and base in verdicts:
+            verdicts[name] = verdicts[base]
+        elif name != base and base in verdicts:
+            verdicts[name] = _resting_on(base, verdicts[base], verdicts[name])
+    graphs = {name: graph.model_copy(update={"verdict": verdicts[name]}) for name, graph in manifest.graphs.items()}
+    return manifest.model_copy(update={"graphs": _with_backends(ledger, graphs)})
+
+
+def outcome(ledger: Ledger, manifest: Manifest) -> Status:
+    """What a check says as a whole, given the manifest with its verdicts.
+
+    failed if a hop failed, or a graph failed before and nothing has proven it since; unverified if a hop measured now is, or
+    if a graph has never been proven; else passed.
+    """
+    if any(hop.status == "failed" for hop in ledger.hops):
+        return "failed"
+    if any(graph.verdict.status == "failed" for graph in manifest.graphs.values()):
+        return "failed"
+    doubtful = any(hop.status == "unverified" and hop.kind != "recorded" for hop in ledger.hops)
+    unproven = any(graph.verdict.status != "passed" for graph in manifest.graphs.values())
+    return "unverified" if doubtful or unproven else "passed"
