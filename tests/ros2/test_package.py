@@ -1,11 +1,12 @@
-"""The ROS 2 package as far as it can be checked without ROS: its manifest, its messages, its CMake, its parameters.
+"""The ROS 2 package as far as it can be checked without ROS: its manifest, its messages, its CMake, where it is installed.
 
-The node's logic is a class without ROS; dmdkit's own CMake builds and tests it (runtime/ros2/dmdkit_ros/test).
+The node itself runs against stand-ins for ROS in dmdkit's own C++ tests (runtime/ros2/stand_in, runtime/ros2/dmdkit_ros/test).
 """
 
 from __future__ import annotations
 
 import ast
+import os
 import re
 import shutil
 import subprocess
@@ -13,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from catkin_pkg.package import Package, parse_package
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
@@ -21,7 +21,9 @@ import dmdkit
 from tests.conftest import ROOT
 
 PACKAGE = ROOT / "runtime/ros2/dmdkit_ros"
-MESSAGES = ("Emotion", "Explanation", "Features")
+STAND_IN = ROOT / "runtime/ros2/stand_in"
+INSTALLED = ROOT / "build/installed"
+MESSAGES = ("Emotion", "Explanation", "Features", "Info")
 NODE = (PACKAGE / "src/emotion_node.cpp").read_text()
 CMAKE = (PACKAGE / "CMakeLists.txt").read_text()
 
@@ -45,11 +47,12 @@ def test_the_manifest_is_valid_and_says_our_version(manifest: Package) -> None:
 
 def test_the_manifest_lists_what_cmake_and_the_launch_file_use(manifest: Package) -> None:
     found = set(re.findall(r"find_package\((\w+)", CMAKE)) - {"dmdkit"}  # installed by our own CMake, no ROS package
-    assert found == {dependency.name for dependency in manifest.build_depends + manifest.buildtool_depends}
-    launch = (PACKAGE / "launch/emotion.launch.py").read_text()
+    needed = manifest.build_depends + manifest.buildtool_depends + manifest.test_depends
+    assert found == {dependency.name for dependency in needed} - {"nlohmann-json-dev"}  # headers alone, found by find_path
     imported = {
         node.module.partition(".")[0]
-        for node in ast.walk(ast.parse(launch))
+        for launch in (PACKAGE / "launch").glob("*.py")
+        for node in ast.walk(ast.parse(launch.read_text()))
         if isinstance(node, ast.ImportFrom) and node.module is not None
     }
     assert imported <= {dependency.name for dependency in manifest.exec_depends}
@@ -86,81 +89,115 @@ def test_the_messages_survive_being_sent(store) -> None:
             edges_homo=empty,
             edges_hetero=empty,
         ),
+        "Info": kinds["Info"](
+            bundle="/face.dmd",
+            name="face",
+            task="regression",
+            outputs=1,
+            label_range=np.array([-3, 3], np.float32),
+            labels=[],
+            modality_order=["text", "audio", "vision"],
+            steps=np.array([50, 50, 50], np.uint32),
+            features=np.array([768, 5, 20], np.uint32),
+            may_be_absent=np.array([False, True, True]),
+            edge_order=edges,
+            graph="fusion.fp32",
+            backend="onnxruntime 1.31.1",
+        ),
     }
     for name, message in sent.items():
         data = store.serialize_cdr(message, f"dmdkit_ros/msg/{name}")
         again = store.deserialize_cdr(data, f"dmdkit_ros/msg/{name}")
-        assert again.header == header
-        for field in ("text", "score", "logit_homo"):
+        assert getattr(again, "header", header) == header
+        for field in ("text", "score", "logit_homo", "steps"):
             if hasattr(message, field):
                 np.testing.assert_array_equal(getattr(again, field), getattr(message, field))
 
 
-def test_the_node_uses_only_fields_that_the_messages_have(store) -> None:
+def test_the_node_fills_every_field_of_its_messages(store) -> None:
     fields = {name: {field for field, _ in store.fielddefs[f"dmdkit_ros/msg/{name}"][1]} for name in MESSAGES}
     used = set(re.findall(r"\bfeatures\.(\w+)", NODE)) - {"hpp"}
-    assert used <= fields["Features"]
-    assert fields["Features"] <= used
-    predicted, _, explained = NODE.partition("void publish_explanation")
-    written = {"Emotion": predicted, "Explanation": explained.partition("void publish_diagnostics")[0]}
-    for name, code in written.items():
+    assert used == fields["Features"]
+    functions = re.split(r"\n  (?=void \w+\()", NODE)
+    for name in ("Emotion", "Explanation", "Info"):
+        (code,) = [text for text in functions if f"std::make_unique<msg::{name}>" in text]
         assert set(re.findall(r"\bout->(\w+)", code)) == fields[name]
 
 
-def test_every_parameter_is_declared_documented_and_read() -> None:
-    declared = set(re.findall(r'declare_parameter<[\w:]+>\("(\w+)"', NODE))
-    configured = yaml.safe_load((PACKAGE / "config/emotion.yaml").read_text())["/**"]["ros__parameters"]
-    assert declared == {*configured, "bundle"}  # the bundle is an argument of the launch file
-    assert declared == set(re.findall(r'(?:get_parameter|positive)\("(\w+)"\)', NODE))
+def packages_found_by_colcon(base: Path) -> list[str]:
+    """What colcon's crawl finds: it goes no deeper than a marker or a package."""
+    if (base / "COLCON_IGNORE").exists():
+        return []
+    if any((base / name).exists() for name in ("package.xml", "CMakeLists.txt", "setup.py", "pyproject.toml")):
+        return [base.name]
+    return [name for folder in sorted(base.iterdir()) if folder.is_dir() for name in packages_found_by_colcon(folder)]
 
 
-STUBS = {
-    "ament_cmake": """
-function(ament_export_dependencies)
-  message(STATUS "exports ${ARGV}")
-endfunction()
-function(ament_package)
-  message(STATUS "packaged")
-endfunction()
-""",
-    "diagnostic_msgs": "set(diagnostic_msgs_TARGETS stub_target)",
-    "std_msgs": "set(std_msgs_TARGETS stub_target)\nadd_library(stub_target INTERFACE)",
-    "rclcpp": "add_library(rclcpp::rclcpp INTERFACE IMPORTED)",
-    "rclcpp_components": """
-add_library(rclcpp_components::component INTERFACE IMPORTED)
-function(rclcpp_components_register_node target)
-  if(NOT TARGET ${target})
-    message(FATAL_ERROR "no target ${target}")
-  endif()
-  message(STATUS "registers ${ARGN}")
-endfunction()
-""",
-    "rclcpp_lifecycle": "add_library(rclcpp_lifecycle::rclcpp_lifecycle INTERFACE IMPORTED)",
-    "rosidl_default_generators": """
-function(rosidl_generate_interfaces)
-  foreach(word IN LISTS ARGN)
-    if(word MATCHES "\\\\.msg$" AND NOT EXISTS "${CMAKE_CURRENT_SOURCE_DIR}/${word}")
-      message(FATAL_ERROR "no ${word}")
-    endif()
-  endforeach()
-endfunction()
-function(rosidl_get_typesupport_target result)
-  set(${result} stub_target PARENT_SCOPE)
-endfunction()
-""",
-    "dmdkit": "add_library(dmdkit::dmdkit INTERFACE IMPORTED)",
-}
+def test_colcon_finds_the_package_where_the_readme_says_and_nothing_at_the_root() -> None:
+    assert packages_found_by_colcon(ROOT) == []
+    (base,) = set(re.findall(r"--base-paths src/dmdkit/([\w/]+)", (PACKAGE / "README.md").read_text()))
+    assert packages_found_by_colcon(ROOT / base) == ["dmdkit_ros"]
 
 
-def test_cmake_reads_the_package(tmp_path: Path) -> None:
+def test_the_package_carries_its_licence_and_its_changes(manifest: Package) -> None:
+    assert (PACKAGE / manifest.licenses[0].file).read_text() == (ROOT / "LICENSE").read_text()
+    assert "Changelog for package dmdkit_ros" in (PACKAGE / "CHANGELOG.rst").read_text()
+
+
+def cmake(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     if shutil.which("cmake") is None:
         pytest.skip("cmake is not installed")
-    for name, text in STUBS.items():
-        (tmp_path / name).mkdir()
-        (tmp_path / name / f"{name}Config.cmake").write_text(text)
-    command = ["cmake", "-S", str(PACKAGE), "-B", str(tmp_path / "build"), f"-DCMAKE_PREFIX_PATH={tmp_path}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return subprocess.run(["cmake", *map(str, arguments)], capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def stand_ins(tmp_path: Path) -> Path:
+    """Stand-ins for ROS's packages with a dmdkit of which only the name exists."""
+    (tmp_path / "prefix/dmdkit").mkdir(parents=True)
+    (tmp_path / "prefix/dmdkit/dmdkitConfig.cmake").write_text(
+        "add_library(dmdkit::dmdkit SHARED IMPORTED)\n"
+        "set_target_properties(dmdkit::dmdkit PROPERTIES IMPORTED_LOCATION /nowhere/libdmdkit.so)\n"
+    )
+    return tmp_path / "prefix"
+
+
+def test_cmake_reads_the_package(stand_ins: Path, tmp_path: Path) -> None:
+    done = cmake("-S", PACKAGE, "-B", tmp_path / "build", f"-DCMAKE_PREFIX_PATH={stand_ins};{STAND_IN / 'cmake'}")
     assert done.returncode == 0, done.stderr
-    assert "registers PLUGIN;dmdkit_ros::EmotionNode;EXECUTABLE;emotion_main" in done.stdout
+    assert "registers dmdkit_ros::EmotionNode of dmdkit_ros_node as emotion_main" in done.stdout
     assert "packaged" in done.stdout
     assert not done.stderr
+
+
+def test_a_package_without_c_is_refused_as_the_message_generators_refuse_it(stand_ins: Path, tmp_path: Path) -> None:
+    package = tmp_path / "package"
+    shutil.copytree(PACKAGE, package)
+    (package / "CMakeLists.txt").write_text(CMAKE.replace("LANGUAGES C CXX", "LANGUAGES CXX"))
+    done = cmake("-S", package, "-B", tmp_path / "build", f"-DCMAKE_PREFIX_PATH={stand_ins};{STAND_IN / 'cmake'}")
+    assert done.returncode != 0
+    assert "can not determine linker language" in done.stderr
+
+
+@pytest.mark.slow
+def test_the_installed_node_finds_dmdkit_and_its_tests_pass(tmp_path: Path) -> None:
+    if not (INSTALLED / "lib/libdmdkit.so").exists():
+        pytest.skip("build/installed is missing; run make native")
+    build, prefix = tmp_path / "build", tmp_path / "install"
+    done = cmake(
+        "-S", PACKAGE, "-B", build, f"-DCMAKE_PREFIX_PATH={INSTALLED};{STAND_IN / 'cmake'}", "-DCMAKE_BUILD_TYPE=Debug"
+    )
+    assert done.returncode == 0, done.stderr
+    done = cmake("--build", build, "--parallel", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "warning" not in done.stdout + done.stderr
+    assert cmake("--install", build, "--prefix", prefix).returncode == 0
+    # As after ROS's setup file, which names the package's own library folder and not dmdkit's.
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(prefix / "lib")}
+    command = [str(prefix / "lib/dmdkit_ros/emotion_main")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    done = subprocess.run(
+        ["ctest", "--test-dir", str(build), "--output-on-failure"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+    assert "out of 2" in done.stdout

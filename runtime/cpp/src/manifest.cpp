@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 #include <set>
+#include <tuple>
 
 #include "dmdkit/version.h"
 #include "failure.hpp"
@@ -118,7 +119,8 @@ InputRecord read_input(const Json& value, const std::string& name) {
   return record;
 }
 
-void read_output(const Json& value, const std::string& name) {
+// The names along the axis after batch, if the bundle has them.
+std::vector<std::string> read_output(const Json& value, const std::string& name) {
   JsonFields fields(value, "outputs." + name);
   fields.text("meaning");
   const Json& shape = fields.child("shape");
@@ -126,9 +128,11 @@ void read_output(const Json& value, const std::string& name) {
   for (const Json& size : shape) {
     if (!size.is_number_integer() && !size.is_string()) throw Malformed("outputs." + name + ".shape", "expected sizes");
   }
-  if (!fields.is_null("order")) fields.texts("order");
+  std::vector<std::string> order;
+  if (!fields.is_null("order")) order = fields.texts("order");
   if (!fields.is_null("range")) fields.interval("range");
   fields.finish();
+  return order;
 }
 
 std::string read_verdict(const Json& value, const std::string& place) {
@@ -259,13 +263,15 @@ void check_text(const Manifest& manifest) {
   }
 }
 
-void read_task(JsonFields& fields) {
-  const std::string task = fields.one_of("task", {"regression", "classification"});
+TaskInfo read_task(JsonFields& fields) {
+  TaskInfo task;
+  task.name = fields.one_of("task", {"regression", "classification"});
   const bool ranged = fields.is_given("label_range");
-  if (ranged != (task == "regression")) throw Malformed("label_range", "does not go with " + task);
-  if (!ranged) return;
-  const auto [low, high] = fields.interval("label_range");
-  if (!(low < high)) throw Malformed("label_range", "is empty");
+  if (ranged != (task.name == "regression")) throw Malformed("label_range", "does not go with " + task.name);
+  if (!ranged) return task;
+  std::tie(task.low, task.high) = fields.interval("label_range");
+  if (!(task.low < task.high)) throw Malformed("label_range", "is empty");
+  return task;
 }
 
 void read_inputs(const Json& value, const ModelShape& model, Manifest& manifest) {
@@ -292,14 +298,17 @@ Manifest read_values(const Json& value) {
   read_source(fields.child("source"));
   const ModelShape model = read_model(fields.child("model"));
   manifest.num_outputs = model.outputs;
-  read_task(fields);
+  manifest.task = read_task(fields);
   manifest.output_sd = fields.number("output_sd", 0.0, kAnyNumber);
   read_orders(fields, manifest);
   read_inputs(fields.child("inputs"), model, manifest);
   if (!fields.is_null("text")) manifest.text = read_text(fields.child("text"));
   const Json& outputs = fields.child("outputs");
   if (!outputs.is_object()) throw Malformed("outputs", "expected an object");
-  for (const auto& [name, output] : outputs.items()) read_output(output, name);
+  for (const auto& [name, output] : outputs.items()) {
+    std::vector<std::string> order = read_output(output, name);
+    if (name == "score" && order.size() == model.outputs) manifest.task.labels = std::move(order);
+  }
   manifest.files = read_files(fields.child("files"));
   const Json& graphs = fields.child("graphs");
   if (!graphs.is_object()) throw Malformed("graphs", "expected an object");

@@ -47,6 +47,7 @@ struct TextRecord {
 // What the runtime uses of the manifest; the rest is checked and left behind.
 struct Manifest {
   std::string name;
+  TaskInfo task;
   std::size_t num_outputs = 0;
   double output_sd = 0.0;
   std::array<std::string, kModalities> modality_order;

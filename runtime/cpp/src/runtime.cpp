@@ -76,6 +76,7 @@ struct Nothing {
   std::array<std::string, kModalities> modality_order;
   std::array<std::string, kEdges> edge_order;
   std::string text;
+  TaskInfo task;
 };
 const Nothing kNothing;
 
@@ -361,6 +362,7 @@ Runtime::~Runtime() = default;
 
 const std::array<InputInfo, kModalities>& Runtime::inputs() const noexcept { return impl_ ? impl_->infos() : kNothing.inputs; }
 std::size_t Runtime::outputs() const noexcept { return impl_ ? impl_->outputs() : 0; }
+const TaskInfo& Runtime::task() const noexcept { return impl_ ? impl_->manifest().task : kNothing.task; }
 bool Runtime::has_edges() const noexcept { return impl_ && impl_->has_edges(); }
 const std::string& Runtime::graph() const noexcept { return impl_ ? impl_->graph() : kNothing.text; }
 const std::string& Runtime::backend() const noexcept { return impl_ ? impl_->backend() : kNothing.text; }

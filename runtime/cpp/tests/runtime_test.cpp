@@ -18,6 +18,25 @@ class RuntimeTest : public BundleTest {
   }
 };
 
+TEST_F(RuntimeTest, SaysWhatAScoreMeans) {
+  auto opened = Runtime::open(folder, options());
+  ASSERT_TRUE(opened.ok()) << opened.status().message();
+  EXPECT_EQ(opened->task().name, "regression");
+  EXPECT_EQ(opened->task().low, -3.0);
+  EXPECT_EQ(opened->task().high, 3.0);
+  EXPECT_TRUE(opened->task().labels.empty());
+  manifest["task"] = "classification";
+  manifest["label_range"] = nullptr;
+  manifest["outputs"]["score"]["order"] = {"calm"};
+  write();
+  opened = Runtime::open(folder, options());
+  ASSERT_TRUE(opened.ok()) << opened.status().message();
+  EXPECT_EQ(opened->task().name, "classification");
+  EXPECT_EQ(opened->task().labels, std::vector<std::string>{"calm"});
+  const Runtime taken = std::move(*opened);
+  EXPECT_EQ(opened->task().name, "") << "moved from";
+}
+
 TEST_F(RuntimeTest, PredictsAndDescribesItself) {
   Runtime runtime = open(options());
   EXPECT_EQ(runtime.backend(), "fake 1");

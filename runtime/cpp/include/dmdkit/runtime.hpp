@@ -42,6 +42,8 @@ class DMDKIT_API Runtime {
   // C: 1 for regression, otherwise the number of classes.
   std::size_t outputs() const noexcept;
 
+  const TaskInfo& task() const noexcept;
+
   // Whether explain gives edges.
   bool has_edges() const noexcept;
 

@@ -77,6 +77,14 @@ struct RangeAlarm {
 // stats; predict, explain and self_check answer kInvalidInput there. What it throws is counted, and the call goes on.
 using OutOfRangeCallback = std::function<void(View<const RangeAlarm>)>;
 
+// What a score means.
+struct TaskInfo {
+  std::string name;  // regression: one value; classification: one raw logit per class
+  double low = 0.0;  // range of the labels; of regression alone
+  double high = 0.0;
+  std::vector<std::string> labels;  // names of the classes, in the order of the score; empty where the bundle has none
+};
+
 struct Options {
   std::string device = "auto";    // auto, cpu or cuda
   std::string graph;              // a precision (fp32, int8-cpu) or a full name; empty: the preferred one that passed parity

@@ -1,5 +1,6 @@
 #include "dmdkit_ros/emotion_logic.hpp"
 
+#include <algorithm>
 #include <cmath>
 
 namespace dmdkit_ros {
@@ -16,7 +17,21 @@ std::string counted(std::uint64_t count, const char* what) { return std::to_stri
 
 }  // namespace
 
+double age_ms(std::int64_t now_ns, std::int32_t stamp_sec, std::uint32_t stamp_nanosec) noexcept {
+  constexpr std::int64_t kNanoseconds = 1'000'000'000;
+  const std::int64_t stamp_ns = stamp_sec * kNanoseconds + static_cast<std::int64_t>(stamp_nanosec);
+  return static_cast<double>(now_ns / 1000 - stamp_ns / 1000) / 1e3;  // a difference of nanoseconds could overflow
+}
+
+EmotionLogic::EmotionLogic(dmdkit::Runtime runtime, const Settings& settings)
+    : runtime_(std::move(runtime)), settings_(settings), score_(runtime_.outputs()) {}
+
 dmdkit::Result<EmotionLogic> EmotionLogic::open(const Settings& settings) noexcept {
+  if (settings.bundle.empty()) {
+    return dmdkit::Status(
+        dmdkit::StatusCode::kBundleNotFound,
+        "parameter 'bundle' is not set: expected the path of a bundle directory, as in bundle:=/path/face.dmd");
+  }
   Settings with = settings;
   with.runtime.preload_explain = with.runtime.preload_explain || settings.explain_every > 0;  // not in the first callback
   auto runtime = dmdkit::Runtime::open(with.bundle, with.runtime);
@@ -42,30 +57,63 @@ Answer EmotionLogic::handle(const Sample& sample) {
     last_problem_ = answer.problem;
     return answer;
   }
-  dmdkit::Inputs inputs;
-  std::optional<dmdkit::FloatView>* const views[] = {&inputs.text, &inputs.audio, &inputs.vision};
-  for (std::size_t i = 0; i < sample.modalities.size(); ++i) {
-    if (!sample.modalities[i].absent) *views[i] = sample.modalities[i].values;
-  }
-  const auto prediction = runtime_.predict_into(inputs, score_);
+  const auto prediction = runtime_.predict_into(inputs_of(sample), score_);
   if (!prediction) {
-    ++counts_.failed;
-    answer.problem = last_problem_ = prediction.status().message();
+    answer.problem = prediction.status().message();
+    add_failure(answer.problem);
     return answer;
   }
   ++counts_.predicted;
   answer.outcome = Answer::Outcome::kPredicted;
   answer.prediction = *prediction;
-  if (settings_.explain_every == 0 || (counts_.predicted - 1) % settings_.explain_every != 0) return answer;
-  const auto explanation = runtime_.explain(inputs);
-  if (explanation) {
-    answer.explained = true;
-    answer.explanation = *explanation;
-  } else {
-    ++counts_.failed;
-    answer.problem = last_problem_ = explanation.status().message();
-  }
+  answer.explain_due = settings_.explain_every > 0 && (counts_.predicted - 1) % settings_.explain_every == 0;
   return answer;
+}
+
+dmdkit::Result<dmdkit::Explanation> EmotionLogic::explain(const Sample& sample) {
+  auto explanation = runtime_.explain(inputs_of(sample));
+  if (!explanation) {
+    add_failure(explanation.status().message());
+    return explanation;
+  }
+  explanation->logit_homo = in_input_order(explanation->logit_homo, logit_homo_);
+  explanation->logit_hetero = in_input_order(explanation->logit_hetero, logit_hetero_);
+  return explanation;
+}
+
+dmdkit::Inputs EmotionLogic::inputs_of(const Sample& sample) noexcept {
+  dmdkit::Inputs inputs;
+  std::optional<dmdkit::FloatView>* const views[] = {&inputs.text, &inputs.audio, &inputs.vision};
+  for (std::size_t i = 0; i < sample.modalities.size(); ++i) {
+    if (!sample.modalities[i].absent) *views[i] = sample.modalities[i].values;
+  }
+  return inputs;
+}
+
+dmdkit::FloatView EmotionLogic::in_input_order(dmdkit::FloatView logits, std::vector<float>& ordered) const {
+  const std::size_t outputs = runtime_.outputs();
+  ordered.resize(logits.size());
+  for (std::size_t from = 0; from < dmdkit::kModalities; ++from) {
+    std::size_t to = 0;
+    while (runtime_.modality_order()[from] != dmdkit::kModalityNames[to]) ++to;  // the manifest has each of them once
+    std::copy_n(logits.begin() + from * outputs, outputs, ordered.begin() + static_cast<std::ptrdiff_t>(to * outputs));
+  }
+  return ordered;
+}
+
+void EmotionLogic::add_failure(const std::string& problem) {
+  ++counts_.failed;
+  last_problem_ = problem;
+}
+
+std::string EmotionLogic::summary() const {
+  std::string text = runtime_.name() + " (" + runtime_.task().name + ", " + counted(runtime_.outputs(), "outputs") + "), " +
+                     runtime_.graph() + " in " + runtime_.backend() + "; steps x features:";
+  for (const dmdkit::InputInfo& input : runtime_.inputs()) {
+    text += " " + input.name + " " + std::to_string(input.steps) + " x " + std::to_string(input.features) +
+            (input.may_be_absent ? " (may be absent)" : "");
+  }
+  return text;
 }
 
 EmotionLogic::Counts EmotionLogic::now() const {
@@ -76,24 +124,27 @@ EmotionLogic::Counts EmotionLogic::now() const {
   return counts;
 }
 
-Report EmotionLogic::report() {
+Report EmotionLogic::report(bool active) {
   const Counts counts = now();
   const std::uint64_t failed = counts.failed - reported_.failed;
-  const std::uint64_t dropped = counts.dropped - reported_.dropped;
-  const std::uint64_t misses = counts.deadline_misses - reported_.deadline_misses;
-  const std::uint64_t strange = counts.out_of_range - reported_.out_of_range;
   const std::uint64_t predicted = counts.predicted - reported_.predicted;
+  const std::pair<std::uint64_t, const char*> warnings[] = {
+      {counts.deadline_misses - reported_.deadline_misses, "deadlines missed"},
+      {counts.dropped - reported_.dropped, "samples too old"},
+      {counts.superseded - reported_.superseded, "samples superseded by newer ones"},
+      {counts.lost - reported_.lost, "samples lost by the middleware"},
+      {counts.out_of_range - reported_.out_of_range, "samples outside the training range"}};
   Report report;
+  for (const auto& [count, what] : warnings) {
+    if (count > 0) report.message += (report.message.empty() ? "" : ", ") + counted(count, what);
+  }
   if (failed > 0) {
     report.level = Level::kError;
     report.message = counted(failed, "samples failed; the last: ") + last_problem_;
-  } else if (misses > 0 || dropped > 0 || strange > 0) {
+  } else if (!report.message.empty()) {
     report.level = Level::kWarn;
-    if (misses > 0) report.message = counted(misses, "deadlines missed");
-    if (dropped > 0) report.message += (report.message.empty() ? "" : ", ") + counted(dropped, "samples too old");
-    if (strange > 0) {
-      report.message += (report.message.empty() ? "" : ", ") + counted(strange, "samples outside the training range");
-    }
+  } else if (!active) {
+    report.message = "inactive";
   } else if (predicted > 0) {
     report.level = Level::kOk;
     report.message = counted(predicted, "predictions");
@@ -102,7 +153,8 @@ Report EmotionLogic::report() {
   }
   reported_ = counts;
   const dmdkit::Stats stats = runtime_.stats();
-  report.values = {{"graph", runtime_.graph()},
+  report.values = {{"state", active ? "active" : "inactive"},
+                   {"graph", runtime_.graph()},
                    {"backend", runtime_.backend()},
                    {"predictions", std::to_string(stats.count)},
                    {"p50_ms", milliseconds(stats.p50_ms)},
@@ -111,8 +163,11 @@ Report EmotionLogic::report() {
                    {"deadline_misses", std::to_string(stats.deadline_misses)},
                    {"out_of_range", std::to_string(stats.out_of_range)},
                    {"too_old", std::to_string(counts.dropped)},
+                   {"superseded", std::to_string(counts.superseded)},
+                   {"lost", std::to_string(counts.lost)},
                    {"failed", std::to_string(counts.failed)},
                    {"last_problem", last_problem_}};
+  last_problem_.clear();
   return report;
 }
 

@@ -52,12 +52,81 @@ TEST_F(EmotionLogicTest, PredictsAndExplainsNowAndThen) {
     const Answer answer = logic->handle(sample());
     ASSERT_EQ(answer.outcome, Answer::Outcome::kPredicted) << answer.problem;
     ASSERT_EQ(answer.prediction.score.size(), 1U);
-    EXPECT_EQ(answer.explained, i % 2 == 0);
-    if (answer.explained) {
-      EXPECT_EQ(answer.explanation.edges_homo.size(), kEdges);
-      EXPECT_FLOAT_EQ(answer.prediction.score[0], answer.explanation.score[0]) << "of the same sample";
+    EXPECT_EQ(answer.explain_due, i % 2 == 0);
+    if (answer.explain_due) {
+      const auto explanation = logic->explain(sample());
+      ASSERT_TRUE(explanation.ok()) << explanation.status().message();
+      EXPECT_EQ(explanation->edges_homo.size(), kEdges);
+      EXPECT_FLOAT_EQ(answer.prediction.score[0], explanation->score[0]) << "of the same sample";
     }
   }
+}
+
+TEST_F(EmotionLogicTest, LogitsComeInTheOrderOfTheInputs) {
+  auto logic = EmotionLogic::open(settings());
+  ASSERT_TRUE(logic.ok()) << logic.status().message();
+  auto own = Runtime::open(folder, options());
+  ASSERT_TRUE(own.ok());
+  ASSERT_EQ(own->modality_order()[1], "vision") << "the bundle's order must differ from the inputs' for this test";
+  const auto plain = own->explain(inputs());
+  const auto ordered = logic->explain(sample());
+  ASSERT_TRUE(plain.ok() && ordered.ok());
+  ASSERT_NE(plain->logit_homo[1], plain->logit_homo[2]);
+  for (const auto& [from, to] :
+       {std::pair(plain->logit_homo, ordered->logit_homo), std::pair(plain->logit_hetero, ordered->logit_hetero)}) {
+    EXPECT_EQ(to[0], from[0]);
+    EXPECT_EQ(to[1], from[2]) << "audio";
+    EXPECT_EQ(to[2], from[1]) << "vision";
+  }
+}
+
+TEST_F(EmotionLogicTest, NoStampMakesAnAgeThatThrowsOrOverflows) {
+  EXPECT_EQ(dmdkit_ros::age_ms(3'000'000'000, 1, 500'000'000), 1500.0);
+  EXPECT_EQ(dmdkit_ros::age_ms(0, 2, 0), -2000.0) << "from the future";
+  EXPECT_EQ(dmdkit_ros::age_ms(1'000'000'000, -1, 0), 2000.0);
+  EXPECT_GT(dmdkit_ros::age_ms(std::numeric_limits<std::int64_t>::max(), std::numeric_limits<std::int32_t>::min(), 0), 1.1e13);
+  EXPECT_LT(dmdkit_ros::age_ms(std::numeric_limits<std::int64_t>::min(), std::numeric_limits<std::int32_t>::max(), ~0U),
+            -1.1e13);
+}
+
+TEST_F(EmotionLogicTest, SamplesThatWereNeverHandledAreReported) {
+  auto logic = EmotionLogic::open(settings());
+  ASSERT_TRUE(logic.ok());
+  logic->handle(sample());
+  logic->add_superseded(3);
+  logic->add_lost(2);
+  const Report report = logic->report();
+  EXPECT_EQ(report.level, Level::kWarn);
+  EXPECT_EQ(report.message, "3 samples superseded by newer ones, 2 samples lost by the middleware");
+  EXPECT_EQ(value_of(report, "superseded"), "3");
+  EXPECT_EQ(value_of(report, "lost"), "2");
+  EXPECT_EQ(logic->report(false).message, "inactive");
+}
+
+TEST_F(EmotionLogicTest, AProblemThatWasReportedIsForgotten) {
+  auto logic = EmotionLogic::open(settings());
+  ASSERT_TRUE(logic.ok());
+  Sample wrong = sample();
+  wrong.modalities[0].values = FloatView(text.data(), text.size() - 1);
+  logic->handle(wrong);
+  EXPECT_NE(value_of(logic->report(), "last_problem"), "");
+  logic->handle(sample());
+  EXPECT_EQ(value_of(logic->report(), "last_problem"), "");
+}
+
+TEST_F(EmotionLogicTest, TheSummaryNamesTheSizesThatAreExpected) {
+  auto logic = EmotionLogic::open(settings());
+  ASSERT_TRUE(logic.ok());
+  const std::string summary = logic->summary();
+  EXPECT_NE(summary.find("regression, 1 outputs"), std::string::npos) << summary;
+  EXPECT_NE(summary.find("text 3 x 4 audio 3 x 2 (may be absent) vision 3 x 3 (may be absent)"), std::string::npos) << summary;
+}
+
+TEST_F(EmotionLogicTest, AnUnsetBundleIsCalledUnset) {
+  Settings with = settings();
+  with.bundle.clear();
+  const auto refused = EmotionLogic::open(with);
+  EXPECT_EQ(refused.status().message().find("parameter 'bundle' is not set"), 0U) << refused.status().message();
 }
 
 TEST_F(EmotionLogicTest, DoesNotStartOnADamagedBundleOrAFailedSelfCheck) {

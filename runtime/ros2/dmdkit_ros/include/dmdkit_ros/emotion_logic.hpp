@@ -30,14 +30,16 @@ struct Sample {
   double age_ms = 0.0;                                   // now minus the message's stamp
 };
 
-// What became of one sample. The views are valid until the next call.
+// The age of a message: `now_ns` minus its stamp, which may be negative or in the future. In integers, as no stamp may throw.
+double age_ms(std::int64_t now_ns, std::int32_t stamp_sec, std::uint32_t stamp_nanosec) noexcept;
+
+// What became of one sample. The views are valid until the next call of handle.
 struct Answer {
   enum class Outcome { kPredicted, kDropped, kFailed };
   Outcome outcome = Outcome::kFailed;
   dmdkit::Prediction prediction;  // if kPredicted
-  bool explained = false;
-  dmdkit::Explanation explanation;  // if explained
-  std::string problem;              // if kDropped or kFailed, or an explanation that failed
+  bool explain_due = false;       // this sample's turn: ask for its explanation once the score is out
+  std::string problem;            // if kDropped or kFailed
 };
 
 // The levels of diagnostic_msgs/DiagnosticStatus.
@@ -51,25 +53,44 @@ struct Report {
 
 class EmotionLogic {
  public:
-  // Opens the bundle and, if asked for, checks it.
+  // Opens the bundle and, if asked for, checks it: with self_check this takes as long as predicting the golden samples.
   static dmdkit::Result<EmotionLogic> open(const Settings& settings) noexcept;
 
   const dmdkit::Runtime& runtime() const noexcept { return runtime_; }
 
   Answer handle(const Sample& sample);
 
-  // What happened since the last report decides the level: an error if a sample failed, a warning if a deadline was missed,
-  // features were dropped or left the training range, stale if none came.
-  Report report();
+  // Explains a sample that was handled. The logits are in the order of the inputs (text, audio, vision) whatever the bundle's
+  // own is; the views are valid until the next call.
+  dmdkit::Result<dmdkit::Explanation> explain(const Sample& sample);
+
+  // Samples that were never handled: a newer one was waiting behind them, or the middleware lost them.
+  void add_superseded(std::uint64_t count) noexcept { counts_.superseded += count; }
+  void add_lost(std::uint64_t count) noexcept { counts_.lost += count; }
+
+  // A sample that failed outside this class.
+  void add_failure(const std::string& problem);
+
+  // What happened since the last report decides the level: an error if a sample failed, a warning if a deadline was missed or
+  // samples were dropped, superseded, lost or outside the training range, stale if none came or the node is not active. The
+  // problem it tells is forgotten afterwards.
+  Report report(bool active = true);
+
+  // The sizes that are expected, in a line for a log.
+  std::string summary() const;
 
  private:
-  EmotionLogic(dmdkit::Runtime runtime, const Settings& settings)
-      : runtime_(std::move(runtime)), settings_(settings), score_(runtime_.outputs()) {}
+  EmotionLogic(dmdkit::Runtime runtime, const Settings& settings);
+
+  static dmdkit::Inputs inputs_of(const Sample& sample) noexcept;
+  dmdkit::FloatView in_input_order(dmdkit::FloatView logits, std::vector<float>& ordered) const;
 
   struct Counts {
     std::uint64_t predicted = 0;
     std::uint64_t dropped = 0;
     std::uint64_t failed = 0;
+    std::uint64_t superseded = 0;
+    std::uint64_t lost = 0;
     std::uint64_t deadline_misses = 0;
     std::uint64_t out_of_range = 0;
   };
@@ -78,7 +99,9 @@ class EmotionLogic {
   dmdkit::Runtime runtime_;
   Settings settings_;
   std::vector<float> score_;  // the runtime's own view would end with the explanation
-  Counts counts_;             // predicted, dropped, failed; the rest is the runtime's
+  std::vector<float> logit_homo_;
+  std::vector<float> logit_hetero_;
+  Counts counts_;  // deadline misses and samples out of range are counted by the runtime
   Counts reported_;
   std::string last_problem_;
 };

@@ -1,0 +1,6 @@
+include("${CMAKE_CURRENT_LIST_DIR}/../../messages.cmake")
+set(stand_in_ros_messages "${CMAKE_BINARY_DIR}/stand_in_messages")
+stand_in_messages("${stand_in_ros_messages}")
+add_library(rclcpp::rclcpp INTERFACE IMPORTED)
+target_include_directories(rclcpp::rclcpp INTERFACE "${CMAKE_CURRENT_LIST_DIR}/../../include" "${stand_in_ros_messages}")
+target_compile_definitions(rclcpp::rclcpp INTERFACE STAND_IN_ROS_JAZZY=0)

@@ -1,0 +1,1 @@
+add_library(rclcpp_lifecycle::rclcpp_lifecycle INTERFACE IMPORTED)
