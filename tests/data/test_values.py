@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dmdkit.data import load_dataset
-from dmdkit.data.values import count_non_finite
+from dmdkit.data.values import apply_nan_policy, count_non_finite
 from dmdkit.errors import DataError
 from tests.data.builders import mmsa_content, write_pickle
 
@@ -49,3 +49,17 @@ def test_counts_name_the_worst_columns_first():
     assert (counts.nan, counts.positive_inf, counts.negative_inf, counts.total) == (6, 1, 0, 7)
     assert counts.worst_columns == ((2, 6), (1, 1))
     assert count_non_finite([np.zeros((1, 1, 1), np.float32)]).total == 0
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_the_policy_zero_replaces_whatever_is_not_a_number_and_nothing_else(value):
+    features = {"train": {name: np.ones((2, 3, 4), np.float32) for name in ("text", "audio", "vision")}}
+    features["train"]["audio"][1, 2, 3] = value
+    notes: list[str] = []
+    apply_nan_policy("a file", features, {"train": ["a", "b"]}, "zero", notes)
+    expected = np.ones((2, 3, 4), np.float32)
+    expected[1, 2, 3] = 0
+    np.testing.assert_array_equal(features["train"]["audio"], expected)
+    np.testing.assert_array_equal(features["train"]["text"], np.ones((2, 3, 4), np.float32))
+    assert len(notes) == 1
+    assert "audio: 1 non-finite values replaced by 0" in notes[0]

@@ -118,11 +118,13 @@ def test_the_rate_halves_and_training_stops_on_the_validation_loss(tmp_path, mon
 
 def test_the_best_epoch_on_validation_is_what_the_run_keeps(tmp_path, monkeypatch):
     weights = {}
-    for name, losses in {"second best": [1.0, 0.5, 0.7, 0.6], "two epochs": [1.0, 0.5], "last best": [4, 3, 2, 1]}.items():
+    scripts = {"second best": [1.0, 0.5, 0.7, 0.6], "two epochs": [1.0, 0.5], "tie": [1.0, 0.5, 0.5], "last best": [4, 3, 2, 1]}
+    for name, losses in scripts.items():
         scripted(monkeypatch, losses)
         run = train_tiny(tmp_path / name, f"training.epochs={len(losses)}", "training.plateau_patience=9")
         weights[name] = run.model_file.read_bytes()
     assert weights["second best"] == weights["two epochs"] != weights["last best"]
+    assert weights["tie"] == weights["two epochs"], "an epoch that is no better does not take over"
 
 
 def test_test_labels_choose_nothing(tmp_path):
