@@ -161,7 +161,7 @@ def write_kit(bundle: Bundle, graphs: list[str], target: Target, findings: list[
         raise ExportError(f"{out} exists; choose another --kit" + ("" if force else ", or pass --force to replace a kit"))
     contents: dict[str, bytes] = {bundle.graph(name).file: bundle.read(bundle.graph(name).file) for name in graphs}
     contents["golden.npz"] = _golden(bundle, graphs)
-    contents["build_and_check.py"] = files("dmdkit.runtime.engines.record").joinpath("device_kit.py").read_bytes()
+    contents["build_and_check.py"] = files("dmdkit.runtime.engines").joinpath("device_kit.py").read_bytes()
     for module in _MODULES:
         package, _, name = module.rpartition("/")
         contents[f"lib/dmdkit/{module}"] = files(f"dmdkit.{package.replace('/', '.')}".rstrip(".")).joinpath(name).read_bytes()

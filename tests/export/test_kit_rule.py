@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 import dmdkit.runtime.self_check
-from dmdkit.export import build_and_check
 from dmdkit.export.kit import write_kit
 from dmdkit.export.targets import load_target
 from dmdkit.runtime.bundle import Bundle
+from dmdkit.runtime.engines import device_kit
 from tests.older_files import BUNDLES
 
 GRAPH = "explain.int8-trt"
@@ -31,11 +31,11 @@ def checked(kit: Path, **off: float) -> dict[str, object]:
     """The sidecar's check where one value of each named output is off by so much."""
     listed = json.loads((kit / "kit.json").read_text())
     (graph,) = listed["graphs"]
-    _, expected = build_and_check.golden_of(listed, graph, kit)
+    _, expected = device_kit.golden_of(listed, graph, kit)
     found = {name: array.copy() for name, array in expected.items()}
     for name, change in off.items():
         found[name].flat[0] += np.float32(change)
-    return build_and_check.check_of(listed, graph, found, expected)
+    return device_kit.check_of(listed, graph, found, expected)
 
 
 def test_the_kit_carries_the_file_itself(kit: Path) -> None:
