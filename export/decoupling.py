@@ -85,7 +85,7 @@ class Decouple(nn.Module):
         projection, *encoders = encoder_weights(dmd, modality)
         self.width, self.empty = dmd.shape.width, empty
         self.project = Convolution(projection) if projection is not None else None
-        # The blocks embed sqrt(d) times their input (MODEL.md section 3), so the convolution gives that.
+        # The blocks embed sqrt(d) times their input (docs/model.md section 3), so the convolution gives that.
         scale = math.sqrt(self.width)
         self.encode = Convolution(torch.cat([centre(encoder * scale) for encoder in encoders]))
         # The exclusive and the common part of a step get the same position.

@@ -234,7 +234,7 @@ def memory_input(dmd: Dmd, target: str) -> tuple[Tensor, Tensor]:
 def memory_positions(dmd: Dmd, target: str, length: Length) -> Tensor:
     """Centred positions of a memory block, float64 (2d, T), zero at empty steps.
 
-    Memory blocks have a position at every step: their input comes out of a LayerNorm, so it is never padding (MODEL.md
+    Memory blocks have a position at every step: their input comes out of a LayerNorm, so it is never padding (docs/model.md
     section 10).
     """
     return F.pad(centred_positions(cast(EncoderBlock, dmd.memory_block[target]), length.steps), (length.empty, 0))

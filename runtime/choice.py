@@ -9,7 +9,7 @@ from dmdkit.runtime.backends.registry import BACKENDS, BackendName, installed_ba
 from dmdkit.runtime.latency import read_latencies
 from dmdkit.runtime.manifest import GraphRecord, Manifest
 
-__all__ = ["AUTO_ORDER", "Choice", "check_backend", "choose", "choose_graph", "explain_graph", "has_passed"]
+__all__ = ["AUTO_ORDER", "Choice", "check_backend", "choose", "choose_graph", "explain_graph", "has_passed", "text_graph"]
 
 AUTO_ORDER = ("int8-cpu", "fp32")
 """What ``auto`` prefers on a CPU among the graphs that passed parity; int8-trt belongs to TensorRT, a CPU only simulates it."""
@@ -91,6 +91,21 @@ def explain_graph(manifest: Manifest, predicting: str, *, asked_for: bool) -> st
     if asked_for:
         return choose_graph(manifest, "explain", precision if f"explain.{precision}" in manifest.graphs else "fp32")
     return choose_graph(manifest, "explain", None, prefer=precision)
+
+
+def text_graph(manifest: Manifest, predicting: str, *, asked_for: bool) -> str:
+    """The name of the text graph that goes with graph ``predicting``.
+
+    Where the predicting graph was asked for by name, the text graph of its precision, or else fp32, whatever its verdict;
+    otherwise the first that passed parity.
+
+    Raises:
+        BundleError: None has passed.
+    """
+    precision = manifest.graphs[predicting].precision
+    if asked_for:
+        return f"text.{precision}" if f"text.{precision}" in manifest.graphs else "text.fp32"
+    return choose_graph(manifest, "text", None)
 
 
 def choose(manifest: Manifest, kind: str, graph: str | None, *, backend: str, device: str, threads: int) -> Choice:

@@ -1,25 +1,164 @@
-"""One graph of a bundle, opened with a backend or as an engine."""
+"""The graphs of a bundle, opened as one set of options asks: by an engine where one runs here, else by a backend."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
-from dmdkit.errors import BundleError
+from dmdkit.errors import BundleError, InputError
 from dmdkit.runtime.backends.base import TensorSpec
 from dmdkit.runtime.backends.registry import BackendName
-from dmdkit.runtime.bundle import Bundle
+from dmdkit.runtime.choice import choose, explain_graph, has_passed, text_graph
 from dmdkit.runtime.manifest import TEXT_INPUTS, Manifest
 
 if TYPE_CHECKING:
     from dmdkit.runtime.backends.base import Runner
+    from dmdkit.runtime.bundle import Bundle
 
-__all__ = ["open_engine_or_say", "open_runner"]
+__all__ = ["GraphOpener", "OpenOptions", "open_runner"]
+
+OpenableKind = Literal["fusion", "explain", "text"]
+
+
+@dataclass(frozen=True)
+class OpenOptions:
+    """What a caller asked of :meth:`dmdkit.runtime.Runtime.open`.
+
+    Attributes:
+        graph: A precision or a full graph name, opened whatever its verdict; None: the preferred one that passed parity.
+        backend: auto, onnxruntime, openvino or tensorrt.
+        device: auto, cpu or cuda.
+        threads: Threads inside one prediction.
+        allow_build: Whether an engine may be built where none fits this machine.
+
+    Raises:
+        InputError: A device or thread count that cannot be.
+    """
+
+    graph: str | None = None
+    backend: str = "auto"
+    device: str = "auto"
+    threads: int = 1
+    allow_build: bool = False
+
+    def __post_init__(self) -> None:
+        if self.threads < 1:
+            raise InputError(f"threads={self.threads}: expected 1 or more")
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise InputError(f"device={self.device!r}: expected auto, cpu or cuda")
+
+    @property
+    def place(self) -> Literal["cpu", "cuda"]:
+        """The device with auto resolved."""
+        return "cuda" if self.device == "cuda" else "cpu"
+
+
+class GraphOpener:
+    """Opens the fusion graph of a bundle, then whatever goes with it.
+
+    Args:
+        bundle: An opened bundle.
+        options: What the caller asked for.
+    """
+
+    def __init__(self, bundle: Bundle, options: OpenOptions) -> None:
+        self._bundle, self._options = bundle, options
+        automatic = options.backend == options.device == "auto"
+        self._engines = options.backend == "tensorrt" or (
+            automatic and (options.allow_build or (bundle.path / "engines").is_dir())
+        )
+        self._graph = ""
+        self._backend: BackendName = "onnxruntime"
+        self._predicts_by_engine = False
+
+    def open(self, kind: OpenableKind) -> tuple[Runner, str]:
+        """The runner of a graph of ``kind``, and one sentence where it is not what was wanted ("" where it is).
+
+        The fusion graph comes first: explain and text graphs are chosen to go with it.
+
+        Raises:
+            BundleError: No graph of this kind, none that passed parity, or a damaged one.
+            InputError: A backend or device that cannot be.
+            MissingDependencyError: The backend asked for is not installed.
+        """
+        runner, reason = self._engine(kind)
+        by_engine = runner is not None
+        if runner is None:
+            graph, backend = self._choice(kind)
+            runner = open_runner(
+                self._bundle, graph, threads=self._options.threads, device=self._options.place, backend=backend
+            )
+            if kind == "fusion":
+                self._backend = backend
+        if kind == "fusion":
+            self._graph, self._predicts_by_engine = runner.name, by_engine
+        if not reason:
+            return runner, ""
+        return runner, f"{reason if kind == 'fusion' else f'{kind}: {reason}'}; using onnxruntime"
+
+    def open_named(self, graph: str) -> tuple[Runner, BackendName]:
+        """The runner of graph ``graph`` without engines, and its backend.
+
+        Raises:
+            BundleError: There is no such graph, or it is damaged.
+        """
+        backend = self._backend_for(graph)
+        options = self._options
+        return open_runner(self._bundle, graph, threads=options.threads, device=options.place, backend=backend), backend
+
+    def explain_graph(self) -> str:
+        """The name of the explain graph that goes with the predicting one.
+
+        Raises:
+            BundleError: There is none, or none has passed.
+        """
+        return explain_graph(self._bundle.manifest, self._graph, asked_for=self._options.graph is not None)
+
+    def _engine(self, kind: OpenableKind) -> tuple[Runner | None, str]:
+        """An engine that runs ``kind`` here, or None and the reason ("" where none was wanted)."""
+        # Where no engine predicts, none explains; words are read by one whatever runs the rest.
+        if not self._engines or (kind == "explain" and not self._predicts_by_engine):
+            return None, ""
+        from dmdkit.runtime.engines.choose import engine_runner
+
+        options, manifest = self._options, self._bundle.manifest
+        graph, prefer = options.graph, None
+        if kind == "explain":
+            graph = self.explain_graph()
+        elif kind == "text":
+            graph = text_graph(manifest, self._graph, asked_for=True) if options.graph is not None else None
+            prefer = manifest.graphs[self._graph].precision
+        allow_build = options.allow_build and kind != "explain"
+        return engine_runner(self._bundle, kind, graph, allow_build=allow_build, prefer=prefer)
+
+    def _choice(self, kind: OpenableKind) -> tuple[str, BackendName]:
+        """The graph of ``kind`` that a backend runs, and the backend."""
+        options, manifest = self._options, self._bundle.manifest
+        if kind == "text":
+            return text_graph(manifest, self._graph, asked_for=options.graph is not None), "onnxruntime"
+        if kind == "explain":
+            graph = self.explain_graph()
+            return graph, self._backend_for(graph)
+        backend = "onnxruntime" if self._engines else options.backend
+        chosen = choose(manifest, "fusion", options.graph, backend=backend, device=options.place, threads=options.threads)
+        if options.place != "cpu":
+            from dmdkit.runtime.backends.onnxruntime import available_devices
+
+            if options.place not in available_devices():
+                raise InputError(f"device={options.device!r}: this ONNX Runtime has only {', '.join(available_devices())}")
+        return chosen.graph, chosen.backend
+
+    def _backend_for(self, graph: str) -> BackendName:
+        """The predicting backend where it is proven for ``graph`` too; else ONNX Runtime, which every graph runs in."""
+        if graph == self._graph or has_passed(self._bundle.manifest.graphs[graph], self._backend):
+            return self._backend
+        return "onnxruntime"
 
 
 def open_runner(
     bundle: Bundle, graph: str, *, threads: int = 1, device: str = "cpu", backend: BackendName = "onnxruntime"
 ) -> Runner:
-    """Opens one graph of a bundle with a backend, after checking its hash and that it is what the manifest says.
+    """One graph of a bundle in a backend, after checking its hash and that it is what the manifest says.
 
     Raises:
         BundleError: The file is damaged, or takes or gives something else than the manifest says.
@@ -54,15 +193,3 @@ def _signature(manifest: Manifest, kind: str) -> tuple[set[TensorSpec], set[str]
         return {TensorSpec(name, shape, "int64") for name in TEXT_INPUTS}, {"text"}
     inputs = {TensorSpec(name, (-1, i.steps, i.features)) for name, i in manifest.inputs.items()}
     return inputs, {"score"} if kind == "fusion" else set(manifest.outputs)
-
-
-def open_engine_or_say(
-    bundle: Bundle, kind: str, graph: str | None, *, allow_build: bool, prefer: str | None = None
-) -> tuple[Runner | None, str]:
-    """An engine of the bundle that runs on this machine, or None and one sentence that says why there is none.
-
-    ``prefer``: the precision that is tried first where several engines fit.
-    """
-    from dmdkit.runtime.engines.choose import engine_runner
-
-    return engine_runner(bundle, kind, graph, allow_build=allow_build, prefer=prefer)

@@ -10,21 +10,19 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from dmdkit.errors import BundleError, InputError
 from dmdkit.runtime.answers import Explanation, Prediction, require_finite
-from dmdkit.runtime.backends.registry import BackendName
 from dmdkit.runtime.bundle import Bundle
-from dmdkit.runtime.choice import choose, explain_graph, has_passed
 from dmdkit.runtime.inputs import CheckedInputs, RangeGuard, check_inputs
 from dmdkit.runtime.manifest import Manifest
-from dmdkit.runtime.open_graph import open_engine_or_say, open_runner
+from dmdkit.runtime.open_graph import GraphOpener, OpenOptions
 from dmdkit.runtime.self_check import GraphCheck, SelfCheck, check_outputs
-from dmdkit.runtime.text.encoder import TextFeatures, TextStage, is_words, plain_ids, require_text, text_graph_for
+from dmdkit.runtime.text.encoder import TextFeatures, TextStage, is_words, plain_ids, require_text
 
 if TYPE_CHECKING:
     from dmdkit.runtime.backends.base import Runner
@@ -45,19 +43,11 @@ class Runtime:
     Use :meth:`open`; the constructor is for it.
     """
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        runner: Runner,
-        *,
-        asked_for: bool,
-        threads: int,
-        device: str,
-        backend: BackendName,
-        on_out_of_range: OutOfRange | None,
-    ) -> None:
-        self._bundle, self._runner, self._asked_for = bundle, runner, asked_for
-        self._threads, self._device, self._backend, self._on_out_of_range = threads, device, backend, on_out_of_range
+    def __init__(self, bundle: Bundle, opener: GraphOpener, on_out_of_range: OutOfRange | None) -> None:
+        self._bundle, self._opener, self._on_out_of_range = bundle, opener, on_out_of_range
+        self.notes: tuple[str, ...] = ()
+        """What was not as asked for when a graph was opened, in sentences: why no engine runs it, for one."""
+        self._runner = self._open("fusion")
         self._guard = RangeGuard(bundle.manifest.inputs)
         self._count_lock, self._explain_lock = threading.Lock(), threading.Lock()
         self._explain_runner: Runner | None = None
@@ -65,9 +55,6 @@ class Runtime:
         self._truncated_count = 0
         self._out_of_range_count = 0
         self._closed = False
-        self._engine = self._engines = self._allow_build = False
-        self.notes: tuple[str, ...] = ()
-        """What was not as asked for when a graph was opened, in sentences: why no engine runs it, for one."""
 
     @classmethod
     def open(
@@ -103,49 +90,19 @@ class Runtime:
             InputError: A device, backend or thread count that cannot be.
             MissingDependencyError: The backend asked for is not installed.
         """
-        if threads < 1:
-            raise InputError(f"threads={threads}: expected 1 or more")
-        if device not in ("auto", "cpu", "cuda"):
-            raise InputError(f"device={device!r}: expected auto, cpu or cuda")
-        resolved = "cpu" if device == "auto" else device
+        options = OpenOptions(graph, backend, device, threads, allow_build)
         bundle = Bundle.open(Path(path))
         bundle.verify()
         bundle = replace(bundle, path=bundle.path.absolute())  # explaining and checking read files after a chdir, too
-        engines = backend == "tensorrt" or (backend == device == "auto" and (allow_build or (bundle.path / "engines").is_dir()))
-        runner: Runner | None = None
-        used: BackendName = "onnxruntime"
-        why = ""
-        if engines:
-            runner, why = open_engine_or_say(bundle, "fusion", graph, allow_build=allow_build)
-            backend = "onnxruntime"
-        engine = runner is not None
-        if runner is None:
-            chosen = choose(bundle.manifest, "fusion", graph, backend=backend, device=resolved, threads=threads)
-            if resolved != "cpu":
-                from dmdkit.runtime.backends.onnxruntime import available_devices
+        return cls(bundle, GraphOpener(bundle, options), on_out_of_range)
 
-                if resolved not in available_devices():
-                    raise InputError(f"device={device!r}: this ONNX Runtime has only {', '.join(available_devices())}")
-            runner = open_runner(bundle, chosen.graph, threads=threads, device=resolved, backend=chosen.backend)
-            used = chosen.backend
-        opened = cls(
-            bundle,
-            runner,
-            asked_for=graph is not None,
-            threads=threads,
-            device=resolved,
-            backend=used,
-            on_out_of_range=on_out_of_range,
-        )
-        opened._engine, opened._engines, opened._allow_build = engine, engines, allow_build
-        if why:
-            opened._say_fallback(why)
-        return opened
-
-    def _say_fallback(self, why: str) -> None:
-        """Keeps the reason why ONNX Runtime runs what an engine was wanted for."""
-        self.notes += (f"{why}; using onnxruntime",)
-        _LOG.warning("%s: %s", self._bundle.path, self.notes[-1])
+    def _open(self, kind: Literal["fusion", "explain", "text"]) -> Runner:
+        """The runner of a graph of ``kind``; what is not as asked for is kept in :attr:`notes` and logged."""
+        runner, note = self._opener.open(kind)
+        if note:
+            self.notes += (note,)
+            _LOG.warning("%s: %s", self._bundle.path, note)
+        return runner
 
     @property
     def manifest(self) -> Manifest:
@@ -232,20 +189,8 @@ class Runtime:
         with self._explain_lock:
             self._require_open()
             if self._text_stage is None:
-                self._text_stage = TextStage(self._bundle, self._text_runner())
+                self._text_stage = TextStage(self._bundle, self._open("text"))
             return self._text_stage
-
-    def _text_runner(self) -> Runner:
-        """An engine where engines are wanted and one fits, whatever runs the rest; otherwise ONNX Runtime."""
-        if self._engines:
-            asked = text_graph_for(self.manifest, self.graph, asked_for=True) if self._asked_for else None
-            like = self.manifest.graphs[self.graph].precision
-            engine, why = open_engine_or_say(self._bundle, "text", asked, allow_build=self._allow_build, prefer=like)
-            if engine is not None:
-                return engine
-            self._say_fallback(f"text: {why}")
-        name = text_graph_for(self.manifest, self.graph, asked_for=self._asked_for)
-        return open_runner(self._bundle, name, threads=self._threads, device=self._device)
 
     @property
     def text_graph(self) -> str | None:
@@ -257,25 +202,11 @@ class Runtime:
         """What runs it, with its version, once words came."""
         return None if self._text_stage is None else self._text_stage.runner.backend
 
-    def _backend_for(self, graph: str) -> BackendName:
-        """The predicting backend where it is proven for ``graph`` too; else ONNX Runtime, which every graph runs in."""
-        if graph == self.graph or has_passed(self.manifest.graphs[graph], self._backend):
-            return self._backend
-        return "onnxruntime"
-
     def _explainer(self) -> Runner:
         with self._explain_lock:
             self._require_open()
             if self._explain_runner is None:
-                name = explain_graph(self.manifest, self.graph, asked_for=self._asked_for)
-                if self._engine:
-                    self._explain_runner, why = open_engine_or_say(self._bundle, "explain", name, allow_build=False)
-                    if self._explain_runner is not None:
-                        return self._explain_runner
-                    self._say_fallback(f"explain: {why}")
-                self._explain_runner = open_runner(
-                    self._bundle, name, threads=self._threads, device=self._device, backend=self._backend_for(name)
-                )
+                self._explain_runner = self._open("explain")
             return self._explain_runner
 
     def explain(self, *, text: object = None, audio: object = None, vision: object = None) -> Explanation:
@@ -318,7 +249,7 @@ class Runtime:
         names = list(self.manifest.graphs) if every_graph else [self.graph]
         if not every_graph:
             with suppress(BundleError):  # nothing explains, so there is nothing to check
-                names.append(explain_graph(self.manifest, self.graph, asked_for=self._asked_for))
+                names.append(self._opener.explain_graph())
             if self._text_stage is not None:
                 names.append(self._text_stage.runner.name)
         text = self._text_stage.runner if self._text_stage is not None else None
@@ -336,8 +267,8 @@ class Runtime:
                 worst = float("inf") if found_now.max_error is None else found_now.max_error
                 checks.append(GraphCheck(name, worst, found_now.tolerance, None, found_now.passed, found_now.worst_output))
                 continue
-            backend = self._backend_for(name)
-            with open_runner(self._bundle, name, threads=self._threads, device=self._device, backend=backend) as runner:
+            opened, backend = self._opener.open_named(name)
+            with opened as runner:
                 found = runner.infer(golden.inputs_of(record.kind))
             recorded, spread = golden.recorded[name], self.manifest.output_sd
             # OpenVINO quantises activations where it sees INT8 weights (measured: 2e-3), so there it does not repeat float.

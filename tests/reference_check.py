@@ -114,7 +114,7 @@ def check_recording(weights: Path) -> RecordingResult:
             found |= {f"loss/{space}_gd/{name}": value for name, value in terms.distillation[space].items()}
 
     comparisons = [_value(name, value, recorded[name]) for name, value in found.items() if name in recorded]
-    # proj_s_m enters no output and no loss; the model does not compute it (MODEL.md section 1).
+    # proj_s_m enters no output and no loss; the model does not compute it (docs/model.md section 1).
     unseen = {
         n for n in recorded if n.startswith(("out/", "edges/", "loss/")) and not n.startswith("out/proj_s_")
     } - found.keys()

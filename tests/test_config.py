@@ -6,7 +6,7 @@ import yaml
 from dmdkit.config import ModelShape, load_run_config, recipe_names, recipe_path
 from dmdkit.errors import ConfigError
 
-# MODEL.md section 7, "Training as published"
+# docs/model.md section 7, "Training as published"
 PUBLISHED = {
     "mosi-aligned": {
         "model": (50, 10, 4, (5, 5, 5)),

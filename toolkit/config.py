@@ -168,7 +168,7 @@ class DataConfig(_Record):
 
 
 class TrainingConfig(_Record):
-    """How the model is optimised; the defaults are the published ones (MODEL.md section 7)."""
+    """How the model is optimised; the defaults are the published ones (docs/model.md section 7)."""
 
     losses: Literal["released", "paper"] = Field("released", description="objective of the published code, or of the paper")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 1

@@ -1,4 +1,4 @@
-"""The task's metrics in MMSA's conventions (MODEL.md section 8), and paired bootstrap intervals; numpy only."""
+"""The task's metrics in MMSA's conventions (docs/model.md section 8), and paired bootstrap intervals; numpy only."""
 
 from __future__ import annotations
 

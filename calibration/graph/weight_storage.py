@@ -1,7 +1,7 @@
 """Stores weight matrices as INT8 behind a DequantizeLinear: the file shrinks fourfold, the arithmetic does not change.
 
 Scales are symmetric and one per output channel; a scale along the axis a product sums over would be wrong in integer
-arithmetic (TARGETS.md), so :func:`check_scales` refuses it.
+arithmetic, so :func:`check_scales` refuses it.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from dmdkit.errors import BundleError, InputError
 from dmdkit.runtime.bundle import Bundle
-from dmdkit.runtime.choice import choose_graph
 from dmdkit.runtime.inputs import refuse_masked
 from dmdkit.runtime.manifest import Manifest, TextRecord
 from dmdkit.runtime.text.tokenizer import Layout, SentenceTokenizer, TokenBatch, lay_out
@@ -26,7 +25,6 @@ __all__ = [
     "layout_of",
     "plain_ids",
     "require_text",
-    "text_graph_for",
     "tokenizer_of",
 ]
 
@@ -48,21 +46,6 @@ def tokenizer_of(bundle: Bundle) -> SentenceTokenizer:
     record = bundle.manifest.text
     assert record is not None, "only a bundle with a text encoder is asked for its tokenizer"
     return SentenceTokenizer(bundle.read(record.tokenizer), layout_of(record), f"{bundle.path}/{record.tokenizer}")
-
-
-def text_graph_for(manifest: Manifest, predicting: str, *, asked_for: bool) -> str:
-    """The name of the text graph that goes with graph ``predicting``.
-
-    Where the predicting graph was asked for by name, the text graph of its precision, or else fp32, whatever its verdict;
-    otherwise the first that passed parity.
-
-    Raises:
-        BundleError: None has passed.
-    """
-    precision = manifest.graphs[predicting].precision
-    if asked_for:
-        return f"text.{precision}" if f"text.{precision}" in manifest.graphs else "text.fp32"
-    return choose_graph(manifest, "text", None)
 
 
 def is_words(value: object) -> bool:

@@ -12,7 +12,7 @@ from tests.conftest import SHARED
 
 RECORDINGS = sorted((SHARED / "reference").glob("*.weights.safetensors"))
 COMMON_ZERO_PREFIX = {"mosi_aligned_untrained": 4}
-"""All-zero biases and a common zero prefix in all three streams occur only in untrained weights (MODEL.md section 10)."""
+"""All-zero biases and a common zero prefix in all three streams occur only in untrained weights (docs/model.md section 10)."""
 
 
 @pytest.mark.slow

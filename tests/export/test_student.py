@@ -279,7 +279,7 @@ def recording(name: str) -> tuple[DmdSystem, dict[str, Tensor]]:
     features = {m: torch.from_numpy(arrays[f"in/{m}"]) for m in MODALITIES}
     if name == "mosi_aligned_untrained":
         # Sample 4: all biases are zero and all streams begin with zeros; the one case where the padding mask taken from
-        # the input differs from the published test on channel 0 (MODEL.md section 10).
+        # the input differs from the published test on channel 0 (docs/model.md section 10).
         kept = [i for i in range(len(features["text"])) if i != 4]
         features = {m: x[kept] for m, x in features.items()}
     return system, features

@@ -42,7 +42,7 @@ def test_parameter_counts_are_the_published_ones() -> None:
     for shape, published in ((mosi, 4_743_658), (mosei, 1_792_778)):
         with torch.device("meta"):
             ours = sum(p.numel() for p in Dmd(shape).parameters())
-        # proj_cosine_m enters no output and no loss, so the model does not carry it (MODEL.md section 1).
+        # proj_cosine_m enters no output and no loss, so the model does not carry it (docs/model.md section 1).
         d = shape.width
         unused = sum(d * d * steps + d for steps in shape.projected_lengths.values())
         assert ours + unused == published
@@ -92,7 +92,7 @@ def test_position_table_starts_with_a_zero_row_and_pads_odd_widths() -> None:
 
 
 def test_prefix_of_a_long_run_equals_the_run_on_the_prefix() -> None:
-    """Causality with equal projected lengths (MODEL.md section 10): what makes exact streaming possible."""
+    """Causality with equal projected lengths (docs/model.md section 10): what makes exact streaming possible."""
     torch.manual_seed(1)
     long, short = shape_of(levels=2, lengths=(9, 9, 9)), shape_of(levels=2, lengths=(5, 5, 5))
     model = Dmd(long).eval()

@@ -1,4 +1,4 @@
-"""Loss terms against slow, literal versions of MODEL.md section 6."""
+"""Loss terms against slow, literal versions of docs/model.md section 6."""
 
 import itertools
 import math

@@ -27,7 +27,7 @@ SETTINGS = (
 
 
 def written_by_hand(variant="published"):
-    """MODEL.md section 7, spelled out once more without the trainer."""
+    """docs/model.md section 7, spelled out once more without the trainer."""
     dataset, config = tiny_dataset(train=40), tiny_config(*SETTINGS)
     settings = config.training
     torch.manual_seed(settings.seed)

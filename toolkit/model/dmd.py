@@ -1,4 +1,4 @@
-"""Decoupled Multimodal Distillation, the full model that is trained (arXiv 2303.13802; MODEL.md sections 1 to 4).
+"""Decoupled Multimodal Distillation, the full model that is trained (arXiv 2303.13802; docs/model.md sections 1 to 4).
 
 It reads from top to bottom as the paper does: decouple, reconstruct, common heads, transformers, read-out. Layout is
 (B, T, d) except where a comment says otherwise. Orders l, v, a (text, vision, audio) inside concatenations are the

@@ -1,4 +1,4 @@
-"""The graph distillation unit (paper, section 3.3; MODEL.md section 5): which modality should teach which."""
+"""The graph distillation unit (paper, section 3.3; docs/model.md section 5): which modality should teach which."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The training objective, term by term, in its published and its paper form (MODEL.md section 6).
+"""The training objective, term by term, in its published and its paper form (docs/model.md section 6).
 
 Every term is a scalar. ``released`` follows the published code, ``paper`` the article; where they differ the
 function has one branch or twin for each and says why.

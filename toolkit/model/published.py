@@ -1,4 +1,4 @@
-"""Published checkpoints: their key names, what they leave out, and the sizes their tensors imply (MODEL.md section 9)."""
+"""Published checkpoints: their key names, what they leave out, and the sizes their tensors imply (docs/model.md section 9)."""
 
 from __future__ import annotations
 

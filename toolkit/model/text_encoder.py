@@ -1,4 +1,4 @@
-"""A BERT in front of the text input: tokens in, its last hidden states out (MODEL.md section 1)."""
+"""A BERT in front of the text input: tokens in, its last hidden states out (docs/model.md section 1)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The one transformer block DMD uses everywhere: a pre-norm encoder whose queries and source may differ.
 
-Source: MODEL.md section 3 (Vaswani encoder as in MulT). Layout is (B, T, e) throughout.
+Source: docs/model.md section 3 (Vaswani encoder as in MulT). Layout is (B, T, e) throughout.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How far apart two versions of the model are, and whether that is near enough.
 
-Every hop compares a model with the one it was made from on real held-out samples. The limits are DESIGN.md's; loosening
+Every hop compares a model with the one it was made from on real held-out samples. The limits stand in docs/bundle.md; loosening
 one needs a written reason beside it.
 """
 

@@ -13,7 +13,7 @@ from dmdkit.runtime.manifest import Manifest
 __all__ = ["NOT_SLOWER", "SIMULATED", "Tried", "judge_targets", "judged_again"]
 
 NOT_SLOWER = 1.03
-"""Median paired latency over fp32 up to which INT8 counts as not slower (DESIGN.md)."""
+"""Median paired latency over fp32 up to which INT8 counts as not slower."""
 
 NOT_MEASURED = LatencyRecord(status="not measured here")
 SIMULATED = LatencyRecord(status="simulated")

@@ -1,4 +1,4 @@
-"""Training as published (MODEL.md section 7), on any device, resumable to the byte.
+"""Training as published (docs/model.md section 7), on any device, resumable to the byte.
 
 A text encoder is trained with the model, by the same rule, or was applied to the data before.
 Gradients of ``accumulate_batches`` batches are summed, clipped by value after every backward, and an incomplete group
