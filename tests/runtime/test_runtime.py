@@ -13,8 +13,7 @@ import onnx
 import pytest
 
 from dmdkit.errors import AnswerError, BundleError, InputError
-from dmdkit.runtime import Runtime
-from dmdkit.runtime import runtime as runtime_module
+from dmdkit.runtime import Runtime, open_graph
 from dmdkit.runtime.backends.base import Runner
 from dmdkit.runtime.bundle import Bundle
 from tests.runtime.builders import edit_manifest, golden_inputs, one_sample, put_file, set_verdict
@@ -283,13 +282,13 @@ def test_eight_threads_get_the_same_answers_as_one(runtime: Runtime, tiny_bundle
 
 def test_threads_that_explain_first_open_the_graph_once(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch):
     opened: list[str] = []
-    real = runtime_module.open_runner
+    real = open_graph.open_runner
 
     def counted(bundle: Bundle, graph: str, **options: Any) -> Runner:
         opened.append(graph)
         return real(bundle, graph, **options)
 
-    monkeypatch.setattr(runtime_module, "open_runner", counted)
+    monkeypatch.setattr(open_graph, "open_runner", counted)
     sample = one_sample(tiny_bundle)
     with Runtime.open(tiny_bundle) as runtime, ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: runtime.explain(**sample), range(8)))
