@@ -43,7 +43,8 @@ types: $(READY) build/stubs/.ready
 	$(PIP) install -q --no-deps --no-build-isolation --target build/typecheck .
 	MYPYPATH=build/typecheck:build/stubs $(BIN)/mypy -p dmdkit
 
-# The C++ side: configure, build, run its tests, install it and build a project against the installed package.
+# The C++ side: configure, build, run its tests, install it, build a project against the installed package
+# and run it.
 native: $(ORT_SDK)/.ready
 	cmake -S . -B build/native -DCMAKE_BUILD_TYPE=Release -Donnxruntime_ROOT=$(CURDIR)/$(ORT_SDK)
 	cmake --build build/native --parallel 2
@@ -52,6 +53,7 @@ native: $(ORT_SDK)/.ready
 	cmake --install build/native --prefix $(CURDIR)/build/installed > build/install.log
 	cmake -S runtime/cpp/examples/consumer -B build/consumer -DCMAKE_PREFIX_PATH=$(CURDIR)/build/installed
 	cmake --build build/consumer
+	build/consumer/robot tests/fixtures/bundles/0.1/features fp32
 
 # What takes long or needs more than a plain machine; run before a release.
 test-all: test mutants sanitize fuzz test-aarch64 soak

@@ -10,16 +10,16 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from dmdkit.config import ModelShape
 from dmdkit.errors import BundleError
 from dmdkit.files import write_json
+from dmdkit.runtime.format_version import SCHEMA_MINOR, RequirementRecord, in_oldest_minor, version_problem, without_unknown
 
 __all__ = [
     "MANIFEST_FILE",
     "OPTIONAL_BACKENDS",
-    "SCHEMA_VERSION",
     "TEXT_INPUTS",
     "CalibrationRecord",
     "FileRecord",
@@ -36,7 +36,6 @@ __all__ = [
     "write_manifest",
 ]
 
-SCHEMA_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 MAX_MANIFEST_BYTES = 16 << 20
 _SAFE_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
@@ -218,6 +217,8 @@ class Manifest(_Record):
     """``manifest.json``."""
 
     schema_version: Literal[1] = 1
+    schema_minor: Count = Field(0, description="the least that has every field used here; absent means 0")
+    requires: list[RequirementRecord] = Field(default_factory=list, description="what a reader must know; absent means nothing")
     name: str
     created: str
     tools: dict[str, str] = Field(description="versions of what made the bundle")
@@ -235,6 +236,13 @@ class Manifest(_Record):
     calibration: CalibrationRecord | None
     golden: GoldenRecord
     files: dict[str, FileRecord]
+
+    _ignored: tuple[str, ...] = PrivateAttr(())
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """Places of what a later version wrote and this one left out."""
+        return self._ignored
 
     @field_validator("files")
     @classmethod
@@ -346,16 +354,11 @@ def read_manifest(bundle: Path) -> Manifest:
         values = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_no_constant)
     except (ValueError, RecursionError) as cause:
         raise BundleError(f"{path}: damaged: {_plain(str(cause)) or type(cause).__name__}; export the bundle again") from cause
-    found = values.get("schema_version") if isinstance(values, dict) else None
-    if type(found) is not int or found != SCHEMA_VERSION:
-        shown = f"{found!r:.40}" if isinstance(found, (int, str)) else "missing"  # a nested value may be too deep to print
-        raise BundleError(
-            f"{path}: schema version {shown}, this dmdkit reads version {SCHEMA_VERSION}; "
-            "use the dmdkit that wrote the bundle, or export it again"
-        )
+    if (problem := version_problem(values)) is not None:
+        raise BundleError(f"{path}: {_plain(problem)}")
     try:
-        # From the text, not from ``values``: strict JSON mode takes lists as tuples but no "5" or true as a number.
-        return Manifest.model_validate_json(text, strict=True)
+        # From text, not from ``values``: strict JSON mode takes lists as tuples but no "5" or true as a number.
+        return _validated(text, values)
     except ValidationError as cause:
         first = cause.errors(include_url=False)[0]
         where = _plain(".".join(str(part) for part in first["loc"]))
@@ -365,6 +368,29 @@ def read_manifest(bundle: Path) -> Manifest:
         ) from cause
 
 
+def _validated(text: str, values: dict[str, Any]) -> Manifest:
+    """The checked manifest; of a later minor version without what is unknown."""
+    minor = values.get("schema_minor", 0)
+    try:
+        return Manifest.model_validate_json(text, strict=True)
+    except ValidationError as cause:
+        if type(minor) is not int or minor <= SCHEMA_MINOR:
+            raise
+        ignored = without_unknown(values, cause.errors(include_url=False))
+    manifest = Manifest.model_validate_json(json.dumps(values), strict=True)
+    manifest._ignored = ignored
+    return manifest
+
+
 def write_manifest(bundle: Path, manifest: Manifest) -> None:
-    """Writes ``manifest.json`` atomically."""
-    write_json(bundle / MANIFEST_FILE, manifest.model_dump(mode="json"), BundleError)
+    """Writes ``manifest.json`` atomically, in the oldest minor version that says it all: robots read that everywhere.
+
+    Raises:
+        BundleError: It cannot be written, or a later dmdkit wrote it and something in it is not known here.
+    """
+    if manifest.ignored:
+        raise BundleError(
+            f"{bundle / MANIFEST_FILE}: format 1.{manifest.schema_minor}, this dmdkit knows 1.{SCHEMA_MINOR}: writing "
+            f"it would lose {', '.join(map(_plain, manifest.ignored[:5]))}; use the dmdkit that made the bundle"
+        )
+    write_json(bundle / MANIFEST_FILE, in_oldest_minor(manifest.model_dump(mode="json")), BundleError)

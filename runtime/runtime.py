@@ -18,6 +18,7 @@ import numpy.typing as npt
 from dmdkit.errors import BundleError, InputError
 from dmdkit.runtime.answers import Explanation, Prediction, require_finite
 from dmdkit.runtime.bundle import Bundle
+from dmdkit.runtime.format_version import SCHEMA_MINOR
 from dmdkit.runtime.inputs import CheckedInputs, RangeGuard, check_inputs
 from dmdkit.runtime.manifest import Manifest
 from dmdkit.runtime.open_graph import GraphOpener, OpenOptions
@@ -46,7 +47,12 @@ class Runtime:
     def __init__(self, bundle: Bundle, opener: GraphOpener, on_out_of_range: OutOfRange | None) -> None:
         self._bundle, self._opener, self._on_out_of_range = bundle, opener, on_out_of_range
         self.notes: tuple[str, ...] = ()
-        """What was not as asked for when a graph was opened, in sentences: why no engine runs it, for one."""
+        """What was not as asked for, in sentences: why no engine runs a graph, what of a later format was left out."""
+        if bundle.manifest.ignored:
+            self._note(
+                f"of format 1.{bundle.manifest.schema_minor}, this dmdkit reads 1.{SCHEMA_MINOR}: it leaves out "
+                f"{', '.join(bundle.manifest.ignored[:5]):.200}"
+            )
         self._runner = self._open("fusion")
         self._guard = RangeGuard(bundle.manifest.inputs)
         self._count_lock, self._explain_lock = threading.Lock(), threading.Lock()
@@ -100,9 +106,12 @@ class Runtime:
         """The runner of a graph of ``kind``; what is not as asked for is kept in :attr:`notes` and logged."""
         runner, note = self._opener.open(kind)
         if note:
-            self.notes += (note,)
-            _LOG.warning("%s: %s", self._bundle.path, note)
+            self._note(note)
         return runner
+
+    def _note(self, note: str) -> None:
+        self.notes += (note,)
+        _LOG.warning("%s: %s", self._bundle.path, note)
 
     @property
     def manifest(self) -> Manifest:

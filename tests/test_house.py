@@ -9,7 +9,7 @@ import pytest
 
 import dmdkit
 from dmdkit.cli import main
-from dmdkit.runtime.manifest import SCHEMA_VERSION
+from dmdkit.runtime.format_version import SCHEMA_MINOR, SCHEMA_VERSION
 from tests.conftest import ROOT
 
 PACKAGE_DIRS = {
@@ -39,7 +39,8 @@ def test_pyproject_lists_every_package_in_the_tree() -> None:
 def test_python_and_cpp_agree_on_the_schema_version() -> None:
     header = read("runtime/cpp/include/dmdkit/version.h.in")
     assert f"DMDKIT_MANIFEST_SCHEMA_VERSION {SCHEMA_VERSION}" in header
-    assert f"schema version {SCHEMA_VERSION}" in read("docs/bundle.md")
+    assert f"DMDKIT_MANIFEST_SCHEMA_MINOR {SCHEMA_MINOR}" in header
+    assert f"schema version {SCHEMA_VERSION}.{SCHEMA_MINOR}" in read("docs/bundle.md")
 
 
 def test_readme_commands_exist() -> None:

@@ -1,4 +1,4 @@
-// What every plug-in shares of the interface in src/backend_abi.h: failures that become codes and texts, and the table.
+// What every plug-in shares of the interface in dmdkit/backend.h: failures that become codes and texts, and the table.
 //
 // A plug-in defines dmdkit_backend_session with
 //
@@ -6,7 +6,7 @@
 //   const std::vector<T>& inputs() const;   // and outputs(); T has a name and a shape, whose first size is -1, the batch
 //   void bind(std::size_t batch, float* const* inputs, float* const* outputs);
 //   void run();                             // must not allocate unless it fails
-//   const char* note() const;               // null, or what backend_abi.h says of notes
+//   const char* note() const;               // null, or what backend.h says of notes
 //
 // all of which may throw but the getters, keeps a `constexpr` table made by table_of, and defines the entry with
 // DMDKIT_BACKEND_DEFINE_ENTRY.
@@ -22,11 +22,11 @@
 #include <string>
 #include <utility>
 
-#include "../src/backend_abi.h"
+#include "dmdkit/backend.h"
 
 namespace dmdkit_plugin {
 
-// Why something failed, with a code of backend_abi.h.
+// Why something failed, with a code of backend.h.
 class Problem : public std::exception {
  public:
   Problem(int code, std::string text) : code_(code), text_(std::move(text)) {}

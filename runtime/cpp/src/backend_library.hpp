@@ -5,7 +5,7 @@
 
 #include <string>
 
-#include "backend_abi.h"
+#include "dmdkit/backend.h"
 
 namespace dmdkit {
 

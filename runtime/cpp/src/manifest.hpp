@@ -1,4 +1,5 @@
-// manifest.json, schema version 1 (docs/bundle.md): read whole and checked whole, like dmdkit.runtime.manifest in Python.
+// manifest.json, schema version 1 (docs/bundle.md). What is used is checked, with Python's limits; a field that is not used is
+// neither checked nor refused, so that what a later minor version adds does not stop a robot.
 #ifndef DMDKIT_SRC_MANIFEST_HPP_
 #define DMDKIT_SRC_MANIFEST_HPP_
 
@@ -38,14 +39,10 @@ struct GraphRecord {
   bool only_stores_int8 = false;  // INT8 weights, float arithmetic: repeated as exactly as an fp32 graph
 };
 
-// A text encoder in front of the graphs. This runtime takes its output, the text features; it does not run it.
-struct TextRecord {
-  std::string tokenizer;
-  std::uint64_t max_tokens = 0;
-};
-
-// What the runtime uses of the manifest; the rest is checked and left behind.
+// What the runtime uses of the manifest; the rest is not looked at.
 struct Manifest {
+  std::uint64_t schema_minor = 0;
+  std::vector<std::string> notes;  // what was not as expected, in sentences
   std::string name;
   TaskInfo task;
   std::size_t num_outputs = 0;
@@ -53,7 +50,6 @@ struct Manifest {
   std::array<std::string, kModalities> modality_order;
   std::array<std::string, kEdges> edge_order;   // "student<-teacher"
   std::array<InputRecord, kModalities> inputs;  // in the order of kModalityNames
-  std::optional<TextRecord> text;
   std::vector<std::pair<std::string, GraphRecord>> graphs;
   std::string golden_file;
   std::size_t golden_samples = 0;

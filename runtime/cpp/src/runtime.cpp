@@ -77,6 +77,7 @@ struct Nothing {
   std::array<std::string, kEdges> edge_order;
   std::string text;
   TaskInfo task;
+  std::vector<std::string> notes;
 };
 const Nothing kNothing;
 
@@ -163,22 +164,15 @@ class Runtime::Impl {
     Explanation explanation;
     explanation.batch = inputs.batch;
     explanation.outputs = explain_wiring_.score->values;
-    const ExplanationBuffers none;
-    const ExplanationBuffers& to = targets != nullptr ? *targets : none;
-    const bool copies = targets != nullptr;
-    status = show(session, "score", explain_wiring_.score, copies, to.score, inputs.batch, explanation.score);
-    if (status.ok())
-      status =
-          show(session, "logit_homo", explain_wiring_.logit_homo, copies, to.logit_homo, inputs.batch, explanation.logit_homo);
-    if (status.ok())
-      status = show(session, "logit_hetero", explain_wiring_.logit_hetero, copies, to.logit_hetero, inputs.batch,
-                    explanation.logit_hetero);
-    if (status.ok())
-      status =
-          show(session, "edges_homo", explain_wiring_.edges_homo, copies, to.edges_homo, inputs.batch, explanation.edges_homo);
-    if (status.ok())
-      status = show(session, "edges_hetero", explain_wiring_.edges_hetero, copies, to.edges_hetero, inputs.batch,
-                    explanation.edges_hetero);
+    const ExplanationBuffers to = targets != nullptr ? *targets : ExplanationBuffers();
+    const auto shows = [&](const char* name, const Port* port, MutableFloatView target, FloatView& shown) {
+      if (status.ok()) status = show(session, name, port, targets != nullptr, target, inputs.batch, shown);
+    };
+    shows("score", explain_wiring_.score, to.score, explanation.score);
+    shows("logit_homo", explain_wiring_.logit_homo, to.logit_homo, explanation.logit_homo);
+    shows("logit_hetero", explain_wiring_.logit_hetero, to.logit_hetero, explanation.logit_hetero);
+    shows("edges_homo", explain_wiring_.edges_homo, to.edges_homo, explanation.edges_homo);
+    shows("edges_hetero", explain_wiring_.edges_hetero, to.edges_hetero, explanation.edges_hetero);
     if (!status.ok()) return status;
     explanation.latency_ms = std::chrono::duration<double, std::milli>(Clock::now() - start).count();
     return explanation;
@@ -367,6 +361,7 @@ bool Runtime::has_edges() const noexcept { return impl_ && impl_->has_edges(); }
 const std::string& Runtime::graph() const noexcept { return impl_ ? impl_->graph() : kNothing.text; }
 const std::string& Runtime::backend() const noexcept { return impl_ ? impl_->backend() : kNothing.text; }
 const std::string& Runtime::name() const noexcept { return impl_ ? impl_->manifest().name : kNothing.text; }
+const std::vector<std::string>& Runtime::notes() const noexcept { return impl_ ? impl_->manifest().notes : kNothing.notes; }
 const std::array<std::string, kModalities>& Runtime::modality_order() const noexcept {
   return impl_ ? impl_->manifest().modality_order : kNothing.modality_order;
 }

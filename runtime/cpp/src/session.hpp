@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "backend_abi.h"
 #include "bundle.hpp"
+#include "dmdkit/backend.h"
 #include "dmdkit/result.hpp"
 #include "dmdkit/types.hpp"
 

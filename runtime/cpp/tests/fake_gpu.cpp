@@ -4,7 +4,7 @@
 #include <sstream>
 #include <utility>
 
-#include "../src/backend_abi.h"
+#include "dmdkit/backend.h"
 
 namespace dmdkit_tensorrt {
 namespace {

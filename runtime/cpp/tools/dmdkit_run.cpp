@@ -224,6 +224,7 @@ int run_bench(Runtime& runtime, const Samples& samples, std::size_t rounds) {
 int run(const Arguments& arguments) {
   auto runtime = Runtime::open(arguments.bundle, arguments.options);
   if (!runtime) return complain(runtime.status().message());
+  for (const std::string& note : runtime->notes()) std::fprintf(stderr, "dmdkit-run: note: %s\n", note.c_str());
   if (arguments.self_check) return run_self_check(*runtime, arguments.every_graph);
   const Samples samples = load_samples(arguments, *runtime);
   if (arguments.bench) return run_bench(*runtime, samples, arguments.rounds);

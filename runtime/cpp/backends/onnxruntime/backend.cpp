@@ -1,4 +1,4 @@
-// ONNX Runtime behind the plug-in interface (src/backend_abi.h). Only this file sees its headers.
+// ONNX Runtime behind the plug-in interface (dmdkit/backend.h). Only this file sees its headers.
 //
 // The library is loaded by name rather than linked: its one symbol carries the version it was built as (VERS_1.31.1), so a
 // linked plug-in would refuse the older library of a robot although the C API it asks for is there.
@@ -46,7 +46,9 @@ Api load_api() {
   }
   if (library == nullptr) {
     const char* cause = ::dlerror();
-    api.problem = std::string("ONNX Runtime's library is not found: ") + (cause != nullptr ? cause : "");
+    api.problem = std::string("ONNX Runtime's library is not found: ") + (cause != nullptr ? cause : "") +
+                  "; put libonnxruntime.so.1 beside libdmdkit_onnxruntime.so, as `cmake --install` does with "
+                  "DMDKIT_INSTALL_ONNXRUNTIME=ON, or name its folder in LD_LIBRARY_PATH";
     return api;
   }
   const auto base = reinterpret_cast<const OrtApiBase* (*)()>(::dlsym(library, "OrtGetApiBase"));

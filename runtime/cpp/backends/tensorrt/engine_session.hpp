@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "../../src/backend_abi.h"
+#include "dmdkit/backend.h"
 #include "platform.hpp"
 
 namespace dmdkit_tensorrt {

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "../../src/backend_abi.h"
+#include "dmdkit/backend.h"
 #include "platform.hpp"
 
 #ifndef DMDKIT_TENSORRT_FLAVOUR

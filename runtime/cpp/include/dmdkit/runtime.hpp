@@ -17,6 +17,7 @@
 #include <cstddef>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "dmdkit/result.hpp"
 #include "dmdkit/types.hpp"
@@ -51,6 +52,9 @@ class DMDKIT_API Runtime {
   const std::string& graph() const noexcept;
   const std::string& backend() const noexcept;
   const std::string& name() const noexcept;
+
+  // What was not as expected when the bundle was opened, in sentences; said here and nowhere else.
+  const std::vector<std::string>& notes() const noexcept;
 
   // Order of the modality axis of explain's logits, and "student<-teacher" per edge.
   const std::array<std::string, kModalities>& modality_order() const noexcept;

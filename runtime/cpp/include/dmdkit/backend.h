@@ -3,8 +3,8 @@
  * All tensors are float32. The core owns the buffers; a backend binds them once per batch size and then only runs. No function
  * may throw. Functions that can fail return 0 or non-zero, and then write a zero-terminated text of at most error_size bytes to
  * error: DMDKIT_BACKEND_NO_DEVICE for a device that is not here, DMDKIT_BACKEND_NO_MEMORY, DMDKIT_BACKEND_FAILED otherwise. */
-#ifndef DMDKIT_SRC_BACKEND_ABI_H_
-#define DMDKIT_SRC_BACKEND_ABI_H_
+#ifndef DMDKIT_BACKEND_H_
+#define DMDKIT_BACKEND_H_
 
 #include <stddef.h>
 #include <stdint.h>
@@ -92,4 +92,4 @@ typedef const dmdkit_backend_vtable* (*dmdkit_backend_entry_function)(uint32_t a
 }
 #endif
 
-#endif /* DMDKIT_SRC_BACKEND_ABI_H_ */
+#endif /* DMDKIT_BACKEND_H_ */

@@ -1,0 +1,91 @@
+"""Which manifests this version reads: the rule that lets a deployed robot read what a later dmdkit wrote (docs/bundle.md).
+
+Another major version is refused. Of a later minor version, what is unknown is left out; whatever must not be left out stands
+in ``requires``, and a reader that does not know an entry there refuses the bundle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = ["SCHEMA_MINOR", "SCHEMA_VERSION", "RequirementRecord", "in_oldest_minor", "version_problem", "without_unknown"]
+
+SCHEMA_VERSION = 1
+SCHEMA_MINOR = 1
+"""1.0 knew no ``schema_minor``; 1.1 added that and ``requires``."""
+
+KNOWN_REQUIREMENTS: frozenset[str] = frozenset()
+"""Names in ``requires`` that this version fulfils."""
+
+
+class RequirementRecord(BaseModel):
+    """Something without which a reader would misunderstand the bundle's inputs or outputs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(description="what a reader must know, such as `streams`")
+    since: str = Field(description="the first version of dmdkit that knows it, such as `0.3.0`")
+
+
+def version_problem(values: Any) -> str | None:
+    """Why a manifest is not for this version, or None: another major version, or something unknown that it requires.
+
+    Args:
+        values: The parsed manifest, not checked yet; what has another form is left to the check.
+    """
+    found = values.get("schema_version") if isinstance(values, dict) else None
+    if type(found) is not int or found != SCHEMA_VERSION:
+        shown = f"{found!r:.40}" if isinstance(found, (int, str)) else "missing"  # a nested value may be too deep to print
+        return (
+            f"schema version {shown}, this dmdkit reads version {SCHEMA_VERSION}; "
+            "use the dmdkit that wrote the bundle, or export it again"
+        )
+    entries = values.get("requires")
+    for entry in entries if isinstance(entries, list) else []:
+        name, since = (entry.get("name"), entry.get("since")) if isinstance(entry, dict) else (None, None)
+        if isinstance(name, str) and isinstance(since, str) and name not in KNOWN_REQUIREMENTS:
+            return f"it requires '{name:.60}', which this dmdkit does not know; use dmdkit {since:.20} or newer"
+    return None
+
+
+def in_oldest_minor(values: dict[str, Any]) -> dict[str, Any]:
+    """A manifest to write, in the oldest minor version that says it all: a reader of 1.0 refuses keys it does not know."""
+    minor = max(values["schema_minor"], 1 if values["requires"] else 0)
+    added = {"schema_minor": minor} | ({"requires": values["requires"]} if values["requires"] else {})
+    kept = {key: value for key, value in values.items() if key not in ("schema_minor", "requires")}
+    return {"schema_version": kept.pop("schema_version"), **(added if minor else {}), **kept}
+
+
+def without_unknown(values: dict[str, Any], errors: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Takes what is unknown out of a manifest of a later minor version.
+
+    That is: fields nobody here knows, graphs of an unknown kind or precision, and verdicts of an unknown backend.
+
+    Args:
+        values: The parsed manifest; changed in place.
+        errors: What pydantic found in it.
+
+    Returns:
+        What was taken out, as ``graphs.fusion.fp8`` or ``inputs.text.rate``.
+    """
+    ignored: set[tuple[Any, ...]] = set()
+    for error in errors:
+        at = tuple(error["loc"])
+        match at:
+            case ("graphs", _, "kind" | "precision") if error["type"] == "literal_error":
+                at = at[:2]
+            case ("graphs", _, "backends", _, "[key]"):
+                at = at[:4]
+            case _ if error["type"] != "extra_forbidden":
+                continue
+        ignored.add(at)
+    ignored = {at for at in ignored if not any(at[:depth] in ignored for depth in range(1, len(at)))}
+    for at in ignored:
+        inner: Any = values
+        for key in at[:-1]:
+            inner = inner[key]
+        inner.pop(at[-1], None)
+    return tuple(sorted(".".join(map(str, at)) for at in ignored))
