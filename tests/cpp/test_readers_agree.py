@@ -114,7 +114,8 @@ def reads(at: Place, what: str) -> bool:
         return len(at) == 2 and at[0] in ("graphs", "files")
     sizes = at[-1] in ("steps", "features", "samples") and what.startswith("= ") and what[2:].isdecimal() and what != "= 0"
     text = at[-1] in ("tokenizer.json", "text.fp32") and what == "removed"
-    return not (sizes or text or (at == ("graphs",) and what == "= {}"))
+    described = at in (("outputs",), ("outputs", "score")) and what.startswith("= {")  # of an output only the order is read
+    return not (sizes or text or described or (at == ("graphs",) and what == "= {}"))
 
 
 class Options(ctypes.Structure):
