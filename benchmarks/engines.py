@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from benchmarks.models import MODALITIES, Graph
+from dmdkit.runtime.backends.onnxruntime import session_options
 from dmdkit.telemetry import import_openvino
 
 Array = npt.NDArray[np.float32]
@@ -20,10 +21,7 @@ Call = Callable[[], Array]
 
 
 def ort_session(data: bytes, threads: int, *, profile: str | None = None) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options = session_options(threads=threads)
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = profile

@@ -32,6 +32,7 @@ from dmdkit.config import RunConfig, validated
 from dmdkit.data import Split, load_dataset
 from dmdkit.parity.compare import compare
 from dmdkit.runtime import Runtime
+from dmdkit.runtime.backends.onnxruntime import cpu_session
 from dmdkit.runtime.bundle import Bundle
 from dmdkit.runtime.open_graph import open_runner
 from dmdkit.training.evaluation import load_system, predict
@@ -159,11 +160,7 @@ def lowerings(run: Run, bundle: Bundle, train_split: Split, test: Split, folder:
 
 
 def _session(model: ModelProto, *, simulated: bool) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = 1, 3
-    for key, value in (SIMULATE_QDQ if simulated else {}).items():
-        options.add_session_config_entry(key, value)
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return cpu_session(model.SerializeToString(), SIMULATE_QDQ if simulated else None)
 
 
 def speed(path: Path, test: Split, rounds: int) -> dict[str, list[Row]]:

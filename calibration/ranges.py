@@ -7,14 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 from onnx import ModelProto, TensorProto, helper
 
 from dmdkit.calibration.graph.analysis import copy_of
 from dmdkit.errors import CalibrationError
 from dmdkit.parity.int8_report import CalibrationMethod
+from dmdkit.runtime.backends.onnxruntime import cpu_session
+from dmdkit.runtime.batching import batches
 
-__all__ = ["METHODS", "Statistics", "observe", "scale_of", "single_threaded"]
+__all__ = ["METHODS", "Statistics", "observe", "scale_of"]
 
 Array = npt.NDArray[np.float32]
 Float = npt.NDArray[np.float64]
@@ -60,16 +61,6 @@ class Statistics:
         return self.largest * (min(index, _BINS - 1) + 1) / _BINS
 
 
-def single_threaded(options: Mapping[str, str] | None = None) -> ort.SessionOptions:
-    """Session options for one thread, with these session configuration entries, and only errors logged."""
-    found = ort.SessionOptions()
-    found.intra_op_num_threads = found.inter_op_num_threads = 1
-    found.log_severity_level = 3
-    for key, value in (options or {}).items():
-        found.add_session_config_entry(key, value)
-    return found
-
-
 def observe(model: ModelProto, tensors: Iterable[str], samples: Mapping[str, Array]) -> dict[str, Statistics]:
     """Statistics of the named float tensors of ``model`` over ``samples``.
 
@@ -89,18 +80,16 @@ def observe(model: ModelProto, tensors: Iterable[str], samples: Mapping[str, Arr
     probe.graph.output.extend(
         helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in asked if name not in present
     )
-    session = ort.InferenceSession(probe.SerializeToString(), single_threaded(), providers=["CPUExecutionProvider"])
-    count = len(next(iter(samples.values())))
+    session = cpu_session(probe.SerializeToString())
 
-    def batches() -> Iterable[dict[str, Array]]:
-        for start in range(0, count, _BATCH):
-            feed = {name: array[start : start + _BATCH] for name, array in samples.items()}
+    def observed() -> Iterable[dict[str, Array]]:
+        for feed in batches(samples, _BATCH):
             found = dict(zip(asked, session.run(asked, feed), strict=True)) if asked else {}
             yield found | {name: feed[name] for name in fed}
 
     low, high = dict.fromkeys(names, np.inf), dict.fromkeys(names, -np.inf)
     zeros, sizes = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
-    for batch in batches():
+    for batch in observed():
         for name, array in batch.items():
             if not np.isfinite(array).all():
                 raise CalibrationError(f"activation {name} is not finite on a calibration sample; inspect the features")
@@ -108,7 +97,7 @@ def observe(model: ModelProto, tensors: Iterable[str], samples: Mapping[str, Arr
             zeros[name] += int(array.size - np.count_nonzero(array))
             sizes[name] += array.size
     counts = {name: np.zeros(_BINS, np.int64) for name in names}
-    for batch in batches():  # again, because the bins are known only now and the values need too much memory to keep
+    for batch in observed():  # again, because the bins are known only now and the values need too much memory to keep
         for name, array in batch.items():
             largest = max(abs(low[name]), abs(high[name]))
             values = np.abs(array[array != 0])

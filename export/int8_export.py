@@ -8,10 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 
 from dmdkit.calibration import CalibrationSet
-from dmdkit.calibration.ranges import single_threaded
 from dmdkit.calibration.samples import search_samples
 from dmdkit.calibration.search.planning import Int8Plan, Progress, Samples, SearchOptions
 from dmdkit.calibration.search.static import Judge
@@ -25,6 +23,7 @@ from dmdkit.parity.int8_report import Int8Report, LatencyRecord, LayerRecord, Se
 from dmdkit.parity.int8_verdict import Tried, judge_targets
 from dmdkit.parity.ledger import Ledger
 from dmdkit.parity.paired_latency import latency_record
+from dmdkit.runtime.backends.onnxruntime import cpu_session
 from dmdkit.runtime.bundle import Bundle
 from dmdkit.runtime.manifest import Manifest
 from dmdkit.training.run import Run
@@ -101,7 +100,7 @@ class Int8Stage:
 
     def text_plan(self, text: ExportedGraph, fusion: ExportedGraph) -> TextPlan:
         """The plan for ``text``, judged by the score that ``fusion`` makes of its features; both are fp32."""
-        head = ort.InferenceSession(fusion.model.SerializeToString(), single_threaded(), providers=["CPUExecutionProvider"])
+        head = cpu_session(fusion.model.SerializeToString())
         others = {name: array for name, array in self.held.features().items() if name != "text"}
 
         def score(outputs: dict[str, Array]) -> dict[str, Array]:

@@ -25,7 +25,9 @@ _MODULES = (
     "runtime/engines/tensorrt_api.py",
     "runtime/engines/tensorrt_build.py",
     "runtime/engines/gpu.py",
+    "runtime/engines/identity.py",
     "runtime/engines/inspector.py",
+    "runtime/batching.py",
     "runtime/self_check.py",
 )
 _PACKAGE = '"""The part of dmdkit that a kit needs."""\n'

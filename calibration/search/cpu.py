@@ -15,11 +15,12 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from dmdkit.calibration.graph.analysis import copy_of
 from dmdkit.calibration.graph.layers import Layer, layers_of
 from dmdkit.calibration.integer_cpu import FORMS, Form, can_be_integer, integer_nodes
-from dmdkit.calibration.ranges import Statistics, single_threaded
+from dmdkit.calibration.ranges import Statistics
 from dmdkit.calibration.search.state import SearchState
 from dmdkit.parity.int8_report import CandidateRecord
 from dmdkit.parity.paired_latency import PairedRatio, paired_ratio
 from dmdkit.parity.timing import timed_rounds
+from dmdkit.runtime.backends.onnxruntime import cpu_session
 
 __all__ = ["CpuChoice", "choose_cpu_arithmetic", "layer_latencies"]
 
@@ -58,7 +59,7 @@ def _inputs_at_batch_one(model: ModelProto, tensors: Sequence[str], sample: Mapp
     names = sorted({name for name in tensors if name not in sample})
     present = {value.name for value in probe.graph.output}
     probe.graph.output.extend(helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in names if n not in present)
-    session = ort.InferenceSession(probe.SerializeToString(), single_threaded(), providers=["CPUExecutionProvider"])
+    session = cpu_session(probe.SerializeToString())
     return dict(zip(names, session.run(names, dict(sample)), strict=True)) | dict(sample)
 
 
@@ -78,7 +79,7 @@ def _alone(
         constants,
     )
     made = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
-    return ort.InferenceSession(made.SerializeToString(), single_threaded(), providers=["CPUExecutionProvider"])
+    return cpu_session(made.SerializeToString())
 
 
 def layer_latencies(
@@ -131,7 +132,7 @@ def _whole_ratio(
     calls = {}
     for number in range(_SESSIONS):
         for name, (data, options) in (("integer", integer), ("float", plain)):
-            session = ort.InferenceSession(data, single_threaded(options), providers=["CPUExecutionProvider"])
+            session = cpu_session(data, options)
             calls[f"{name}{number}"] = _call(session, sample)
     times = timed_rounds(calls, _WHOLE_ROUNDS, seconds=_WHOLE_SECONDS)
     sums = {n: np.sum([times[f"{n}{number}"] for number in range(_SESSIONS)], axis=0) for n in ("integer", "float")}

@@ -7,6 +7,7 @@ would spend most of the time in building; here the switches and the activation s
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,8 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from dmdkit.calibration.graph.analysis import copy_of
 from dmdkit.calibration.graph.layers import layers_of
 from dmdkit.calibration.graph.weight_storage import quantize_per_channel
-from dmdkit.calibration.ranges import single_threaded
+from dmdkit.runtime.backends.onnxruntime import cpu_session
+from dmdkit.runtime.batching import infer_batched
 
 __all__ = ["Switchboard"]
 
@@ -107,8 +109,7 @@ class Switchboard:
         del graph.node[:]
         graph.node.extend(nodes)
         del graph.value_info[:]
-        options = single_threaded({"session.disable_quant_qdq": "1"})
-        return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return cpu_session(model.SerializeToString(), {"session.disable_quant_qdq": "1"})
 
     def run(
         self,
@@ -133,8 +134,10 @@ class Switchboard:
             _SCALES: np.array([known.get(name, 1.0) for name in self.tensors], np.float32),
         }
         asked = {value.name for value in self._session.get_inputs()}
-        parts = []
-        for start in range(0, len(next(iter(samples.values()))), _BATCH):
-            feed = {name: np.ascontiguousarray(array[start : start + _BATCH]) for name, array in samples.items()}
-            parts.append(self._session.run(list(self.outputs), {k: v for k, v in (feed | switches).items() if k in asked}))
-        return self._then({name: np.concatenate([part[i] for part in parts]) for i, name in enumerate(self.outputs)})
+        names = list(self.outputs)
+
+        def infer(feed: dict[str, npt.NDArray[Any]]) -> dict[str, Array]:
+            taken = {name: array for name, array in (feed | switches).items() if name in asked}
+            return dict(zip(names, self._session.run(names, taken), strict=True))
+
+        return self._then(infer_batched(infer, samples, _BATCH))

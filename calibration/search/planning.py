@@ -10,14 +10,13 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 from onnx import ModelProto
 
 from dmdkit.calibration.graph.layers import layers_of
 from dmdkit.calibration.graph.qdq import LayerScales
 from dmdkit.calibration.integer_cpu import Form
 from dmdkit.calibration.lowerings import Inputs, lower_for_cpu, modelopt_scales
-from dmdkit.calibration.ranges import METHODS, Statistics, observe, single_threaded
+from dmdkit.calibration.ranges import METHODS, Statistics, observe
 from dmdkit.calibration.search.cpu import CpuChoice, choose_cpu_arithmetic, layer_latencies
 from dmdkit.calibration.search.layer_records import Decisions, layer_record
 from dmdkit.calibration.search.layer_toggles import Switchboard
@@ -26,6 +25,8 @@ from dmdkit.calibration.search.state import SearchState
 from dmdkit.calibration.search.static import Judge, candidate, choose_method, keep_in_float, with_room
 from dmdkit.parity.compare import COMPRESSED_P99_ERROR_SD, EDGE_MAX_CHANGE
 from dmdkit.parity.int8_report import CalibrationMethod, CandidateRecord, LayerRecord, SearchRecord
+from dmdkit.runtime.backends.onnxruntime import cpu_session
+from dmdkit.runtime.batching import infer_batched
 
 __all__ = ["DEFAULT_SEARCH_SECONDS", "Int8Plan", "Progress", "Samples", "SearchOptions", "plan_int8"]
 
@@ -255,10 +256,6 @@ def _cpu_choice(
 
 
 def _outputs(data: bytes, options: Mapping[str, str], samples: Mapping[str, Array]) -> dict[str, Array]:
-    session = ort.InferenceSession(data, single_threaded(options), providers=["CPUExecutionProvider"])
+    session = cpu_session(data, options)
     names = [value.name for value in session.get_outputs()]
-    parts = [
-        session.run(names, {name: np.ascontiguousarray(array[start : start + _BATCH]) for name, array in samples.items()})
-        for start in range(0, len(next(iter(samples.values()))), _BATCH)
-    ]
-    return {name: np.concatenate([part[index] for part in parts]) for index, name in enumerate(names)}
+    return infer_batched(lambda feed: dict(zip(names, session.run(names, feed), strict=True)), samples, _BATCH)

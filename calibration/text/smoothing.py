@@ -18,13 +18,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from dmdkit.calibration.graph.analysis import Weight, copy_of, weights
 from dmdkit.calibration.graph.weight_storage import quantize_per_channel
-from dmdkit.calibration.ranges import single_threaded
 from dmdkit.errors import CalibrationError
+from dmdkit.runtime.backends.onnxruntime import cpu_session
 
 __all__ = [
     "ATTENTION_OUTPUT",
@@ -116,7 +115,7 @@ def activations_of(model: ModelProto, samples: Tokens) -> dict[str, Activations]
     del watched.graph.output[:]
     for name in sorted(set(names.values())):
         watched.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
-    session = ort.InferenceSession(watched.SerializeToString(), single_threaded(), providers=["CPUExecutionProvider"])
+    session = cpu_session(watched.SerializeToString())
     outputs = [output.name for output in session.get_outputs()]
     maxima: dict[str, Float] = {}
     kept: dict[str, list[Float]] = {name: [] for name in outputs}

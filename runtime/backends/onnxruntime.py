@@ -10,7 +10,7 @@ import onnxruntime as ort
 from dmdkit.errors import BundleError, InputError
 from dmdkit.runtime.backends.base import Array, Feed, Runner, TensorSpec
 
-__all__ = ["PROVIDERS", "OnnxRuntimeRunner", "available_devices"]
+__all__ = ["PROVIDERS", "OnnxRuntimeRunner", "available_devices", "cpu_session", "session_options"]
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _LOG_ERRORS_ONLY = 3
@@ -23,13 +23,39 @@ def available_devices() -> list[str]:
     return [device for device, provider in PROVIDERS.items() if provider in present]
 
 
+def session_options(entries: Mapping[str, str] | None = None, *, threads: int = 1) -> ort.SessionOptions:
+    """Session options that log errors only.
+
+    Args:
+        entries: Session configuration entries.
+        threads: Intra-op threads.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = _LOG_ERRORS_ONLY
+    for key, value in (entries or {}).items():
+        options.add_session_config_entry(key, value)
+    return options
+
+
+def cpu_session(model: bytes, entries: Mapping[str, str] | None = None, *, threads: int = 1) -> ort.InferenceSession:
+    """A session on the CPU, for graphs of ours that no user named: its errors are ONNX Runtime's own.
+
+    Args:
+        model: A serialised ONNX model.
+        entries: Session configuration entries.
+        threads: Intra-op threads.
+    """
+    return ort.InferenceSession(model, session_options(entries, threads=threads), providers=[PROVIDERS["cpu"]])
+
+
 class OnnxRuntimeRunner(Runner):
     """A graph in an ONNX Runtime session.
 
     Args:
         name: The graph's name.
         model: The ONNX file's bytes, already checked against their hash.
-        session_options: Session config entries that the manifest asks for.
+        entries: Session configuration entries that the manifest asks for.
         threads: Intra-op threads.
         device: cpu or cuda.
 
@@ -37,19 +63,11 @@ class OnnxRuntimeRunner(Runner):
         BundleError: ONNX Runtime cannot load the graph, or not on that device.
     """
 
-    def __init__(
-        self, name: str, model: bytes, session_options: Mapping[str, str], *, threads: int = 1, device: str = "cpu"
-    ) -> None:
+    def __init__(self, name: str, model: bytes, entries: Mapping[str, str], *, threads: int = 1, device: str = "cpu") -> None:
         super().__init__(name)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = _LOG_ERRORS_ONLY
         providers = [PROVIDERS[device]] + ([PROVIDERS["cpu"]] if device != "cpu" else [])
         try:
-            for key, value in session_options.items():
-                options.add_session_config_entry(key, value)
-            session = ort.InferenceSession(model, options, providers=providers)
+            session = ort.InferenceSession(model, session_options(entries, threads=threads), providers=providers)
             self._inputs = tuple(_spec(node.name, node.type, node.shape) for node in session.get_inputs())
         except Exception as cause:  # ONNX Runtime raises many kinds, none of them documented as a base
             raise BundleError(f"ONNX Runtime {ort.__version__} cannot load {name}: {_first_line(cause)}") from cause

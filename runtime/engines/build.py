@@ -5,35 +5,30 @@ It needs TensorRT and nothing else, so that a robot can build for itself when it
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
 
 from dmdkit.errors import EngineError
-from dmdkit.files import atomic_directory, sha256_of_bytes
+from dmdkit.files import atomic_directory
 from dmdkit.runtime.bundle import Bundle
 from dmdkit.runtime.engines.gpu import Gpu, NoGpuError, find_gpu
+from dmdkit.runtime.engines.identity import EngineIdentity
 from dmdkit.runtime.engines.record import (
     ENGINES,
     Engine,
     EngineRecord,
-    ProductRecord,
-    TensorRecord,
     engines_folder,
-    machine,
     read_engine,
     write_engine,
 )
 from dmdkit.runtime.engines.tensorrt_api import Flavour, version_of
-from dmdkit.runtime.engines.tensorrt_build import Progress, TensorInfo, build
+from dmdkit.runtime.engines.tensorrt_build import Progress, build
 from dmdkit.runtime.latency import cache_directory
 
-__all__ = ["BuildResult", "BuildSpec", "build_engine", "cache_folder", "cache_key", "gpu_for"]
+__all__ = ["BuildResult", "BuildSpec", "build_engine", "cache_folder", "gpu_for"]
 
 _LOG = logging.getLogger(__name__)
 _MIB = 1 << 20
@@ -78,25 +73,6 @@ def cache_folder() -> Path | None:
     return cache / ENGINES if cache is not None else None
 
 
-def _flags(spec: BuildSpec) -> dict[str, str | int | bool]:
-    return {"strongly_typed": True, "tf32": False, "workspace_mib": spec.workspace_mib, "profiling_verbosity": "detailed"}
-
-
-def cache_key(graph_sha256: str, spec: BuildSpec, version: str, capabilities: list[str], gpu: str | None) -> str:
-    """SHA-256 over everything a plan depends on."""
-    parts = {
-        "graph": graph_sha256,
-        "flavour": spec.flavour,
-        "version": version,
-        "capabilities": capabilities,
-        "gpu": gpu,
-        "platform": machine(),
-        "batch": list(spec.batch),
-        "flags": _flags(spec),
-    }
-    return sha256_of_bytes(json.dumps(parts, sort_keys=True).encode())
-
-
 def gpu_for(spec: BuildSpec) -> Gpu | None:
     """The GPU here that builds for ``spec``; None where none is needed.
 
@@ -123,10 +99,6 @@ def gpu_for(spec: BuildSpec) -> Gpu | None:
         f"target {spec.target} has compute capability {', '.join(spec.compute_capabilities)}, {gpu.name} here has "
         f"{gpu.capability}; use --target auto, or build on the device"
     )
-
-
-def _tensor(info: TensorInfo) -> TensorRecord:
-    return TensorRecord(name=info.name, shape=list(info.shape), dtype=info.dtype)
 
 
 def _from_folder(folder: Path, name: str, key: str) -> tuple[EngineRecord, bytes, str] | None:
@@ -199,23 +171,28 @@ def build_engine(
         raise EngineError("--target auto builds for this machine's GPU, and there is none; name a target")
     sha256 = bundle.manifest.files[record.file].sha256
     gpu_name = gpu.name if gpu is not None and not spec.anywhere else None
-    key = cache_key(sha256, spec, version, capabilities, gpu_name)
-    name = f"{spec.target}.{graph}"
+    identity = EngineIdentity(
+        target=spec.target,
+        graph=graph,
+        graph_sha256=sha256,
+        flavour=spec.flavour,
+        version=version,
+        capabilities=capabilities,
+        gpu=gpu_name,
+        batch=spec.batch,
+        workspace_mib=spec.workspace_mib,
+    )
+    key, name, model_sha256 = identity.cache_key, identity.name, bundle.manifest.source.model_sha256
     own = None if force else _from_folder(folder, name, key)
     if own is not None:
         return BuildResult(
             Engine(path=folder / f"{name}.json", record=own[0]), cached=True, seconds=time.perf_counter() - start
         )
-    identity: Mapping[str, object] = {
-        "target": spec.target,
-        "graph": graph,
-        "model_sha256": bundle.manifest.source.model_sha256,
-        "plan": f"{name}.plan",
-    }
     cache = cache_folder()
     kept = None if force or cache is None else _from_folder(cache / key, "engine", key)
     if kept is not None:
-        again = kept[0].model_copy(update={**identity, "check": None, "latency_ms": None})
+        own_names = {"target": spec.target, "graph": graph, "model_sha256": model_sha256, "plan": f"{name}.plan"}
+        again = kept[0].model_copy(update={**own_names, "check": None, "latency_ms": None})
         return BuildResult(_put(bundle, again, kept[1], kept[2]), cached=True, seconds=time.perf_counter() - start)
 
     made = build(
@@ -230,28 +207,8 @@ def build_engine(
     notes = [] if gpu is not None else [BUILT_WITHOUT_GPU]
     if spec.flavour == "tensorrt_rtx" and record.precision == "int8-trt":
         notes.append(UNPROVEN_INT8)
-    complete = EngineRecord.model_validate(
-        {
-            **identity,
-            "graph_sha256": sha256,
-            "flavour": spec.flavour,
-            "version": version,
-            "compute_capabilities": capabilities,
-            "platform": machine(),
-            "gpu": gpu_name,
-            "driver": gpu.driver if gpu is not None else None,
-            "plan_sha256": sha256_of_bytes(made.plan),
-            "plan_bytes": len(made.plan),
-            "batch": spec.batch,
-            "flags": _flags(spec),
-            "inputs": [_tensor(info) for info in made.inputs],
-            "outputs": [_tensor(info) for info in made.outputs],
-            "products": [ProductRecord(name=p.name, multiply_adds=p.multiply_adds, int8=p.int8) for p in made.products],
-            "cache_key": key,
-            "built": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "build_seconds": round(time.perf_counter() - start, 3),
-            "notes": notes,
-        }
-    )
+    seconds = time.perf_counter() - start
+    sidecar = identity.sidecar(made, model_sha256=model_sha256, gpu=gpu, seconds=seconds, notes=notes)
+    complete = EngineRecord.model_validate(sidecar)
     _keep(key, complete, made.plan, made.log)
     return BuildResult(_put(bundle, complete, made.plan, made.log), cached=False, seconds=time.perf_counter() - start)

@@ -16,12 +16,10 @@ import ctypes
 import hashlib
 import json
 import os
-import platform
 import re
 import sys
 import time
 from dataclasses import asdict
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +30,7 @@ if (HERE / "lib").is_dir():
 from dmdkit.errors import DmdkitError, EngineError  # noqa: E402 - found in lib/, in a kit
 from dmdkit.runtime.engines import tensorrt_api, tensorrt_build  # noqa: E402
 from dmdkit.runtime.engines.gpu import Gpu, NoGpuError, find_gpu  # noqa: E402
+from dmdkit.runtime.engines.identity import EngineIdentity  # noqa: E402
 from dmdkit.runtime.engines.inspector import prove_precision  # noqa: E402
 
 WARM_UP, ROUNDS = 20, 200
@@ -236,60 +235,32 @@ def build_graph(kit: dict[str, Any], graph: dict[str, Any], gpu: Gpu, folder: Pa
     seconds = time.perf_counter() - start
     opened = tensorrt_api.open_engine("tensorrt", built.plan, graph["name"])
     proof = prove_precision(tensorrt_api.inspect_engine("tensorrt", opened), built.products)
+    from dmdkit.runtime.batching import infer_batched  # numpy, which a dry run can do without
+
     feed, expected = golden_of(kit, graph, folder)
     engine = Engine(opened, built, batch["max"], device)
-    parts = [
-        engine.run({name: array[first : first + batch["max"]] for name, array in feed.items()})
-        for first in range(0, len(next(iter(feed.values()))), batch["max"])
-    ]
-    import numpy as np
-
-    found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    version = tensorrt_api.version_of("tensorrt")
-    flags = {"strongly_typed": True, "tf32": False, "workspace_mib": target["workspace_mib"], "profiling_verbosity": "detailed"}
-    here = f"{platform.system()}-{platform.machine()}".lower()
-    key = {
-        "graph": sha256(data),
-        "flavour": "tensorrt",
-        "version": version,
-        "capabilities": [gpu.capability],
-        "gpu": gpu.name,
-        "platform": here,
-        "batch": [batch["min"], batch["opt"], batch["max"]],
-        "flags": flags,
-    }
-    name = f"{target['name']}.{graph['name']}"
-    sidecar = {
-        "schema_version": 1,
-        "target": target["name"],
-        "graph": graph["name"],
-        "graph_sha256": sha256(data),
-        "model_sha256": kit["model_sha256"],
-        "flavour": "tensorrt",
-        "version": version,
-        "compute_capabilities": [gpu.capability],
-        "platform": here,
-        "gpu": gpu.name,
-        "driver": gpu.driver,
-        "plan": f"{name}.plan",
-        "plan_sha256": sha256(built.plan),
-        "plan_bytes": len(built.plan),
-        "batch": key["batch"],
-        "flags": flags,
-        "inputs": [{**asdict(item), "shape": list(item.shape)} for item in built.inputs],
-        "outputs": [{**asdict(item), "shape": list(item.shape)} for item in built.outputs],
-        "products": [asdict(item) for item in built.products],
-        "cache_key": sha256(json.dumps(key, sort_keys=True).encode()),
-        "built": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "build_seconds": round(seconds, 3),
+    found = infer_batched(engine.run, feed, batch["max"])
+    identity = EngineIdentity(
+        target=target["name"],
+        graph=graph["name"],
+        graph_sha256=sha256(data),
+        flavour="tensorrt",
+        version=tensorrt_api.version_of("tensorrt"),
+        capabilities=[gpu.capability],
+        gpu=gpu.name,
+        batch=(batch["min"], batch["opt"], batch["max"]),
+        workspace_mib=target["workspace_mib"],
+    )
+    notes = [f"built by a kit on {model_of_board() or gpu.name}"]
+    sidecar = identity.sidecar(built, model_sha256=kit["model_sha256"], gpu=gpu, seconds=seconds, notes=notes)
+    sidecar |= {
         "precision": asdict(proof),
         "check": check_of(kit, graph, found, expected),
         "latency_ms": latencies_ms(engine, feed),
-        "notes": [f"built by a kit on {model_of_board() or gpu.name}"],
     }
     _write(
         folder / "engines",
-        name,
+        identity.name,
         {".plan": built.plan, ".log": built.log.encode(), ".json": json.dumps(sidecar, indent=2).encode()},
     )
     return sidecar

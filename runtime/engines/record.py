@@ -7,7 +7,6 @@ graph it came from, so that the reason not to open it is known before TensorRT s
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +18,7 @@ from dmdkit.errors import EngineError, MissingDependencyError
 from dmdkit.files import locked_directory, sha256_of_bytes, write_bytes, write_json, write_text
 from dmdkit.runtime.bundle import Bundle
 from dmdkit.runtime.engines.gpu import Gpu, find_gpu
+from dmdkit.runtime.engines.identity import machine
 from dmdkit.runtime.engines.tensorrt_api import Flavour, version_of
 from dmdkit.runtime.manifest import TEXT_INPUTS, stays_inside
 
@@ -28,7 +28,6 @@ __all__ = [
     "EngineRecord",
     "engines_folder",
     "engines_of",
-    "machine",
     "preflight",
     "read_engine",
     "write_engine",
@@ -157,11 +156,6 @@ class Engine(_Record):
         if sha256_of_bytes(data) != self.record.plan_sha256:
             raise EngineError(f"{path}: damaged (its SHA-256 is not the sidecar's); build it again")
         return data
-
-
-def machine() -> str:
-    """Operating system and processor, which a plan depends on."""
-    return f"{platform.system()}-{platform.machine()}".lower()
 
 
 def read_engine(path: Path) -> Engine:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from dmdkit.errors import DmdkitError, EngineError
 from dmdkit.files import write_bytes
 from dmdkit.runtime.backends.base import Array, Runner, TensorSpec
+from dmdkit.runtime.batching import infer_batched
 from dmdkit.runtime.engines.cuda import Cuda, load_cuda
 from dmdkit.runtime.engines.record import Engine, TensorRecord
 from dmdkit.runtime.engines.tensorrt_api import OpenEngine, inspect_engine, open_engine
@@ -174,16 +175,12 @@ class TensorRtRunner(Runner):
     def _infer(self, feed: Mapping[str, Array]) -> dict[str, Array]:
         start = time.perf_counter()
         wanted = {spec.name: feed[spec.name] for spec in self.inputs}
-        count, largest = len(next(iter(wanted.values()))), self._record.batch[2]
         with self._lock:
             if self._closed:
                 raise EngineError(f"{self.name} is closed")
-            parts = [
-                self._run_once({name: array[first : first + largest] for name, array in wanted.items()})
-                for first in range(0, count, largest)
-            ]
+            found = infer_batched(self._run_once, wanted, self._record.batch[2])
             self.last_latency_ms = (time.perf_counter() - start) * 1e3
-        return parts[0] if len(parts) == 1 else {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return found
 
     def _close(self) -> None:
         with self._lock:

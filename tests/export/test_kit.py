@@ -28,8 +28,8 @@ from dmdkit.files import sha256_of_bytes
 from dmdkit.runtime.backends.onnxruntime import OnnxRuntimeRunner
 from dmdkit.runtime.bundle import Bundle
 from dmdkit.runtime.engines import device_kit
-from dmdkit.runtime.engines.build import BuildSpec, cache_key
 from dmdkit.runtime.engines.gpu import Gpu, NoGpuError, find_gpu
+from dmdkit.runtime.engines.identity import EngineIdentity
 from dmdkit.runtime.engines.record import read_engine
 from dmdkit.runtime.engines.tensorrt_api import OpenEngine
 from dmdkit.runtime.engines.tensorrt_build import Built, ProductInfo, TensorInfo
@@ -242,8 +242,9 @@ def test_on_the_device_it_builds_checks_measures_and_writes_sidecars_that_the_ru
         assert record.graph_sha256 == bundle.manifest.files[bundle.graph(name).file].sha256
         assert read_engine(copy / f"engines/jetson-orin-nano.{name}.json").plan().startswith(b"plan of ")
         target = load_target("jetson-orin-nano")
-        spec = BuildSpec("jetson-orin-nano", "tensorrt", ("8.7",), (1, 1, 16), target.workspace_mib)
-        assert record.cache_key == cache_key(record.graph_sha256, spec, "10.3.0", ["8.7"], "Orin"), "as the builder's own"
+        parts = ("jetson-orin-nano", name, record.graph_sha256, "tensorrt", "10.3.0", ["8.7"], "Orin")
+        identity = EngineIdentity(*parts, (1, 1, 16), target.workspace_mib)
+        assert record.cache_key == identity.cache_key, "as the builder's own"
 
 
 def test_answers_that_are_off_are_exit_code_2(kit: Path, on_a_nano, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ from dmdkit.config import TokensFrom
 from dmdkit.data.dataset import Dataset, Split, TokenArray
 from dmdkit.errors import DataError, InputError
 from dmdkit.runtime.backends.base import Runner
+from dmdkit.runtime.batching import infer_batched
 from dmdkit.runtime.bundle import Bundle
 from dmdkit.runtime.manifest import TEXT_INPUTS
 from dmdkit.runtime.open_graph import open_runner
@@ -107,10 +108,7 @@ def _tokens_of(batch: TokenBatch, index: int) -> list[int]:
 
 def encode_tokens(runner: Runner, tokens: npt.NDArray[np.int64]) -> Array:
     """Features (N, T, D) of tokens (N, 2, T), sample by sample: a dynamic INT8 range is that of the whole call."""
-    parts: list[Array] = []
-    for row in tokens:
-        parts.append(runner.infer({name: row[None, index].copy() for index, name in enumerate(TEXT_INPUTS)})["text"])
-    return np.concatenate(parts)
+    return infer_batched(runner.infer, {name: tokens[:, index] for index, name in enumerate(TEXT_INPUTS)}, 1)["text"]
 
 
 def dataset_with_text(bundle: Bundle, dataset: Dataset, only: Sequence[str], *, encode: bool) -> Dataset:

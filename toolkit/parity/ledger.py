@@ -21,6 +21,7 @@ from dmdkit.parity.held_out import without_calibration
 from dmdkit.parity.text_hops import text_hops
 from dmdkit.parity.verdicts import judged
 from dmdkit.runtime.backends.registry import BackendName
+from dmdkit.runtime.batching import infer_batched
 from dmdkit.runtime.bundle import Bundle, Golden
 from dmdkit.runtime.inputs import OUT_OF_RANGE_SHARE, RangeGuard
 from dmdkit.runtime.manifest import (
@@ -96,14 +97,10 @@ def run_graph(
     backend: BackendName = "onnxruntime",
 ) -> dict[str, Array]:
     """A graph's outputs on all samples, in batches, with one thread."""
-    count = len(next(iter(features.values())))
-    parts: list[dict[str, Array]] = []
     with open_runner(bundle, name, backend=backend) as runner:
-        for start in range(0, count, _BATCH):
-            chunk = {key: np.ascontiguousarray(array[start : start + _BATCH]) for key, array in features.items()}
-            parts.append(runner.infer(chunk))
+        found = infer_batched(runner.infer, features, _BATCH)
     advance()
-    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    return found
 
 
 def _check_split(bundle: Bundle, split: Split, source: str) -> None:

@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime as ort
 import pytest
 
 from dmdkit.calibration.graph.layers import layers_of
 from dmdkit.calibration.graph.qdq import with_qdq
 from dmdkit.calibration.lowerings import SIMULATE_QDQ, modelopt_scales, static_int8
-from dmdkit.calibration.ranges import METHODS, Statistics, observe, scale_of, single_threaded
+from dmdkit.calibration.ranges import METHODS, Statistics, observe, scale_of
 from dmdkit.calibration.search.layer_toggles import Switchboard
 from dmdkit.calibration.search.sensitivity import LayerError, error_figures, rank, sensitivity
 from dmdkit.errors import CalibrationError
 from dmdkit.parity.int8_report import ErrorFigures
+from dmdkit.runtime.backends.onnxruntime import cpu_session
 from tests.conftest import tiny_dataset
 
 Array = npt.NDArray[np.float32]
@@ -45,7 +45,7 @@ def board(explain: onnx.ModelProto, placed: dict[str, dict[int, float]]) -> Swit
 
 
 def run(model: onnx.ModelProto, samples: dict[str, Array]) -> dict[str, Array]:
-    session = ort.InferenceSession(model.SerializeToString(), single_threaded(SIMULATE_QDQ))
+    session = cpu_session(model.SerializeToString(), SIMULATE_QDQ)
     return dict(zip(OUTPUTS, session.run(OUTPUTS, samples), strict=True))
 
 

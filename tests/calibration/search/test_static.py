@@ -8,14 +8,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime as ort
 import pytest
 
 from dmdkit.calibration.graph.layers import layers_of
 from dmdkit.calibration.graph.qdq import scales_in
 from dmdkit.calibration.integer_cpu import FORMS, can_be_integer, with_integer_arithmetic
 from dmdkit.calibration.lowerings import lower_for_cpu, modelopt_scales
-from dmdkit.calibration.ranges import observe, single_threaded
+from dmdkit.calibration.ranges import observe
 from dmdkit.calibration.search.cpu import choose_cpu_arithmetic, layer_latencies
 from dmdkit.calibration.search.layer_toggles import Switchboard
 from dmdkit.calibration.search.planning import Progress, SearchOptions, plan_int8
@@ -25,6 +24,7 @@ from dmdkit.calibration.search.static import choose_method, keep_in_float, with_
 from dmdkit.parity.compare import HopRecord, compare
 from dmdkit.parity.int8_report import CandidateRecord, ErrorFigures
 from dmdkit.parity.paired_latency import paired_ratio
+from dmdkit.runtime.backends.onnxruntime import cpu_session
 from tests.calibration.builders import samples_of
 from tests.conftest import tiny_dataset
 
@@ -104,7 +104,7 @@ def test_the_method_with_the_smallest_error_is_taken_and_all_are_reported(board,
 
 def test_integer_arithmetic_answers_like_float_in_both_forms(fusion, ranges, samples):
     def score(model: onnx.ModelProto) -> Array:
-        return ort.InferenceSession(model.SerializeToString(), single_threaded()).run(["score"], dict(samples.held))[0]
+        return cpu_session(model.SerializeToString()).run(["score"], dict(samples.held))[0]
 
     before = score(fusion)
     layers = [layer.name for layer in layers_of(fusion) if can_be_integer(layer)]
