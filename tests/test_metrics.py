@@ -146,3 +146,16 @@ def test_every_metric_is_a_number_in_its_range_or_none(pairs: list[tuple[float, 
             assert 0 <= value <= 1, name
         if name == "corr" and value is not None:
             assert -1 - 1e-9 <= value <= 1 + 1e-9
+
+
+@pytest.mark.parametrize(("label_range", "middle"), [((1.0, 5.0), 3.0), ((0.0, 1.0), 0.5), ((-4.0, -2.0), -3.0)])
+def test_labels_on_one_side_of_zero_are_divided_at_the_middle_of_their_range(label_range, middle):
+    low, high = label_range
+    found = regression_metrics([low, high, low, high], [low, high, high, middle], label_range)
+    assert found["acc2_midpoint"] == 0.75
+    assert not any("zero" in name for name in found), "every label has the same sign: such an accuracy would read 1"
+
+
+def test_labels_on_both_sides_of_zero_keep_the_usual_names():
+    found = regression_metrics([1.0, -1.0], [2.0, 3.0], (-1.0, 4.0))
+    assert (found["acc2_has_zero"], "acc2_midpoint" in found) == (0.5, False)

@@ -10,10 +10,20 @@ import contextlib
 import reprlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
 
 from dmdkit.errors import ConfigError
 
@@ -44,6 +54,20 @@ PositiveInt = Annotated[int, Field(ge=1, lt=2**31)]
 # Training multiplies these in float32, which ends at 3.4e38.
 PositiveFloat = Annotated[float, Field(gt=0.0, le=1e30)]
 Weight = Annotated[float, Field(ge=0.0, le=1e30)]
+
+
+def _auto_or_checked(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+    return value if value == "auto" else handler(value)
+
+
+if TYPE_CHECKING:
+    AutoInt = int | Literal["auto"]
+    AutoBatch = int | Literal["auto"]
+    AutoFloat = float | Literal["auto"]
+else:  # not a union: its errors would name both alternatives
+    AutoInt = Annotated[PositiveInt, WrapValidator(_auto_or_checked), PlainSerializer(lambda value: value)]
+    AutoBatch = Annotated[int, Field(ge=2, lt=2**31), WrapValidator(_auto_or_checked), PlainSerializer(lambda value: value)]
+    AutoFloat = Annotated[PositiveFloat, WrapValidator(_auto_or_checked), PlainSerializer(lambda value: value)]
 TokensFrom = Literal["auto", "raw_text", "text_bert"]
 PaddedSteps = Literal["zero", "encoded"]
 T = TypeVar("T")
@@ -168,17 +192,27 @@ class DataConfig(_Record):
 
 
 class TrainingConfig(_Record):
-    """How the model is optimised; the defaults are the published ones (docs/model.md section 7)."""
+    """How the model is optimised; the defaults are the published ones (docs/model.md section 7).
+
+    What takes ``auto`` is then chosen from the number of training samples (:mod:`dmdkit.training.planning`).
+    """
 
     losses: Literal["released", "paper"] = Field("released", description="objective of the published code, or of the paper")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 1
-    epochs: PositiveInt = Field(100, description="at most this many; early stopping usually ends sooner")
-    batch_size: Annotated[int, Field(ge=2, lt=2**31)] = 16
-    accumulate_batches: PositiveInt = Field(10, description="batches whose gradients are summed before a step")
-    learning_rate: PositiveFloat = 1e-4
+    epochs: AutoInt = Field(100, description="at most this many; early stopping usually ends sooner")
+    batch_size: AutoBatch = 16
+    accumulate_batches: AutoInt = Field(10, description="batches whose gradients are summed before a step")
+    incomplete_group: Literal["drop", "step"] = Field(
+        "drop", description="whether batches that are fewer than a group at an epoch's end are dropped or make a step"
+    )
+    learning_rate: AutoFloat = 1e-4
+    weight_decay: Weight = Field(0.0, description="share of a weight, times the learning rate, that a step takes away")
     clip_value: PositiveFloat = Field(0.6, description="gradients are clipped to +- this after every backward")
-    plateau_patience: PositiveInt = Field(5, description="epochs without a better validation loss before lr is halved")
-    early_stop_patience: PositiveInt = Field(10, description="epochs without a better validation loss before training stops")
+    plateau_patience: AutoInt = Field(5, description="epochs without a better validation loss before lr is halved")
+    early_stop_patience: AutoInt = Field(10, description="epochs without a better validation loss before training stops")
+    validation_window: AutoInt = Field(
+        1, description="epochs whose validation losses are averaged before they choose the best epoch, the rate and the end"
+    )
     distillation_weight: Weight = Field(0.05, description="weight of the GD-Units' terms")
     decoupling_weight: Weight = Field(0.1, description="weight of rec, cyc, and 0.1*(margin + ort)")
     modality_dropout: Probability = Field(

@@ -10,6 +10,7 @@ import numpy.typing as npt
 __all__ = [
     "classification_metrics",
     "correlation",
+    "midpoint",
     "paired_bootstrap_interval",
     "regression_metrics",
     "weighted_f1",
@@ -54,6 +55,13 @@ def _binary(prefix: str, predicted: npt.NDArray[np.bool_], truth: npt.NDArray[np
     }
 
 
+def midpoint(label_range: tuple[float, float] | None) -> float | None:
+    """The middle of a range that does not lie on both sides of zero: there, it divides high from low; else None."""
+    if label_range is None or label_range[0] < 0 < label_range[1]:
+        return None
+    return (label_range[0] + label_range[1]) / 2
+
+
 def regression_metrics(
     predicted: npt.ArrayLike, truth: npt.ArrayLike, label_range: tuple[float, float] | None = SENTIMENT_RANGE
 ) -> dict[str, float | None]:
@@ -66,15 +74,20 @@ def regression_metrics(
 
     Returns:
         mae, corr, acc2_non_zero, f1_non_zero (labels != 0; positive is > 0), acc2_has_zero, f1_has_zero (>= 0 against
-        < 0), and acc7, acc5, acc3; None where a metric is undefined.
+        < 0), and acc7, acc5, acc3; None where a metric is undefined. Labels that do not lie on both sides of zero are
+        divided at the middle of their range instead: acc2_midpoint, f1_midpoint.
     """
     p, y = np.asarray(predicted, np.float64).ravel(), np.asarray(truth, np.float64).ravel()
     if p.shape != y.shape or p.size == 0:
         raise ValueError(f"expected as many predictions as labels and at least one, found {p.size} and {y.size}")
     non_zero = y != 0
     result: dict[str, float | None] = {"mae": float(np.abs(p - y).mean()), "corr": correlation(p, y)}
-    result |= _binary("non_zero", p[non_zero] > 0, y[non_zero] > 0)
-    result |= _binary("has_zero", p >= 0, y >= 0)
+    middle = midpoint(label_range)
+    if middle is None:
+        result |= _binary("non_zero", p[non_zero] > 0, y[non_zero] > 0)
+        result |= _binary("has_zero", p >= 0, y >= 0)
+    else:
+        result |= _binary("midpoint", p >= middle, y >= middle)
     if label_range is not None and tuple(label_range) == SENTIMENT_RANGE:
         for classes, limit in ((7, 3.0), (5, 2.0), (3, 1.0)):
             rounded = [np.round(np.clip(values, -limit, limit)) for values in (p, y)]

@@ -113,3 +113,10 @@ def test_a_closed_standard_error_loses_nothing_of_the_answer(tiny_bundle, tiny_d
     ended = without(2, "predict", tiny_bundle, "--data", tiny_data, "--graph", "fp32", "--limit", "1")
     assert ended.returncode == 0
     assert "test-0" in ended.stdout
+
+
+def test_a_sigterm_ends_a_command_as_a_ctrl_c_does(monkeypatch, tiny_data, capsys):
+    monkeypatch.setattr("dmdkit.data.load_dataset", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+    assert in_process("data", "inspect", tiny_data) == 130
+    assert capsys.readouterr().err.strip() == "error: interrupted"
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL

@@ -222,3 +222,9 @@ def test_copies_of_one_sample_are_unverified_although_reordered_sums_give_them_a
 @pytest.mark.parametrize(("distinct", "status"), [(49, "unverified"), (50, "passed")])
 def test_only_different_samples_count(distinct: int, status: str):
     assert hop({"score": SCORE}, {"score": SCORE}, distinct=distinct).status == status
+
+
+def test_labels_on_one_side_of_zero_are_compared_around_the_middle_of_their_range() -> None:
+    found = hop({"score": SCORE}, {"score": SCORE}, label_range=(1.0, 5.0))
+    assert found.metrics["acc2_midpoint"].interval is not None
+    assert "acc2_has_zero" not in found.metrics

@@ -16,7 +16,13 @@ TINY = (
     "model.heads=2",
     "model.levels=1",
     "training.epochs=2",
+    "training.batch_size=16",
     "training.accumulate_batches=1",
+    "training.incomplete_group=drop",
+    "training.learning_rate=1e-3",
+    "training.plateau_patience=4",
+    "training.early_stop_patience=12",
+    "training.validation_window=1",
 )
 NO_DROPOUT = "model.dropout={}"
 

@@ -12,8 +12,8 @@ import torch
 from dmdkit.cli import main
 from dmdkit.data import MODALITIES, write_dataset
 from dmdkit.runtime.manifest import read_manifest
+from dmdkit.training.batches import drop_modalities
 from dmdkit.training.statistics import input_facts, standardisation
-from dmdkit.training.trainer import _drop_modalities
 from tests.conftest import TINY_SETTINGS, tiny_dataset
 from tests.training.helpers import train_tiny
 
@@ -59,12 +59,12 @@ def test_samples_without_a_modality_count_too():
 def test_modality_dropout_zeroes_whole_samples_of_one_modality():
     torch.manual_seed(0)
     features = {name: torch.ones(3000, 2, 3) for name in MODALITIES}
-    dropped = _drop_modalities(features, 0.3)
+    dropped = drop_modalities(features, 0.3)
     lost = torch.stack([(dropped[name] == 0).all((1, 2)) for name in MODALITIES])
     assert torch.equal(lost, torch.stack([(dropped[name] == 0).any((1, 2)) for name in MODALITIES]))
     assert lost.sum(0).max() == 1
     assert torch.allclose(lost.float().mean(1), torch.tensor(0.1), atol=0.02)
-    assert _drop_modalities(features, 0.0) is features
+    assert drop_modalities(features, 0.0) is features
 
 
 def test_standardisation_ignores_padding_and_leaves_constant_columns_alone():

@@ -8,6 +8,7 @@ import torch
 from benchmarks.published_loop import PublishedModel, published_step
 from dmdkit.config import DropoutConfig, ModelShape
 from dmdkit.training import trainer
+from dmdkit.training.batches import batches_of, epoch_seed
 from dmdkit.training.progress import SilentProgress
 from dmdkit.training.run import RunFacts
 from tests.conftest import tiny_dataset
@@ -44,7 +45,7 @@ def published_weights(live: trainer._Trainer, *, clip: float, steps: int = STEPS
     labels = torch.from_numpy(split.labels).double()
     done, epoch = 0, 0
     while done < steps:
-        batches = trainer._batches(SAMPLES, BATCH, trainer._epoch_seed(live.settings.seed, epoch))
+        batches = batches_of(SAMPLES, BATCH, epoch_seed(live.settings.seed, epoch))
         for start in range(0, len(batches) - len(batches) % GROUP, GROUP):
             group = batches[start : start + GROUP]
             parts = [({name: array[chosen] for name, array in features.items()}, labels[chosen]) for chosen in group]

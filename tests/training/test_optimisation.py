@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from dmdkit.config import ModelShape
 from dmdkit.model import DmdSystem, LossWeights, loss_terms, total_loss
 from dmdkit.training import trainer
+from dmdkit.training.batches import batches_of, epoch_seed
 from dmdkit.training.run import HISTORY_FILE, METRICS_FILE, MODEL_FILE
 from tests.conftest import tiny_dataset
 from tests.training.helpers import NO_DROPOUT, tiny_config, train_tiny
@@ -33,7 +34,7 @@ def written_by_hand(variant="published"):
     torch.manual_seed(settings.seed)
     shape = ModelShape.from_config(config.model, dataset.feature_dims, dataset.lengths, 1)
     system = DmdSystem(shape, config.model.dropout, gd_units=True).train()
-    optimizer = torch.optim.Adam(system.parameters(), lr=settings.learning_rate, fused=True)
+    optimizer = torch.optim.AdamW(system.parameters(), lr=settings.learning_rate, weight_decay=0.0, fused=True)
     split = dataset.splits["train"]
     features = {name: torch.from_numpy(array) for name, array in split.features().items()}
     labels = torch.from_numpy(split.labels)
@@ -54,7 +55,7 @@ def written_by_hand(variant="published"):
 
 @pytest.fixture
 def trained(tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, "_batches", lambda count, size, seed: list(BATCHES))
+    monkeypatch.setattr(trainer, "batches_of", lambda count, size, seed: list(BATCHES))
     run = train_tiny(tmp_path / "run", *SETTINGS, dataset=tiny_dataset(train=40))
     return load_file(run.model_file)
 
@@ -83,10 +84,10 @@ def test_fewer_batches_than_a_group_still_make_one_step(tmp_path):
 
 
 def test_every_epoch_sees_every_sample_once_in_another_order():
-    first, second = (torch.cat(trainer._batches(37, 16, trainer._epoch_seed(1, epoch))) for epoch in (0, 1))
+    first, second = (torch.cat(batches_of(37, 16, epoch_seed(1, epoch))) for epoch in (0, 1))
     assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(37))
     assert first.tolist() != second.tolist()
-    assert [len(batch) for batch in trainer._batches(37, 16, 0)] == [16, 16, 5]
+    assert [len(batch) for batch in batches_of(37, 16, 0)] == [16, 16, 5]
 
 
 def scripted(monkeypatch, losses):
@@ -151,6 +152,7 @@ def test_history_and_metrics_hold_every_loss_and_metric(tmp_path):
         "epoch",
         "learning_rate",
         "valid_loss",
+        "train_gradient_norm",
         *(f"train_{name}" for name in terms),
         *(f"valid_{name}" for name in names),
     }

@@ -126,14 +126,14 @@ def test_the_encoders_rate_is_small_unless_it_is_set(given: dict[str, float | No
         assert own.text_encoder is not None
         assert own.text_encoder.learning_rate == rate
     groups: list[float] = []
-    original = torch.optim.Adam
+    original = torch.optim.AdamW
 
     def adam(parameters, **options):
         groups.extend(group.get("lr", options["lr"]) for group in parameters)
         return original(parameters, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("torch.optim.Adam", adam)
+        patch.setattr("torch.optim.AdamW", adam)
         train(own, text_dataset(), tmp_path / "run", device="cpu")
     assert groups == [1e-3, rate]
 

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from dmdkit.errors import DmdkitError
 
@@ -54,22 +55,26 @@ def open_streams() -> None:
 
 @contextmanager
 def remembered_interrupts() -> Iterator[None]:
-    """Until it ends, a Ctrl-C raises ``KeyboardInterrupt`` as ever and is remembered; one that is ignored stays so."""
+    """Until it ends, a Ctrl-C raises ``KeyboardInterrupt`` as ever and is remembered; one that is ignored stays so.
+
+    A SIGTERM, which is how schedulers and service managers end a process, does the same.
+    """
     _interrupt.clear()
+    usual: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
     ours = threading.current_thread() is threading.main_thread()
-    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield
-        return
+    taken = [number for number, handler in usual.items() if ours and signal.getsignal(number) is handler]
 
     def interrupted(number: int, frame: FrameType | None) -> None:
         _interrupt.set()
         signal.default_int_handler(number, frame)
 
-    signal.signal(signal.SIGINT, interrupted)
+    for number in taken:
+        signal.signal(number, interrupted)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in taken:
+            signal.signal(number, usual[number])
 
 
 def was_interrupted() -> bool:

@@ -139,6 +139,7 @@ def train_run(
     require("training", "train", "torch", "lightning_fabric")
     from dmdkit.config import load_run_config, recipe_path
     from dmdkit.training.devices import checked_device
+    from dmdkit.training.planning import resolved
     from dmdkit.training.run_directory import check_target
     from dmdkit.training.trainer import train as train_into
 
@@ -162,6 +163,9 @@ def train_run(
     if own and config.data.sha256 not in (None, dataset.sha256):
         began = "the run began with" if resume else "this config was used with"
         raise RunError(f"{path} is not the file {began} (its SHA-256 differs); name the right one with --data")
+    if "train" in dataset.splits and not resume:
+        for text in resolved(config, len(dataset.splits["train"]))[1]:
+            note(text)
     recorded = config.data.model_copy(update={"path": str(Path(path).resolve()), "sha256": dataset.sha256})
     config = config.model_copy(update={"data": recorded})
     if config.text_encoder is not None:
@@ -222,6 +226,10 @@ def train(
         print_json({"run": str(run.path), **metrics})
     else:
         print_metrics(metrics)
+        for split, comparison in metrics.get("against_ridge", {}).items():
+            note(f"{split}: {comparison['sentence']}")
+    for text in metrics.get("warnings", []):
+        note(f"warning: {text}")
     finish(
         f"{run.path}/ (model.safetensors, metrics.json, history.csv)",
         f"dmdkit export {shlex.quote(str(run.path))} --int8",
@@ -229,8 +237,11 @@ def train(
 
 
 def print_metrics(metrics: dict[str, Any]) -> None:
-    """Prints the metrics of every split, a column a split."""
-    splits = metrics["splits"]
+    """Prints the metrics of every split, a column a split, and beside it what the majority and ridge reach there."""
+    splits = dict[str, Any]()
+    for split, values in metrics["splits"].items():
+        splits[split] = values
+        splits |= {f"{name} ({split})": found for name, found in metrics.get("baselines", {}).get(split, {}).items()}
     if not splits:
         return
     title = None

@@ -9,7 +9,15 @@ from dmdkit.cli.console import err, note
 __all__ = ["BarProgress", "LineProgress"]
 
 Row = dict[str, float | int | None]
-_SHOWN = {"mae": "mae", "corr": "corr", "acc2_non_zero": "acc2", "acc7": "acc7", "accuracy": "accuracy", "f1": "f1"}
+_SHOWN = {
+    "mae": "mae",
+    "corr": "corr",
+    "acc2_non_zero": "acc2",
+    "acc2_midpoint": "acc2",
+    "acc7": "acc7",
+    "accuracy": "accuracy",
+    "f1": "f1",
+}
 
 
 def _line(row: Row, epochs: int, *, best: bool) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -75,7 +75,7 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, change: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, change: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, *saved = ctx.saved_tensors
         wide = torch.promote_types(query.dtype, torch.float32)
         by_query, by_key, by_value = (torch.empty_like(x) for x in (query, key, value))
@@ -128,7 +128,8 @@ class _Layer:
 
 
 def _stacked(linears: Sequence[nn.Module]) -> tuple[Tensor, Tensor]:
-    return torch.stack([linear.weight for linear in linears]), torch.stack([linear.bias for linear in linears])  # type: ignore[arg-type]
+    weights, biases = ([cast(Tensor, getattr(linear, name)) for linear in linears] for name in ("weight", "bias"))
+    return torch.stack(weights), torch.stack(biases)
 
 
 def _folded(norms: Sequence[nn.Module], weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:

@@ -74,8 +74,8 @@ class MultiheadAttention(nn.Module):
             q = F.linear(query, self.in_proj_weight[:width], self.in_proj_bias[:width])
             k, v = F.linear(key, self.in_proj_weight[width:], self.in_proj_bias[width:]).chunk(2, dim=-1)
         else:
-            weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
-            q, k, v = (F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True))
+            parts = zip((query, key, value), self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3), strict=True)
+            q, k, v = (F.linear(x, weight, bias) for x, weight, bias in parts)
         q, k, v = self._heads_first(q * self.head_dim**-0.5), self._heads_first(k), self._heads_first(v)
         scores = (q @ k.transpose(-2, -1)).masked_fill(forbidden, -math.inf)
         weights = F.dropout(torch.softmax(scores.float(), dim=-1).type_as(scores), self.dropout, self.training)

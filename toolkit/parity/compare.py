@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
-from dmdkit.metrics import classification_metrics, correlation, paired_bootstrap_interval, regression_metrics
+from dmdkit.metrics import classification_metrics, correlation, midpoint, paired_bootstrap_interval, regression_metrics
 from dmdkit.parity.evidence import Evidence, evidence_of
 from dmdkit.runtime.self_check import FP32_MAX_ERROR
 
@@ -134,10 +134,12 @@ def _metric_changes(
             regression_metrics(after[:, 0], labels, label_range),
         )
         errors = [np.abs(values[:, 0].astype(np.float64) - labels) for values in (before, after)]
-        hits = [((values[:, 0] >= 0) == (labels >= 0)).astype(np.float64) for values in (before, after)]
+        middle = midpoint(label_range)
+        name, border = ("acc2_has_zero", 0.0) if middle is None else ("acc2_midpoint", middle)
+        hits = [((values[:, 0] >= border) == (labels >= border)).astype(np.float64) for values in (before, after)]
         intervals = {
             "mae": paired_bootstrap_interval(errors[0], errors[1]),
-            "acc2_has_zero": paired_bootstrap_interval(hits[0], hits[1]),
+            name: paired_bootstrap_interval(hits[0], hits[1]),
         }
     return {name: MetricChange(before=old[name], after=new[name], interval=intervals.get(name)) for name in old}
 

@@ -18,6 +18,8 @@ METRIC_NAMES = {
     "f1_non_zero": "F1, zero labels left out",
     "acc2_has_zero": "Acc-2, zero counts as positive",
     "f1_has_zero": "F1, zero counts as positive",
+    "acc2_midpoint": "Acc-2, divided at the middle of the range",
+    "f1_midpoint": "F1, divided at the middle of the range",
     "acc7": "Acc-7",
     "acc5": "Acc-5",
     "acc3": "Acc-3",

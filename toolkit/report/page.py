@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 
 from dmdkit.errors import BundleError
@@ -10,8 +9,9 @@ from dmdkit.files import write_text
 from dmdkit.report.bundle_section import bundle_section
 from dmdkit.report.edges_section import edges_section
 from dmdkit.report.facts import Facts, read_facts
+from dmdkit.report.frame import document
 from dmdkit.report.int8_section import calibration_section, layers_section, targets_section
-from dmdkit.report.markup import Child, Markup, tag
+from dmdkit.report.markup import Markup, tag
 from dmdkit.report.metrics_section import metrics_section
 from dmdkit.report.overview import banner, graphs_section, tiles
 from dmdkit.report.parity_section import parity_section
@@ -21,9 +21,6 @@ from dmdkit.report.resources_section import resources_section
 __all__ = ["REPORT_PAGE", "render", "write_report"]
 
 REPORT_PAGE = "report/report.html"
-
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
-"""A browser that obeys it runs no script and makes no request, whatever a bundle smuggled in."""
 
 
 def _missing(sections: list[Section]) -> Markup | None:
@@ -58,39 +55,13 @@ def render(facts: Facts) -> str:
         parity_section(facts),
         bundle_section(facts),
     ]
-    style = Markup(files("dmdkit.report").joinpath("report.css").read_text(encoding="utf-8"))
-    title = f"{facts.manifest.name}: parity report"
-    head = [
-        tag("meta", charset="utf-8"),
-        Markup(f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name="color-scheme", content="light dark"),
-        tag("title", title),
-        tag("link", rel="icon", href="data:,"),
-        tag("style", style),
-    ]
-    body: list[Child] = [
-        tag(
-            "header",
-            tag("p", "dmdkit parity report", class_="brand"),
-            tag("h1", facts.manifest.name),
-            tag("p", _subtitle(facts)),
-        ),
-        tag("main", banner(facts), tiles(facts), _section(table), *(map(_section, sections)), _missing([table, *sections])),
-        tag("footer", tag("p", f"Written by dmdkit {_version()}. This page holds everything it shows and loads nothing.")),
-    ]
-    page = tag("html", tag("head", *head), tag("body", *body), lang="en")
-    return "<!DOCTYPE html>\n" + page + "\n"
+    parts = [banner(facts), tiles(facts), _section(table), *map(_section, sections), _missing([table, *sections])]
+    name = facts.manifest.name
+    return document(f"{name}: parity report", "dmdkit parity report", name, _subtitle(facts), parts)
 
 
 def _section(section: Section) -> Markup | None:
     return tag("section", tag("h2", section.title), section.body) if section.body else None
-
-
-def _version() -> str:
-    from dmdkit import __version__
-
-    return __version__
 
 
 def write_report(bundle: Path) -> Path:

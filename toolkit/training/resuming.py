@@ -49,11 +49,11 @@ def _beginning(facts: RunFacts) -> RunFacts:
 
 
 def _check_settings(config: RunConfig, state: TrainingState, place: Path) -> None:
-    trained = state.next_epoch
-    if config.training.epochs < trained:
+    trained, epochs = state.next_epoch, config.training.epochs
+    if isinstance(epochs, int) and epochs < trained:
         raise ConfigError(
             f"{place}: expected training.epochs of at least the {trained} that are trained already, found "
-            f"{config.training.epochs}; give --epochs {trained} or more, or train fewer into another --out"
+            f"{epochs}; give --epochs {trained} or more, or train fewer into another --out"
         )
     if state.config is None:  # a checkpoint of an earlier version
         return

@@ -42,6 +42,9 @@ ENVIRONMENT_FILE = "environment.json"
 CHECKPOINT_FILE = "last.ckpt"
 TEXT_DIR = "text_encoder"
 """The text encoder in Hugging Face layout, where the run has one."""
+RUN_PAGE = "report.html"
+"""What `dmdkit report` writes of a run; it goes when the run goes."""
+
 RUN_FILES = (MODEL_FILE, CONFIG_FILE, FACTS_FILE, METRICS_FILE, HISTORY_FILE, ENVIRONMENT_FILE, CHECKPOINT_FILE)
 
 

@@ -2,8 +2,8 @@
 
 A text encoder is trained with the model, by the same rule, or was applied to the data before.
 Gradients of ``accumulate_batches`` batches are summed, clipped by value after every backward, and an incomplete group
-at an epoch's end is dropped; the learning rate halves and training stops on the validation loss; the best epoch is
-kept. Test data chooses nothing.
+at an epoch's end is dropped, or makes a step of its own where the recipe says so; the learning rate halves and training
+stops on the validation loss, or on its mean over some epochs; the best epoch is kept. Test data chooses nothing.
 """
 
 from __future__ import annotations
@@ -11,24 +11,33 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from dmdkit.config import ModelShape, RunConfig
-from dmdkit.data.dataset import MODALITIES, Dataset, Split
+from dmdkit.data.dataset import Dataset
 from dmdkit.errors import ConfigError, DataError, RunError
 from dmdkit.files import atomic_path, locked_directory, sha256_of_bytes, sha256_of_file, write_json, write_text
 from dmdkit.model import DmdSystem, LossTerms, LossWeights, loss_terms, total_loss
 from dmdkit.model.text_encoder import TextEncoder
+from dmdkit.training.batches import (
+    DeviceSplit,
+    batches_of,
+    check_finite,
+    drop_modalities,
+    epoch_seed,
+    term_names,
+    term_values,
+)
 from dmdkit.training.checkpoint import TrainingState, model_bytes, save_state
 from dmdkit.training.devices import checked_device, readable_memory_errors
 from dmdkit.training.encoder_directory import (
@@ -38,6 +47,8 @@ from dmdkit.training.encoder_directory import (
     write_encoder_directory,
 )
 from dmdkit.training.evaluation import predict, task_metrics
+from dmdkit.training.outcome import outcome
+from dmdkit.training.planning import resolved, schedule_of
 from dmdkit.training.progress import Progress, SilentProgress
 from dmdkit.training.resuming import left_state
 from dmdkit.training.run import (
@@ -66,20 +77,8 @@ __all__ = ["Progress", "SilentProgress", "train"]
 
 _ENCODER_PREFIX = "text_encoder."
 
-
-@dataclass(frozen=True)
-class _Tensors:
-    features: dict[str, Tensor]
-    labels: Tensor
-    tokens: Tensor | None
-
-    @classmethod
-    def of(cls, split: Split, device: torch.device) -> _Tensors:
-        dtype = torch.get_default_dtype()  # that of the model
-        features = {name: torch.from_numpy(array).to(device, dtype) for name, array in split.features().items()}
-        tokens = None if split.tokens is None else torch.from_numpy(split.tokens).to(device)
-        labels = torch.from_numpy(np.ascontiguousarray(split.labels)).to(device)
-        return cls(features, labels.to(dtype) if labels.is_floating_point() else labels, tokens)
+_READ_EVERY = 16
+"""Batches after which an accelerator's losses are read: reading waits for it. A CPU's are read at once."""
 
 
 def _fabric(device: str, precision: Literal["32-true", "bf16-mixed"]) -> Fabric:
@@ -90,42 +89,6 @@ def _fabric(device: str, precision: Literal["32-true", "bf16-mixed"]) -> Fabric:
         raise ConfigError(f"--device {device} with training.precision={precision}: {cause}") from cause
 
 
-def _epoch_seed(seed: int, epoch: int) -> int:
-    return int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
-
-
-def _batches(count: int, size: int, seed: int) -> list[Tensor]:
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    return list(torch.split(order, size))
-
-
-def _drop_modalities(features: dict[str, Tensor], probability: float) -> dict[str, Tensor]:
-    """Zeroes at most one modality of each sample with ``probability``."""
-    if probability == 0:
-        return features
-    batch = next(iter(features.values())).shape[0]
-    chosen = torch.randint(len(MODALITIES), (batch,))
-    chosen[torch.rand(batch) >= probability] = -1
-    return {name: features[name] * (chosen != index).to(features[name]).view(-1, 1, 1) for index, name in enumerate(MODALITIES)}
-
-
-def _group_means(sums: dict[str, float], count: int) -> dict[str, float]:
-    return {name: value / max(count, 1) for name, value in sums.items()}
-
-
-def _groups(terms: LossTerms) -> Iterator[tuple[str, float]]:
-    groups = {
-        "task": terms.task,
-        "reconstruction": terms.reconstruction,
-        "cycle": terms.cycle,
-        "orthogonality": terms.orthogonality,
-        "margin": {"": terms.margin},
-        **{f"{space}_{name}": {"": value} for space, unit in terms.distillation.items() for name, value in unit.items()},
-    }
-    for name, values in groups.items():
-        yield name, float(sum(value.detach() for value in values.values()))
-
-
 class _Trainer:
     """The live training; ``encoder`` is the text encoder where it is fine-tuned."""
 
@@ -134,7 +97,9 @@ class _Trainer:
     ) -> None:
         settings = config.training
         self.config, self.settings, self.facts, self.dataset = config, settings, facts, dataset
+        self.schedule = schedule_of(settings, len(dataset.splits["train"]))
         self.fabric = _fabric(device, settings.precision)
+        self.reads_every = 1 if self.fabric.device.type == "cpu" else _READ_EVERY
         torch.manual_seed(settings.seed)
         self.system = DmdSystem(facts.shape, config.model.dropout, standardised=facts.standardised, gd_units=facts.gd_units)
         train_split = dataset.splits["train"]
@@ -148,69 +113,92 @@ class _Trainer:
         self.encode: nn.Module | None = None
         if encoder is not None:
             assert config.text_encoder is not None
-            rate = config.text_encoder.learning_rate or settings.learning_rate
+            rate = config.text_encoder.learning_rate or self.schedule.learning_rate
             groups.append({"params": list(encoder.parameters()), "lr": rate})
             self.parts[_ENCODER_PREFIX] = encoder
             self.encode = self.fabric.setup_module(encoder)
-        optimizer = torch.optim.Adam(groups, lr=settings.learning_rate, fused=self.fabric.device.type in ("cpu", "cuda"))
+        optimizer = torch.optim.AdamW(
+            groups,
+            lr=self.schedule.learning_rate,
+            weight_decay=settings.weight_decay,
+            fused=self.fabric.device.type in ("cpu", "cuda"),
+        )
         self.model, self.optimizer = self.fabric.setup(self.system, optimizer)
-        self.scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=settings.plateau_patience)
-        self.train_data = _Tensors.of(train_split, self.fabric.device)
+        self.scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            optimizer, factor=0.5, patience=self.schedule.plateau_patience
+        )
+        self.train_data = DeviceSplit.of(train_split, self.fabric.device)
         self.weights = LossWeights(settings.distillation_weight, settings.decoupling_weight)
         self.classes = facts.task == "classification"
 
     def batches_per_epoch(self) -> int:
-        return math.ceil(len(self.dataset.splits["train"]) / self.settings.batch_size)
+        return math.ceil(len(self.dataset.splits["train"]) / self.schedule.batch_size)
 
-    def _step(self, indices: Tensor) -> LossTerms:
+    def _step(self, indices: Tensor) -> tuple[Tensor, LossTerms]:
         indices = indices.to(self.fabric.device)
         features = {name: tensor[indices] for name, tensor in self.train_data.features.items()}
         if self.encode is not None:
             assert self.train_data.tokens is not None
             tokens = self.train_data.tokens[indices]
             features["text"] = self.encode(tokens[:, 0], tokens[:, 1])
-        out = self.model(**_drop_modalities(features, self.settings.modality_dropout))
+        out = self.model(**drop_modalities(features, self.settings.modality_dropout))
         terms = loss_terms(out, self.train_data.labels[indices], self.settings.losses, classes=self.classes)
         total = total_loss(terms, self.settings.losses, self.weights)
-        if not torch.isfinite(total):
-            raise RunError(
-                f"the loss became {float(total.detach())}; lower training.learning_rate, or standardise the features with "
-                "--set data.normalisation=standardise"
-            )
         self.fabric.backward(total)
         for part in self.parts.values():
             torch.nn.utils.clip_grad_value_(part.parameters(), self.settings.clip_value)
-        self._last_loss = float(total.detach())
-        return terms
+        return total, terms
 
     def run_epoch(self, epoch: int, progress: Progress) -> dict[str, float]:
         """One pass over the training split; returns the mean of each group of loss terms."""
-        seed = _epoch_seed(self.settings.seed, epoch)
+        seed = epoch_seed(self.settings.seed, epoch)
         torch.manual_seed(seed)
         self.model.train()
         if self.encode is not None:
             self.encode.train()
         self.optimizer.zero_grad()
-        sums: dict[str, float] = {}
-        batches = _batches(len(self.dataset.splits["train"]), self.settings.batch_size, seed)
-        group = min(self.settings.accumulate_batches, len(batches))
+        split = self.dataset.splits["train"]
+        batches = batches_of(len(split), self.schedule.batch_size, seed)
+        group = min(self.schedule.accumulate_batches, len(batches))
+        drops_rest = self.settings.incomplete_group == "drop"
+        names: list[str] = []
+        waiting: list[Tensor] = []
+        seen: list[Tensor] = []
+        norms: list[Tensor] = []
         for index, indices in enumerate(batches):
-            terms = self._step(indices)
-            for name, value in (("total", self._last_loss), *_groups(terms)):
-                sums[name] = sums.get(name, 0.0) + value
-            if (index + 1) % group == 0:
+            total, terms = self._step(indices)
+            names = term_names(terms)
+            waiting.append(term_values(total, terms))
+            ends = index + 1 == len(batches)
+            if (index + 1) % group == 0 or (ends and not drops_rest):
+                norms.append(self._gradient_norm())
                 self.optimizer.step()
                 self.optimizer.zero_grad()
-            progress.batch(epoch, index + 1, self._last_loss)
-        self.optimizer.zero_grad()  # an incomplete group is dropped, as published
-        return _group_means(sums, len(batches))
+            if ends or len(waiting) == self.reads_every:
+                for number, values in enumerate(torch.stack(waiting).cpu(), start=index + 1 - len(waiting)):
+                    ids = [split.ids[int(i)] for i in batches[number]]
+                    check_finite(values, names, f"epoch {epoch + 1}, batch {number + 1}", ids)
+                    seen.append(values)
+                waiting.clear()
+                progress.batch(epoch, index + 1, float(seen[-1][0]))
+        self.optimizer.zero_grad()  # what is left of an incomplete group is dropped, as published
+        means = torch.stack(seen).double().mean(0).tolist()
+        return {**dict(zip(names, means, strict=True)), "gradient_norm": float(torch.stack(norms).mean())}
 
-    def validate(self, split: str) -> tuple[float, dict[str, float | None]]:
-        """The validation loss (mean absolute error, or cross-entropy) and every metric of ``split``."""
+    def _gradient_norm(self) -> Tensor:
+        parameters = (parameter for part in self.parts.values() for parameter in part.parameters())
+        return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+
+    def predict(self, split: str) -> npt.NDArray[np.float32]:
+        """The outputs (N, C) for ``split``, of the weights as they are now."""
         part = self.dataset.splits[split]
         if self.encode is not None:
             part = encoded_split(part, self.encode, self.fabric.device)
-        predicted = predict(self.model, part, self.fabric.device)
+        return predict(self.model, part, self.fabric.device)
+
+    def validate(self, split: str) -> tuple[float, dict[str, float | None]]:
+        """The validation loss (mean absolute error, or cross-entropy) and every metric of ``split``."""
+        part, predicted = self.dataset.splits[split], self.predict(split)
         metrics = task_metrics(predicted, part.labels, self.facts.task, self.facts.label_range)
         if self.classes:
             loss = float(F.cross_entropy(torch.from_numpy(predicted), torch.from_numpy(part.labels)))
@@ -256,22 +244,25 @@ class _Trainer:
 
     def fit(self, out: Path, state: TrainingState, progress: Progress) -> None:
         """Trains from ``state`` on, saving after every epoch."""
-        progress.start(self.settings.epochs, self.batches_per_epoch(), state.next_epoch)
-        while state.next_epoch < self.settings.epochs and not state.stopped_early:
+        progress.start(self.schedule.epochs, self.batches_per_epoch(), state.next_epoch)
+        while state.next_epoch < self.schedule.epochs and not state.stopped_early:
             epoch = state.next_epoch
             rate = self.optimizer.param_groups[0]["lr"]
             losses = self.run_epoch(epoch, progress)
             valid_loss, metrics = self.validate("valid")
-            self.scheduler.step(valid_loss)
-            best = valid_loss < state.best_loss
+            recent = [valid_loss, *(float(row["valid_loss"] or 0) for row in reversed(state.history))]
+            recent = recent[: self.schedule.validation_window]
+            smoothed = sum(recent) / len(recent)
+            self.scheduler.step(smoothed)
+            best = smoothed < state.best_loss
             if best:
-                state.best_epoch, state.best_loss = epoch, valid_loss
+                state.best_epoch, state.best_loss = epoch, smoothed
             row: dict[str, float | int | None] = {"epoch": epoch + 1, "learning_rate": rate}
             row |= {f"train_{name}": value for name, value in losses.items()}
             row |= {"valid_loss": valid_loss, **{f"valid_{name}": value for name, value in metrics.items()}}
             state.history.append(row)
             state.next_epoch = epoch + 1
-            state.stopped_early = epoch - state.best_epoch >= self.settings.early_stop_patience
+            state.stopped_early = epoch - state.best_epoch >= self.schedule.early_stop_patience
             self.capture(state)
             if best:
                 state.best_model = state.model
@@ -333,6 +324,7 @@ def train(
     text = TrainingEncoder.of(config)
     if text is not None:
         config, dataset = text.prepare(config, dataset, resume=resume)
+    config, _ = resolved(config, len(dataset.splits["train"]))
     settings = config.training
     standardised = config.data.normalisation == "standardise"
     facts = RunFacts(
@@ -370,16 +362,8 @@ def train(
 def _finish(trainer: _Trainer, state: TrainingState, out: Path, text: TrainingEncoder | None) -> None:
     """Measures the best epoch and puts the weights in their place last, because they say that the run is finished."""
     trainer.load(state.best_model)
-    metrics: dict[str, Any] = {
-        "best_epoch": state.best_epoch + 1,
-        "epochs": state.next_epoch,
-        "stopped_early": state.stopped_early,
-        "splits": {},
-    }
-    for split in ("valid", "test"):
-        if split in trainer.dataset.splits:
-            _, values = trainer.validate(split)
-            metrics["splits"][split] = {"samples": len(trainer.dataset.splits[split]), **values}
+    outputs = {split: trainer.predict(split) for split in ("valid", "test") if split in trainer.dataset.splits}
+    metrics = outcome(state, trainer.schedule, trainer.settings, trainer.dataset, outputs)
     facts, settings = trainer.facts, trainer.settings
     if trainer.encode is not None:
         learnt = encoded_split(trainer.dataset.splits["train"], trainer.encode, trainer.fabric.device)

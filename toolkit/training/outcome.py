@@ -1,0 +1,72 @@
+"""What a finished training says of itself: metrics, what simpler models reach on the same samples, and warnings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dmdkit.config import TrainingConfig
+from dmdkit.data.dataset import Dataset
+from dmdkit.training.baselines import Baselines, compare
+from dmdkit.training.checkpoint import TrainingState
+from dmdkit.training.evaluation import task_metrics
+from dmdkit.training.planning import ENOUGH_STEPS, Schedule
+
+__all__ = ["outcome"]
+
+
+def outcome(
+    state: TrainingState,
+    schedule: Schedule,
+    settings: TrainingConfig,
+    dataset: Dataset,
+    outputs: Mapping[str, npt.NDArray[np.float32]],
+) -> dict[str, Any]:
+    """The content of ``metrics.json``.
+
+    Args:
+        state: The finished training.
+        schedule: What it ran by.
+        settings: Its recipe.
+        dataset: Its data.
+        outputs: The best epoch's, (N, C) for each split to measure.
+    """
+    baselines = Baselines(dataset)
+    metrics: dict[str, Any] = {
+        "best_epoch": state.best_epoch + 1,
+        "epochs": state.next_epoch,
+        "stopped_early": state.stopped_early,
+        "splits": {},
+        "baselines": {},
+        "against_ridge": {},
+        "warnings": _warnings(state, schedule, settings, len(dataset.splits["train"])),
+    }
+    for name, predicted in outputs.items():
+        split = dataset.splits[name]
+        simple = baselines.predictions(split)
+
+        def measured(values: npt.NDArray[np.float32], labels: Any = split.labels) -> dict[str, float | None]:
+            return task_metrics(values, labels, dataset.task, dataset.label_range)
+
+        metrics["splits"][name] = {"samples": len(split), **measured(predicted)}
+        metrics["baselines"][name] = {kind: measured(values) for kind, values in simple.items()}
+        metrics["against_ridge"][name] = {"ridge": baselines.ridge.kind, **compare(predicted, simple, split).as_dict()}
+    return metrics
+
+
+def _warnings(state: TrainingState, schedule: Schedule, settings: TrainingConfig, samples: int) -> list[str]:
+    found = []
+    taken = state.next_epoch * schedule.steps_per_epoch(samples, complete_groups=settings.incomplete_group == "drop")
+    if taken < ENOUGH_STEPS:
+        found.append(
+            f"only {taken} optimiser steps were taken; below about {ENOUGH_STEPS} a model learns little: lower "
+            "training.accumulate_batches, or raise training.epochs and training.early_stop_patience"
+        )
+    if state.best_epoch + 1 == state.next_epoch and not state.stopped_early:
+        found.append(
+            f"the best epoch, {state.best_epoch + 1}, is the last: more may do better; go on with --resume and more --epochs"
+        )
+    return found
