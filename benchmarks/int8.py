@@ -91,7 +91,7 @@ def latency(name: str, fusion: ModelProto, samples: Samples, explain: ModelProto
     times = timed_rounds({w: lambda r=runner: r.infer(sample) for w, runner in runners.items()}, rounds)  # type: ignore[misc]
     rows = []
     for what in runners:
-        found = paired_ratio(times[what], times["fp32"])
+        found = paired_ratio(times[what].wall, times["fp32"].wall)
         size = len(graphs.get(what, graphs["fp32"])[0])
         rows.append(
             {

@@ -30,11 +30,10 @@ from benchmarks.engines import (
     ort_session,
 )
 from benchmarks.models import FullModel, Graph, Models, mosi_shape
-from benchmarks.timing import interleaved
 from benchmarks.timing import rows as rows_of
 from dmdkit.calibration import lower_for_cpu
 from dmdkit.export import StudentModule
-from dmdkit.parity.timing import Target, footprint
+from dmdkit.parity.timing import Target, footprint, timed_rounds
 from dmdkit.runtime import Runtime
 
 AGREES = 1e-4
@@ -103,7 +102,7 @@ def headline(context: Context) -> Row:
         skipped["torch.compile"] = reason
     expected = calls["published model, PyTorch eager"]()
     errors = _check(calls, expected, tuple(loose))
-    rows = rows_of(interleaved(calls, context.rounds), NAIVE)
+    rows = rows_of(timed_rounds(calls, context.rounds), NAIVE)
     for row in rows:
         row["max_error"] = errors[row["name"]]
     return {
@@ -171,7 +170,7 @@ def overhead(context: Context) -> Row:
             "Runtime.predict, no batch axis": lambda: runtime.predict(**single).score,
         }
         _check(calls, calls["session.run"]())
-        rows = rows_of(interleaved(calls, context.rounds), "session.run")
+        rows = rows_of(timed_rounds(calls, context.rounds), "session.run")
     by_name = {row["name"]: row for row in rows}
     return {
         "rows": rows,
@@ -190,7 +189,7 @@ def growth(context: Context) -> Row:
         calls[f"student fp32, batch {batch}"] = in_onnxruntime(context.main.student, feed, threads)
         if openvino_missing() is None:
             calls[f"student fp32, OpenVINO, batch {batch}"] = in_openvino(context.main.student, feed, threads)
-    by_batch = rows_of(interleaved(calls, rounds), f"naive export, batch {batches[0]}")
+    by_batch = rows_of(timed_rounds(calls, rounds), f"naive export, batch {batches[0]}")
     lengths = [(8, 8, 8), (8, 12, 16)] if context.tiny else [(12, 12, 12), (24, 24, 24), (50, 50, 50), (104, 104, 104)]
     if not context.tiny:
         lengths.append((50, 375, 500))
@@ -202,7 +201,7 @@ def growth(context: Context) -> Row:
         if openvino_missing() is None:
             pair["openvino"] = in_openvino(models.student, feed, threads)
         _check(pair, pair["naive"]())
-        found = {row["name"]: row for row in rows_of(interleaved(pair, rounds, 30.0), "naive")}
+        found = {row["name"]: row for row in rows_of(timed_rounds(pair, rounds, seconds=30.0), "naive")}
         by_length.append(
             {
                 "projected_steps": list(models.shape.projected_lengths.values()),

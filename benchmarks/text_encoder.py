@@ -20,7 +20,6 @@ import onnxruntime as ort
 import torch
 from onnx import ModelProto
 
-from benchmarks.timing import interleaved
 from benchmarks.timing import rows as rows_of
 from dmdkit.calibration.lowerings import SIMULATE_QDQ, modelopt_scales, static_int8
 from dmdkit.calibration.text.lowerings import dynamic_products, store_tables_int8
@@ -31,6 +30,7 @@ from dmdkit.cli.feature_files import dataset_for_run
 from dmdkit.config import RunConfig, validated
 from dmdkit.data import Split, load_dataset
 from dmdkit.parity.compare import compare
+from dmdkit.parity.timing import timed_rounds
 from dmdkit.runtime import Runtime
 from dmdkit.runtime.backends.onnxruntime import cpu_session
 from dmdkit.runtime.bundle import Bundle
@@ -170,7 +170,7 @@ def speed(path: Path, test: Split, rounds: int) -> dict[str, list[Row]]:
     feed = {"input_ids": test.tokens[:1, 0].copy(), "attention_mask": test.tokens[:1, 1].copy()}
     graphs = [name for name, graph in bundle.manifest.graphs.items() if graph.kind == "text"]
     runners = {name: open_runner(bundle, name) for name in graphs}
-    alone = interleaved({name: lambda r=runner: r.infer(feed) for name, runner in runners.items()}, rounds)  # type: ignore[misc]
+    alone = timed_rounds({name: lambda r=runner: r.infer(feed) for name, runner in runners.items()}, rounds)  # type: ignore[misc]
     runtimes = {precision: Runtime.open(path, graph=precision) for precision in ("fp32", "int8-cpu")}
     assert test.raw_text is not None
     numbers, sentences = iter(range(10**9)), test.raw_text
@@ -179,7 +179,7 @@ def speed(path: Path, test: Split, rounds: int) -> dict[str, list[Row]]:
         index = next(numbers) % len(sentences)
         return runtime.predict(text=sentences[index], audio=test.audio[index], vision=test.vision[index])
 
-    whole = interleaved({name: lambda r=runtime: call(r) for name, runtime in runtimes.items()}, rounds)  # type: ignore[misc]
+    whole = timed_rounds({name: lambda r=runtime: call(r) for name, runtime in runtimes.items()}, rounds)  # type: ignore[misc]
     return {"text graph": rows_of(alone, "text.fp32"), "string in, score out": rows_of(whole, "fp32")}
 
 

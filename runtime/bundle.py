@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dmdkit.errors import BundleError
-from dmdkit.files import sha256_of_bytes
-from dmdkit.runtime.manifest import TEXT_INPUTS, GraphRecord, Manifest, read_manifest, stays_inside
+from dmdkit.files import sha256_of_bytes, stays_inside
+from dmdkit.runtime.manifest import TEXT_INPUTS, GraphRecord, Manifest, read_manifest
 
 __all__ = ["Bundle", "Golden"]
 

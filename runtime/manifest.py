@@ -10,11 +10,11 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 
-from dmdkit.config import ModelShape
 from dmdkit.errors import BundleError
-from dmdkit.files import write_json
+from dmdkit.files import stays_inside, write_json
+from dmdkit.records import ModelShape, Record
 from dmdkit.runtime.format_version import SCHEMA_MINOR, RequirementRecord, in_oldest_minor, version_problem, without_unknown
 
 __all__ = [
@@ -32,7 +32,6 @@ __all__ = [
     "TextRecord",
     "VerdictRecord",
     "read_manifest",
-    "stays_inside",
     "write_manifest",
 ]
 
@@ -67,18 +66,14 @@ TEXT_INPUTS = ("input_ids", "attention_mask")
 """What the graphs ``text.*`` take, in this order, int64 (batch, max_tokens)."""
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class FileRecord(_Record):
+class FileRecord(Record):
     """A file of the bundle."""
 
     sha256: Sha256
     size_bytes: Count
 
 
-class InputRecord(_Record):
+class InputRecord(Record):
     """One input of the graphs: float32 (batch, steps, features), raw features."""
 
     steps: Size
@@ -105,7 +100,7 @@ class InputRecord(_Record):
         return self
 
 
-class OutputRecord(_Record):
+class OutputRecord(Record):
     """One output of a graph."""
 
     meaning: str
@@ -114,7 +109,7 @@ class OutputRecord(_Record):
     range: tuple[float, float] | None = None
 
 
-class VerdictRecord(_Record):
+class VerdictRecord(Record):
     """Whether a graph answers like the model it came from."""
 
     status: Literal["passed", "failed", "unverified"]
@@ -123,7 +118,7 @@ class VerdictRecord(_Record):
     data_sha256: Sha256 | None = None
 
 
-class GraphRecord(_Record):
+class GraphRecord(Record):
     """One ONNX graph."""
 
     kind: GraphKind
@@ -160,7 +155,7 @@ class GraphRecord(_Record):
         return self.precision == "int8-cpu" and self.multiply_adds_int8 == 0
 
 
-class CalibrationRecord(_Record):
+class CalibrationRecord(Record):
     """Which samples chose the INT8 ranges, and how."""
 
     method: str = Field(description="of the ranges; where the text encoder's is another: `percentile, text: mse`")
@@ -170,7 +165,7 @@ class CalibrationRecord(_Record):
     used_by: list[str] = Field(description="graphs whose activation ranges came from these samples")
 
 
-class GoldenRecord(_Record):
+class GoldenRecord(Record):
     """The samples a device replays to check itself."""
 
     file: str
@@ -179,7 +174,7 @@ class GoldenRecord(_Record):
     ids: list[str]
 
 
-class TextRecord(_Record):
+class TextRecord(Record):
     """The text encoder in front of the graphs: tokens in, the steps of the input ``text`` out.
 
     The graphs ``text.*`` take ``input_ids`` and ``attention_mask``, int64 (batch, max_tokens).
@@ -203,7 +198,7 @@ class TextRecord(_Record):
         return self
 
 
-class SourceRecord(_Record):
+class SourceRecord(Record):
     """Where the weights came from."""
 
     run: str
@@ -213,7 +208,7 @@ class SourceRecord(_Record):
     created: str
 
 
-class Manifest(_Record):
+class Manifest(Record):
     """``manifest.json``."""
 
     schema_version: Literal[1] = 1
@@ -325,14 +320,6 @@ def _read_text(path: Path) -> str:
         return data.decode("utf-8")
     except UnicodeDecodeError as cause:
         raise BundleError(f"{path}: damaged: not UTF-8; export the bundle again") from cause
-
-
-def stays_inside(file: Path, directory: Path) -> bool:
-    """Whether ``file`` is a regular file of ``directory`` after every link was followed.
-
-    A bundle copied as links would otherwise read whatever they point at on the machine it arrives on.
-    """
-    return file.is_file() and file.resolve().is_relative_to(directory.resolve())
 
 
 def read_manifest(bundle: Path) -> Manifest:

@@ -19,14 +19,14 @@ from dmdkit.errors import BundleError, InputError
 from dmdkit.runtime.answers import Explanation, Prediction, require_finite
 from dmdkit.runtime.bundle import Bundle
 from dmdkit.runtime.format_version import SCHEMA_MINOR
-from dmdkit.runtime.inputs import CheckedInputs, RangeGuard, check_inputs
+from dmdkit.runtime.inputs import CheckedInputs, RangeGuard, check_inputs, is_for_text_encoder, plain_ids
 from dmdkit.runtime.manifest import Manifest
 from dmdkit.runtime.open_graph import GraphOpener, OpenOptions
 from dmdkit.runtime.self_check import GraphCheck, SelfCheck, check_outputs
-from dmdkit.runtime.text.encoder import TextFeatures, TextStage, is_words, plain_ids, require_text
 
 if TYPE_CHECKING:
     from dmdkit.runtime.backends.base import Runner
+    from dmdkit.runtime.text.encoder import TextFeatures, TextStage
 
 __all__ = ["OutOfRange", "Runtime"]
 
@@ -185,8 +185,10 @@ class Runtime:
     def _text_features(self, text: object) -> TextFeatures | None:
         """What the encoder makes of words; None for anything else, which is left to the check of features."""
         text = plain_ids(text)
-        if not is_words(text) or (self.manifest.text is None and not isinstance(text, (str, bytes))):
+        if not is_for_text_encoder(text) or (self.manifest.text is None and not isinstance(text, (str, bytes))):
             return None
+        from dmdkit.runtime.text.encoder import require_text  # only what reads words loads it
+
         require_text(self.manifest, self._bundle.path)
         found = self._text().features(text)
         if found.truncated:
@@ -198,6 +200,8 @@ class Runtime:
         with self._explain_lock:
             self._require_open()
             if self._text_stage is None:
+                from dmdkit.runtime.text.encoder import TextStage
+
                 self._text_stage = TextStage(self._bundle, self._open("text"))
             return self._text_stage
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from dmdkit.config import ModelShape, load_run_config, recipe_names, recipe_path
+from dmdkit.config import load_run_config, recipe_names, recipe_path, shape_of
 from dmdkit.errors import ConfigError
 
 # docs/model.md section 7, "Training as published"
@@ -77,7 +77,7 @@ def test_a_published_recipe_fits_the_published_features(name, widths):
     modalities = ("text", "audio", "vision")
     features = dict(zip(modalities, widths, strict=True))
     config = load_run_config(recipe_path(name))
-    shape = ModelShape.from_config(config.model, features, dict.fromkeys(modalities, 50), 1)
+    shape = shape_of(config.model, features, dict.fromkeys(modalities, 50), 1)
     expected = {"mosi-aligned": [46, 46, 46], "mosei-aligned": [46, 50, 48]}
     assert list(shape.projected_lengths.values()) == expected[name]
 

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     PlainSerializer,
     ValidationError,
@@ -26,6 +24,7 @@ from pydantic import (
 )
 
 from dmdkit.errors import ConfigError
+from dmdkit.records import ModelShape, PerModality, PositiveInt, Record
 
 __all__ = [
     "DataConfig",
@@ -43,6 +42,7 @@ __all__ = [
     "plain_yaml",
     "recipe_names",
     "recipe_path",
+    "shape_of",
     "validated",
 ]
 
@@ -50,7 +50,6 @@ RECIPES_DIR = Path(__file__).parent / "training" / "recipes"
 _MAX_CONFIG_BYTES = 1 << 20
 
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
-PositiveInt = Annotated[int, Field(ge=1, lt=2**31)]
 # Training multiplies these in float32, which ends at 3.4e38.
 PositiveFloat = Annotated[float, Field(gt=0.0, le=1e30)]
 Weight = Annotated[float, Field(ge=0.0, le=1e30)]
@@ -73,23 +72,7 @@ PaddedSteps = Literal["zero", "encoded"]
 T = TypeVar("T")
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class PerModality(_Record):
-    """One positive integer for each modality."""
-
-    text: PositiveInt
-    audio: PositiveInt
-    vision: PositiveInt
-
-    def as_dict(self) -> dict[str, int]:
-        """The three values by modality name, in the order text, audio, vision."""
-        return {"text": self.text, "audio": self.audio, "vision": self.vision}
-
-
-class DropoutConfig(_Record):
+class DropoutConfig(Record):
     """Dropout probabilities, each applied only while training."""
 
     attention_text: Probability = Field(0.0, description="attention weights: source text, all memory blocks")
@@ -102,7 +85,7 @@ class DropoutConfig(_Record):
     relu: Probability = Field(0.0, description="inside the feed-forward")
 
 
-class ModelConfig(_Record):
+class ModelConfig(Record):
     """The sizes a recipe chooses; what the data decides (widths, lengths, classes) is added in :class:`ModelShape`."""
 
     width: PositiveInt = Field(description="d, channels after the projection")
@@ -122,55 +105,19 @@ class ModelConfig(_Record):
         return self
 
 
-class ModelShape(_Record):
-    """Everything needed to build the modules of a DMD model: :class:`ModelConfig` plus what the data decides."""
+def shape_of(config: ModelConfig, feature_dims: dict[str, int], lengths: dict[str, int], num_outputs: int) -> ModelShape:
+    """The shape of ``config``'s model for data of these widths and lengths.
 
-    feature_dims: PerModality = Field(description="D_m, input features per step")
-    lengths: PerModality = Field(description="T_m, input steps")
-    kernels: PerModality
-    width: PositiveInt
-    heads: PositiveInt
-    levels: PositiveInt
-    num_outputs: PositiveInt = Field(description="C: 1 for regression, else classes")
-    gd_homo_width: PositiveInt = 64
-    gd_hetero_width: PositiveInt = 32
-
-    @model_validator(mode="after")
-    def _kernels_fit(self) -> ModelShape:
-        for name, length in self.lengths.as_dict().items():
-            kernel = self.kernels.as_dict()[name]
-            if kernel > length:
-                raise ValueError(f"kernels.{name}={kernel} is longer than the {length} steps of {name}; use at most {length}")
-        if self.width % self.heads:
-            raise ValueError(f"heads={self.heads} does not divide width={self.width}")
-        return self
-
-    @property
-    def projected_lengths(self) -> dict[str, int]:
-        """T'_m = T_m - k_m + 1, steps after the projection."""
-        kernels = self.kernels.as_dict()
-        return {name: length - kernels[name] + 1 for name, length in self.lengths.as_dict().items()}
-
-    @property
-    def memory_levels(self) -> int:
-        """Layers of the memory blocks."""
-        return max(self.levels, 3)
-
-    @property
-    def chosen(self) -> dict[str, Any]:
-        """The sizes that a recipe's model section chooses, as plain values."""
-        return self.model_dump(exclude={"feature_dims", "lengths", "num_outputs"})
-
-    @classmethod
-    def from_config(
-        cls, config: ModelConfig, feature_dims: dict[str, int], lengths: dict[str, int], num_outputs: int
-    ) -> ModelShape:
-        """The shape of ``config``'s model for data of these widths and lengths."""
-        values = config.model_dump(exclude={"dropout"})
-        return validated(cls, {**values, "feature_dims": feature_dims, "lengths": lengths, "num_outputs": num_outputs}, "model")
+    Raises:
+        ConfigError: The sizes do not go together.
+    """
+    values = config.model_dump(exclude={"dropout"})
+    return validated(
+        ModelShape, {**values, "feature_dims": feature_dims, "lengths": lengths, "num_outputs": num_outputs}, "model"
+    )
 
 
-class DataConfig(_Record):
+class DataConfig(Record):
     """Which file a run reads and how."""
 
     path: str | None = Field(None, description="feature file; set by --data")
@@ -191,7 +138,7 @@ class DataConfig(_Record):
         return self
 
 
-class TrainingConfig(_Record):
+class TrainingConfig(Record):
     """How the model is optimised; the defaults are the published ones (docs/model.md section 7).
 
     What takes ``auto`` is then chosen from the number of training samples (:mod:`dmdkit.training.planning`).
@@ -221,7 +168,7 @@ class TrainingConfig(_Record):
     precision: Literal["32-true", "bf16-mixed"] = Field("32-true", description="Lightning Fabric precision")
 
 
-class TextEncoderConfig(_Record):
+class TextEncoderConfig(Record):
     """A BERT in front of the text input; without one, text features come ready-made from the file."""
 
     path: str = Field(description="local directory in Hugging Face layout: config.json, model.safetensors, tokenizer.json")
@@ -241,7 +188,7 @@ class TextEncoderConfig(_Record):
     )
 
 
-class RunConfig(_Record):
+class RunConfig(Record):
     """A whole recipe: data, text encoder, model and training."""
 
     data: DataConfig = Field(default_factory=DataConfig)

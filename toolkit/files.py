@@ -209,3 +209,11 @@ def write_json(path: Path, value: Any, error: type[DmdkitError] = DmdkitError) -
         plain = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False)
         text = text if is_utf8(plain) else plain
     write_text(path, text + "\n", error)
+
+
+def stays_inside(file: Path, directory: Path) -> bool:
+    """Whether ``file`` is a regular file of ``directory`` after every link was followed.
+
+    A bundle copied as links would otherwise read whatever they point at on the machine it arrives on.
+    """
+    return file.is_file() and file.resolve().is_relative_to(directory.resolve())

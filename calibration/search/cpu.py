@@ -116,8 +116,8 @@ def layer_latencies(
                 sessions.pop(form, None)
         feed = {layer.node.input[0]: x}
         times = timed_rounds({name: _call(session, feed) for name, session in sessions.items()}, _LAYER_ROUNDS)
-        base = float(np.median(times.pop("float")))
-        found[layer.name] = {form: float(np.median(seconds)) / base for form, seconds in times.items()}
+        base = float(np.median(times.pop("float").wall))
+        found[layer.name] = {form: float(np.median(found_times.wall)) / base for form, found_times in times.items()}
         if state is not None:
             state.latencies = found
             state.save()
@@ -135,7 +135,7 @@ def _whole_ratio(
             session = cpu_session(data, options)
             calls[f"{name}{number}"] = _call(session, sample)
     times = timed_rounds(calls, _WHOLE_ROUNDS, seconds=_WHOLE_SECONDS)
-    sums = {n: np.sum([times[f"{n}{number}"] for number in range(_SESSIONS)], axis=0) for n in ("integer", "float")}
+    sums = {n: np.sum([times[f"{n}{number}"].wall for number in range(_SESSIONS)], axis=0) for n in ("integer", "float")}
     return paired_ratio(sums["integer"].tolist(), sums["float"].tolist())
 
 

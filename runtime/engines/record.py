@@ -12,15 +12,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 
 from dmdkit.errors import EngineError, MissingDependencyError
-from dmdkit.files import locked_directory, sha256_of_bytes, write_bytes, write_json, write_text
+from dmdkit.files import locked_directory, sha256_of_bytes, stays_inside, write_bytes, write_json, write_text
+from dmdkit.records import Record
 from dmdkit.runtime.bundle import Bundle
 from dmdkit.runtime.engines.gpu import Gpu, find_gpu
 from dmdkit.runtime.engines.identity import machine
 from dmdkit.runtime.engines.tensorrt_api import Flavour, version_of
-from dmdkit.runtime.manifest import TEXT_INPUTS, stays_inside
+from dmdkit.runtime.manifest import TEXT_INPUTS
 
 __all__ = [
     "ENGINES",
@@ -40,11 +41,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 PlainName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class TensorRecord(_Record):
+class TensorRecord(Record):
     """One input or output; the batch is -1."""
 
     name: str
@@ -59,7 +56,7 @@ class TensorRecord(_Record):
         return shape
 
 
-class ProductRecord(_Record):
+class ProductRecord(Record):
     """A matrix product or convolution of the graph as TensorRT parsed it."""
 
     name: str
@@ -67,7 +64,7 @@ class ProductRecord(_Record):
     int8: bool = Field(description="whether both operands come out of a DequantizeLinear")
 
 
-class PrecisionRecord(_Record):
+class PrecisionRecord(Record):
     """What the engine inspector said of the finished plan."""
 
     layout: Literal["tensorrt-10", "tensorrt-11"]
@@ -78,7 +75,7 @@ class PrecisionRecord(_Record):
     reason: str
 
 
-class CheckRecord(_Record):
+class CheckRecord(Record):
     """Golden samples replayed through the plan and compared with the graph's own recorded outputs."""
 
     passed: bool
@@ -88,7 +85,7 @@ class CheckRecord(_Record):
     worst_output: str
 
 
-class EngineRecord(_Record):
+class EngineRecord(Record):
     """The sidecar, ``engines/NAME.json``."""
 
     schema_version: Literal[1] = 1
@@ -126,7 +123,7 @@ class EngineRecord(_Record):
         return batch
 
 
-class Engine(_Record):
+class Engine(Record):
     """A sidecar and where it lies."""
 
     path: Path

@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "TextFeatures",
     "TextStage",
-    "is_words",
     "layout_of",
-    "plain_ids",
     "require_text",
     "tokenizer_of",
 ]
@@ -46,44 +44,6 @@ def tokenizer_of(bundle: Bundle) -> SentenceTokenizer:
     record = bundle.manifest.text
     assert record is not None, "only a bundle with a text encoder is asked for its tokenizer"
     return SentenceTokenizer(bundle.read(record.tokenizer), layout_of(record), f"{bundle.path}/{record.tokenizer}")
-
-
-def is_words(value: object) -> bool:
-    """Whether ``value`` is for a text encoder: strings, or token ids, which are whole numbers as features never are."""
-    if isinstance(value, (str, bytes)):
-        return True
-    if isinstance(value, np.ndarray):
-        return value.dtype.kind in "US" or (value.dtype.kind in "iu" and value.ndim > 0)
-    if not isinstance(value, (list, tuple)) or not value:
-        return False
-    first = value[0]
-    if isinstance(first, (list, tuple, np.ndarray)):
-        return len(first) > 0 and isinstance(first[0], (int, np.integer))
-    return isinstance(first, (str, bytes, int, np.integer))
-
-
-def plain_ids(value: object) -> object:
-    """Token ids of another library (a PyTorch tensor, or a list of them) as NumPy's or Python's; anything else as it is."""
-    if isinstance(value, (list, tuple)):
-        return [plain_ids(item) for item in value] if any(map(_holds_foreign, value)) else value
-    if not _is_foreign(value):
-        return value
-    try:
-        array = np.asarray(value)
-    except Exception:  # on a GPU, for one; the check of features says so in that library's words
-        return value
-    if array.dtype.kind not in "iu":
-        return value
-    return array if array.ndim else int(array)
-
-
-def _holds_foreign(value: object) -> bool:
-    first = value[0] if isinstance(value, (list, tuple)) and value else value
-    return _is_foreign(value) or _is_foreign(first)
-
-
-def _is_foreign(value: object) -> bool:
-    return hasattr(value, "__array__") and not isinstance(value, (np.ndarray, np.generic))
 
 
 @dataclass(frozen=True)

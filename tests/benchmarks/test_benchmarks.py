@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.timing import interleaved, rows
+from benchmarks.timing import rows
+from dmdkit.parity.timing import timed_rounds
 
 pytestmark = pytest.mark.slow
 
@@ -63,7 +64,7 @@ def test_the_other_sections_have_their_fields(results: dict[str, Any]) -> None:
 
 def test_every_call_has_its_turn_in_every_round() -> None:
     said: list[str] = []
-    times = interleaved({"a": lambda: said.append("a"), "b": lambda: said.append("b")}, 4)
+    times = timed_rounds({"a": lambda: said.append("a"), "b": lambda: said.append("b")}, 4)
     assert [len(found.wall) for found in times.values()] == [4, 4]
     assert ["".join(sorted(said[i : i + 2])) for i in range(6, 14, 2)] == ["ab"] * 4
     table = {row["name"]: row for row in rows(times, "a")}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dmdkit.runtime.text.encoder import is_words, plain_ids
+from dmdkit.runtime.inputs import is_for_text_encoder, plain_ids
 
 
 class Tensor:
@@ -33,7 +33,7 @@ class Tensor:
 def test_ids_of_another_library_become_plain_ones_and_are_words(value: object, expected: list[object]):
     found = plain_ids(value)
     assert [row.tolist() if isinstance(row, np.ndarray) else row for row in found] == expected  # type: ignore[attr-defined]
-    assert is_words(found)
+    assert is_for_text_encoder(found)
 
 
 @pytest.mark.parametrize("value", [Tensor([2.0, 3.0]), Tensor([2, 3], refusing=True), "words", b"w", ["a"], [2], None, [[0.5]]])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks.published_loop import PublishedModel, published_step
-from dmdkit.config import DropoutConfig, ModelShape
+from dmdkit.config import DropoutConfig, shape_of
 from dmdkit.training import trainer
 from dmdkit.training.batches import batches_of, epoch_seed
 from dmdkit.training.progress import SilentProgress
@@ -30,7 +30,7 @@ def _double():
 def trainer_of(*assignments: str) -> trainer._Trainer:
     config = tiny_config(NO_DROPOUT, "data.normalisation=none", "training.learning_rate=1e-3", *assignments)
     dataset = tiny_dataset(train=SAMPLES)
-    shape = ModelShape.from_config(config.model, dataset.feature_dims, dataset.lengths, 1)
+    shape = shape_of(config.model, dataset.feature_dims, dataset.lengths, 1)
     facts = RunFacts(origin="train", shape=shape, task="regression", label_range=(-3.0, 3.0), standardised=False, gd_units=True)
     return trainer._Trainer(config, facts, dataset, "cpu")
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dmdkit.config import ModelShape
+from dmdkit.config import shape_of
 from dmdkit.model import DmdSystem, LossWeights, loss_terms, total_loss
 from dmdkit.training import trainer
 from dmdkit.training.batches import batches_of, epoch_seed
@@ -32,7 +32,7 @@ def written_by_hand(variant="published"):
     dataset, config = tiny_dataset(train=40), tiny_config(*SETTINGS)
     settings = config.training
     torch.manual_seed(settings.seed)
-    shape = ModelShape.from_config(config.model, dataset.feature_dims, dataset.lengths, 1)
+    shape = shape_of(config.model, dataset.feature_dims, dataset.lengths, 1)
     system = DmdSystem(shape, config.model.dropout, gd_units=True).train()
     optimizer = torch.optim.AdamW(system.parameters(), lr=settings.learning_rate, weight_decay=0.0, fused=True)
     split = dataset.splits["train"]
@@ -78,7 +78,7 @@ def test_fewer_batches_than_a_group_still_make_one_step(tmp_path):
     trained = load_file(train_tiny(tmp_path / "run", *settings).model_file)
     torch.manual_seed(1)
     config, dataset = tiny_config(), tiny_dataset()
-    shape = ModelShape.from_config(config.model, dataset.feature_dims, dataset.lengths, 1)
+    shape = shape_of(config.model, dataset.feature_dims, dataset.lengths, 1)
     untrained = dict(DmdSystem(shape, standardised=True).named_parameters())
     assert sum(not torch.equal(value, trained[name]) for name, value in untrained.items()) > len(untrained) / 2
 

@@ -61,7 +61,7 @@ def bench(
     wanted = targets(opened)
     with _progress(rounds) as advance:
         measured, failed = measure_latency(
-            opened, wanted, rounds=rounds, threads=threads, batch=batch, seconds=seconds, advance=advance
+            opened, wanted, rounds=rounds, threads=threads, batch=batch, seconds=seconds, on_round=advance
         )
     cache = None
     if batch == 1:

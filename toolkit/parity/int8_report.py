@@ -7,13 +7,13 @@ the manifest; this file explains it.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from dmdkit.errors import BundleError
 from dmdkit.files import write_json
-from dmdkit.runtime.manifest import stays_inside
+from dmdkit.records import Record, read_record
 
 __all__ = [
     "INT8_REPORT",
@@ -44,11 +44,7 @@ Size = Annotated[float, Field(ge=0.0)]
 CalibrationMethod = Literal["max", "entropy", "percentile", "mse"]
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class ErrorFigures(_Record):
+class ErrorFigures(Record):
     """Absolute error of an output against the fp32 graph, over samples and output entries."""
 
     max: Size
@@ -56,7 +52,7 @@ class ErrorFigures(_Record):
     sqnr_db: float | None = Field(None, description="signal to quantisation noise; None: no error, or no signal")
 
 
-class ActivationRange(_Record):
+class ActivationRange(Record):
     """What one operand of a layer was on the calibration samples."""
 
     operand: Literal[0, 1]
@@ -67,7 +63,7 @@ class ActivationRange(_Record):
     scale: Size | None = Field(None, description="width of an INT8 level chosen for it; None: this operand stays in float")
 
 
-class LayerChoice(_Record):
+class LayerChoice(Record):
     """What one target does with a layer."""
 
     stored: Literal["int8", "fp16", "fp32", "none"] = Field(description="of the weights; none: both operands are activations")
@@ -78,7 +74,7 @@ class LayerChoice(_Record):
     )
 
 
-class LayerRecord(_Record):
+class LayerRecord(Record):
     """One matrix product or convolution.
 
     ``score_error`` and ``edge_error`` are those of the whole model when only this layer computes in INT8 (activations and
@@ -92,7 +88,7 @@ class LayerRecord(_Record):
     multiply_adds: Count = Field(description="per sample")
     score_error: ErrorFigures | None = None
     edge_error: ErrorFigures | None = None
-    activations: list[ActivationRange] = []
+    activations: list[ActivationRange] = Field(default_factory=list)
     targets: dict[str, LayerChoice] = Field(default_factory=dict, description="by precision: int8-cpu, int8-trt")
 
     @property
@@ -107,7 +103,7 @@ class LayerRecord(_Record):
         return f"text: {name}" if self.reads_words else name
 
 
-class CandidateRecord(_Record):
+class CandidateRecord(Record):
     """One thing that was tried for a target, and how far it was from fp32 on the search samples."""
 
     what: str = Field(description="in words: 'max', 'percentile, 3 layers in float'")
@@ -122,17 +118,17 @@ class CandidateRecord(_Record):
     chosen: bool = False
 
 
-class LatencyRecord(_Record):
+class LatencyRecord(Record):
     """One sample, one thread, ONNX Runtime's CPU, paired with the fp32 graph in interleaved rounds."""
 
     status: Literal["measured", "simulated", "not measured here"]
     ratio: Size | None = Field(None, description="median over the rounds of INT8 / fp32")
     interval: tuple[float, float] | None = Field(None, description="95 % of that median, from its rank")
     rounds: Count = 0
-    machine: dict[str, str] = {}
+    machine: dict[str, str] = Field(default_factory=dict)
 
 
-class MetricRecord(_Record):
+class MetricRecord(Record):
     """A task metric of fp32 and of this graph on the parity samples."""
 
     name: str
@@ -141,21 +137,21 @@ class MetricRecord(_Record):
     interval: tuple[float, float] | None = Field(None, description="paired bootstrap, 95 %, of the change")
 
 
-class TargetRecord(_Record):
+class TargetRecord(Record):
     """One compressed graph."""
 
     graph: str = Field(description="its name in the manifest: fusion.int8-cpu")
     precision: str
     method: CalibrationMethod | None = Field(None, description="None: no activation ranges are used")
-    candidates: list[CandidateRecord] = []
+    candidates: list[CandidateRecord] = Field(default_factory=list)
     size_bytes: Count
     fp32_size_bytes: Count
     fp16_size_bytes: Count | None = Field(None, description="None: the bundle has no fp16 form of this graph")
     stored_int8: Share = Field(description="of the weight-matrix elements")
     computed_int8: Share = Field(description="of the multiply-adds")
     latency: LatencyRecord
-    metrics: list[MetricRecord] = []
-    fp16_metrics: list[MetricRecord] = []
+    metrics: list[MetricRecord] = Field(default_factory=list)
+    fp16_metrics: list[MetricRecord] = Field(default_factory=list)
     parity: Literal["passed", "failed", "unverified"]
     samples: Count = Field(description="on which parity was judged")
     worth_it: bool | None = Field(description="None: cannot be said from here")
@@ -167,7 +163,7 @@ class TargetRecord(_Record):
         return self.size_bytes / self.fp32_size_bytes if self.fp32_size_bytes else 0.0
 
 
-class StratumRecord(_Record):
+class StratumRecord(Record):
     """A part of the labels: an interval, or a class (then low equals high)."""
 
     low: float
@@ -176,7 +172,7 @@ class StratumRecord(_Record):
     chosen: Count
 
 
-class ModalityCoverage(_Record):
+class ModalityCoverage(Record):
     """How much of a modality's training data the calibration samples show."""
 
     range_share: Share = Field(description="mean over columns of their range over the training range")
@@ -185,7 +181,7 @@ class ModalityCoverage(_Record):
     empty_chosen: Count
 
 
-class CoverageRecord(_Record):
+class CoverageRecord(Record):
     """Which samples calibrated."""
 
     samples: Count
@@ -194,7 +190,7 @@ class CoverageRecord(_Record):
     modalities: dict[str, ModalityCoverage]
 
 
-class SearchRecord(_Record):
+class SearchRecord(Record):
     """How the layers were ranked and chosen."""
 
     mode: Literal["auto", "none"]
@@ -205,7 +201,7 @@ class SearchRecord(_Record):
     complete: bool = Field(description="False: the time ran out before every layer was measured or parity was reached")
 
 
-class Int8Report(_Record):
+class Int8Report(Record):
     """``report/int8.json``."""
 
     schema_version: Literal[1] = 1
@@ -237,19 +233,9 @@ def read_int8_report(bundle: Path) -> Int8Report | None:
     path = bundle / INT8_REPORT
     if not path.exists():
         return None
-    try:
-        if not stays_inside(path, bundle):
-            raise BundleError(f"{path}: not a file of the bundle itself, or a link that leaves it; copy the file")
-        with path.open("rb") as stream:
-            data = stream.read(_MAX_BYTES + 1)
-    except OSError as cause:
-        raise BundleError(f"{path}: cannot be read: {cause.strerror or cause}") from cause
-    if len(data) > _MAX_BYTES:
-        raise BundleError(f"{path}: larger than {_MAX_BYTES} bytes, so it is no report; export the bundle again")
-    try:
-        return Int8Report.model_validate_json(data, strict=True)
-    except (ValidationError, RecursionError) as cause:
-        raise BundleError(f"{path}: damaged, or written by another dmdkit: {_first(cause)}; export the bundle again") from cause
+    return read_record(
+        path, Int8Report, inside=bundle, max_bytes=_MAX_BYTES, advice="export the bundle again", error=BundleError, strict=True
+    )
 
 
 def int8_report_or_why(bundle: Path) -> tuple[Int8Report | None, str]:
@@ -261,11 +247,3 @@ def int8_report_or_why(bundle: Path) -> tuple[Int8Report | None, str]:
         return read_int8_report(bundle), ""
     except BundleError as cause:
         return None, str(cause)
-
-
-def _first(cause: Any) -> str:
-    if not isinstance(cause, ValidationError):
-        return type(cause).__name__
-    problem = cause.errors(include_url=False, include_input=False)[0]
-    text = " ".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}".split())
-    return "".join(c if c.isprintable() else "?" for c in text[:200])

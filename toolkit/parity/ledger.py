@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from dmdkit.data.dataset import Split
 from dmdkit.data.overlap import distinct_samples
@@ -20,13 +20,13 @@ from dmdkit.parity.cpp_runner import NativeRunner, language_hop
 from dmdkit.parity.held_out import without_calibration
 from dmdkit.parity.text_hops import text_hops
 from dmdkit.parity.verdicts import judged
+from dmdkit.records import read_record
 from dmdkit.runtime.backends.registry import BackendName
 from dmdkit.runtime.batching import infer_batched
 from dmdkit.runtime.bundle import Bundle, Golden
 from dmdkit.runtime.inputs import OUT_OF_RANGE_SHARE, RangeGuard
 from dmdkit.runtime.manifest import (
     Manifest,
-    stays_inside,
     write_manifest,
 )
 from dmdkit.runtime.open_graph import open_runner
@@ -71,22 +71,9 @@ def read_ledger(bundle_path: Path) -> Ledger | None:
     path = bundle_path / REPORT_FILE
     if not path.exists():
         return None
-    again = "run `dmdkit check` again"
-    if not stays_inside(path, bundle_path):
-        raise BundleError(f"{path}: not a file of the bundle itself, or a link that leaves it; {again}")
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(_MAX_REPORT_BYTES + 1)
-    except OSError as cause:
-        raise BundleError(f"{path}: cannot be read: {cause.strerror or cause}") from cause
-    if len(data) > _MAX_REPORT_BYTES:
-        raise BundleError(f"{path}: larger than {_MAX_REPORT_BYTES} bytes, so it is no ledger of ours; {again}")
-    try:
-        return Ledger.model_validate_json(data)
-    except ValidationError as cause:
-        first = cause.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the document"
-        raise BundleError(f"{path}: damaged: {where:.100}: {first['msg']:.200}; {again}") from cause
+    return read_record(
+        path, Ledger, inside=bundle_path, max_bytes=_MAX_REPORT_BYTES, advice="run `dmdkit check` again", error=BundleError
+    )
 
 
 def run_graph(

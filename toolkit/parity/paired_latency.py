@@ -60,7 +60,7 @@ def latency_record(bundle: Bundle, graph: str, *, rounds: int = ROUNDS, seconds:
         runners = {name: stack.enter_context(open_runner(bundle, name)) for name in (graph, f"{kind}.fp32")}
         calls = {name: lambda runner=runner: runner.infer(feed) for name, runner in runners.items()}
         times = timed_rounds(calls, rounds, seconds=seconds)
-    found = paired_ratio(times[graph], times[f"{kind}.fp32"])
+    found = paired_ratio(times[graph].wall, times[f"{kind}.fp32"].wall)
     return LatencyRecord(
         status="measured", ratio=found.ratio, interval=(found.low, found.high), rounds=found.rounds, machine=machine_facts()
     )

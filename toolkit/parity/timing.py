@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from dmdkit.runtime.open_graph import open_runner
 __all__ = [
     "Footprint",
     "LatencySummary",
+    "RoundTimes",
     "Target",
     "footprint",
     "measure_latency",
@@ -134,27 +135,40 @@ def _no_collector() -> Iterator[None]:
             gc.enable()
 
 
+@dataclass
+class RoundTimes:
+    """Seconds of each round.
+
+    Attributes:
+        wall: What the clock says.
+        cpu: What the process used of the processor, all its threads together; for machines that others use, too.
+    """
+
+    wall: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+
+
 def timed_rounds(
     calls: Mapping[str, Callable[[], object]],
     rounds: int,
     *,
     seconds: float = float("inf"),
-    advance: Callable[[int], None] = lambda _: None,
-) -> dict[str, list[float]]:
-    """Times each call once a round, in seconds, so that a machine that slows down does so for all alike.
+    on_round: Callable[[int], None] = lambda _: None,
+) -> dict[str, RoundTimes]:
+    """Times of each call, once a round, so that a machine that slows down does so for all alike.
 
     The order is drawn anew each round, so that what one call leaves in the caches helps or hurts none in particular.
 
     Args:
         calls: What to time, by name; each is called a few times first.
-        rounds: How many rounds at most.
+        rounds: Number of rounds at most.
         seconds: After so long no further round begins, once there are a few.
-        advance: Hears the number of each finished round.
+        on_round: Called with the number of each finished round.
     """
     for call in calls.values():
         for _ in range(WARM_UP):
             call()
-    times: dict[str, list[float]] = {name: [] for name in calls}
+    times = {name: RoundTimes() for name in calls}
     order, shuffle = list(calls), random.Random(0).shuffle  # noqa: S311 - an order, not a secret
     begin = time.perf_counter()
     with _no_collector():
@@ -164,10 +178,11 @@ def timed_rounds(
             shuffle(order)
             for name in order:
                 call = calls[name]
-                start = time.perf_counter()
+                cpu, wall = time.process_time(), time.perf_counter()
                 call()
-                times[name].append(time.perf_counter() - start)
-            advance(number + 1)
+                times[name].wall.append(time.perf_counter() - wall)
+                times[name].cpu.append(time.process_time() - cpu)
+            on_round(number + 1)
     return times
 
 
@@ -185,7 +200,7 @@ def measure_latency(
     threads: int = 1,
     batch: int = 1,
     seconds: float = float("inf"),
-    advance: Callable[[int], None] = lambda _: None,
+    on_round: Callable[[int], None] = lambda _: None,
 ) -> tuple[dict[Target, LatencySummary], dict[Target, str]]:
     """Latency of each target on golden samples, interleaved; and for those that cannot be opened or run here, why.
 
@@ -208,8 +223,8 @@ def measure_latency(
                 failed[target] = str(cause) or type(cause).__name__
                 continue
             calls[name] = lambda runner=runner, feed=feed: runner.infer(feed)  # type: ignore[misc]
-        times = timed_rounds(calls, rounds, seconds=seconds, advance=advance) if calls else {}
-    return {by_name[name]: summarise(found) for name, found in times.items()}, failed
+        times = timed_rounds(calls, rounds, seconds=seconds, on_round=on_round) if calls else {}
+    return {by_name[name]: summarise(found.wall) for name, found in times.items()}, failed
 
 
 def footprint(bundle: Path, target: Target, *, threads: int = 1) -> Footprint | None:

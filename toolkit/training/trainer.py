@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from dmdkit.config import ModelShape, RunConfig
+from dmdkit.config import RunConfig, shape_of
 from dmdkit.data.dataset import Dataset
 from dmdkit.errors import ConfigError, DataError, RunError
 from dmdkit.files import atomic_path, locked_directory, sha256_of_bytes, sha256_of_file, write_json, write_text
@@ -329,7 +329,7 @@ def train(
     standardised = config.data.normalisation == "standardise"
     facts = RunFacts(
         origin="train",
-        shape=ModelShape.from_config(config.model, dataset.feature_dims, dataset.lengths, dataset.num_outputs),
+        shape=shape_of(config.model, dataset.feature_dims, dataset.lengths, dataset.num_outputs),
         task=dataset.task,
         label_range=dataset.label_range,
         standardised=standardised,

@@ -17,7 +17,7 @@ from dmdkit.cli import main
 from dmdkit.errors import BundleError, InputError, MissingDependencyError
 from dmdkit.runtime import Runtime
 from dmdkit.runtime.bundle import Bundle
-from dmdkit.runtime.text.encoder import is_words
+from dmdkit.runtime.inputs import is_for_text_encoder
 from tests.runtime.builders import golden_inputs, put_file, set_verdict
 from tests.text_builders import MAX_TOKENS, VOCABULARY
 
@@ -180,7 +180,7 @@ def test_words_need_a_bundle_that_reads_them(tiny_bundle: Path):
     ],
 )  # fmt: skip
 def test_words_are_told_from_features(value, expected):
-    assert is_words(value) is expected
+    assert is_for_text_encoder(value) is expected
 
 
 def test_strings_without_the_tokenizers_library_say_which_extra_brings_it(text_bundle: Path, features, monkeypatch):
