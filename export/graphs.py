@@ -15,6 +15,7 @@ from dmdkit.calibration.lowerings import Lowering, static_int8
 from dmdkit.calibration.search.planning import Int8Plan, Progress, Samples, SearchOptions, plan_int8
 from dmdkit.config import ModelShape
 from dmdkit.export.explain import ExplainModule, explain_output_names
+from dmdkit.export.native_plan import replan, with_plan
 from dmdkit.export.onnx_writer import graph_from_module, subgraph
 from dmdkit.model.system import DmdSystem
 from dmdkit.runtime.manifest import GraphKind, GraphRecord, Precision, VerdictRecord
@@ -89,7 +90,7 @@ def fp32_graphs(system: DmdSystem, advance: Callable[[str], None]) -> list[Expor
     advance("fusion.fp32")
     # The score's part of the explain graph is the student path: exporting it again would only cost time.
     graphs = [
-        ExportedGraph("fusion", "fp32", subgraph(explain, ["score"], "fusion"), {}),
+        ExportedGraph("fusion", "fp32", with_plan(subgraph(explain, ["score"], "fusion"), shape), {}),
         ExportedGraph("explain", "fp32", subgraph(explain, [o.name for o in explain.graph.output], "explain"), {}),
     ]
     units: list[tuple[GraphKind, torch.nn.Module | None, int]] = [
@@ -119,6 +120,7 @@ def int8_graphs(graphs: list[ExportedGraph], plan: Int8Plan, advance: Callable[[
         held = layer_names(graph)
         advance(f"{graph.kind}.int8-cpu")
         for_cpu = lower_for_cpu(graph.model, plan.cpu_forms, plan.ranges)
+        replan(for_cpu.model, graph.model)
         found.append(ExportedGraph.lowered(graph.kind, "int8-cpu", for_cpu))
         advance(f"{graph.kind}.int8-trt")
         scales = {name: value for name, value in plan.scales.items() if name in held}

@@ -19,6 +19,7 @@ __all__ = [
     "ExportError",
     "InputError",
     "MissingDependencyError",
+    "MissingLibraryError",
     "ParityError",
     "RunError",
     "RunnerError",
@@ -91,6 +92,12 @@ class ParityError(DmdkitError):
     """Parity was measured and did not pass."""
 
     exit_code = ExitCode.NOT_PASSED
+
+
+class MissingLibraryError(DmdkitError):
+    """A native library that this machine has not, or cannot use."""
+
+    exit_code = ExitCode.MISSING_DEPENDENCY
 
 
 class MissingDependencyError(DmdkitError):

@@ -30,6 +30,21 @@ def native_bin() -> Path:
 
 
 @pytest.fixture(scope="session")
+def native_library() -> Path:
+    """The native kernels alone, which need no ONNX Runtime."""
+    for tool in ("cmake", "g++"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not installed")
+    build = BUILD if BUILD.is_dir() else ROOT / "build/native-kernels"
+    options = [] if BUILD.is_dir() else ["-DDMDKIT_BUILD_ONNXRUNTIME=OFF"]
+    configure = ["cmake", "-S", str(ROOT), "-B", str(build), *options]
+    for command in (configure, ["cmake", "--build", str(build), "--parallel", "2", "--target", "dmdkit_native"]):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return build / "lib/libdmdkit_native.so"
+
+
+@pytest.fixture(scope="session")
 def test_samples() -> dict[str, np.ndarray]:
     split = tiny_dataset().splits["test"]
     return {"text": split.text, "audio": split.audio, "vision": split.vision}
