@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dmdkit.errors import BundleError, InputError, MissingDependencyError
-from dmdkit.runtime.backends.registry import BACKENDS, BackendName, installed_backends
+from dmdkit.runtime.backends.registry import BACKENDS, BackendName, installed_backends, proof_name
 from dmdkit.runtime.latency import read_latencies
 from dmdkit.runtime.manifest import GraphRecord, Manifest
 
@@ -29,8 +29,8 @@ def has_passed(record: GraphRecord, backend: BackendName) -> bool:
         return False
     if backend == "onnxruntime":
         return record.verdict.status == "passed"
-    verdict = record.backends.get(backend)
-    return verdict is not None and verdict.status == "passed"
+    proof = proof_name(backend, record.precision)
+    return any(name == proof and verdict.status == "passed" for name, verdict in record.backends.items())
 
 
 def check_backend(backend: str, device: str) -> None:
@@ -39,14 +39,26 @@ def check_backend(backend: str, device: str) -> None:
     Raises:
         InputError: There is no such backend, or not on that device.
         MissingDependencyError: Its package is not installed.
+        MissingLibraryError: Its library is not here or not usable.
     """
     if backend != "auto" and backend not in BACKENDS:
         raise InputError(f"backend={backend!r}: expected auto, {', '.join(BACKENDS)}, or tensorrt for a bundle's engines")
-    if backend == "openvino":
-        if device == "cuda":
-            raise InputError("backend='openvino' runs on CPUs; leave out device='cuda', or use backend='onnxruntime'")
-        if backend not in installed_backends():
-            raise MissingDependencyError("openvino", "openvino", "the OpenVINO backend")
+    if backend in ("openvino", "native") and device == "cuda":
+        raise InputError(f"backend={backend!r} runs on CPUs; leave out device='cuda', or use backend='onnxruntime'")
+    if backend == "native":
+        from dmdkit.runtime.backends.native import load_library
+
+        load_library()
+    if backend == "openvino" and backend not in installed_backends():
+        raise MissingDependencyError("openvino", "openvino", "the OpenVINO backend")
+
+
+_WORDS = {"openvino": "in OpenVINO", "native": "on the native kernels"}
+
+
+def _named(backend: str) -> BackendName | None:
+    """The backend with this name; None for auto."""
+    return next((name for name in BACKENDS if name == backend), None)
 
 
 def choose_graph(manifest: Manifest, kind: str, graph: str | None, *, prefer: str | None = None) -> str:
@@ -119,7 +131,7 @@ def choose(manifest: Manifest, kind: str, graph: str | None, *, backend: str, de
         manifest: The bundle's manifest.
         kind: fusion or explain.
         graph: A full name (``fusion.int8-cpu``), a precision (``int8-cpu``), or None for automatic choice.
-        backend: auto, onnxruntime or openvino.
+        backend: auto, onnxruntime, openvino or native.
         device: auto, cpu or cuda.
         threads: Threads inside one prediction; latencies of another number do not count.
 
@@ -127,10 +139,11 @@ def choose(manifest: Manifest, kind: str, graph: str | None, *, backend: str, de
         BundleError: There is no such graph, or none has passed.
         InputError: There is no such backend, or not on that device.
         MissingDependencyError: The backend asked for is not installed.
+        MissingLibraryError: The native kernels are asked for and their library is not here or not usable.
     """
     check_backend(backend, device)
     if graph is not None:
-        return Choice(choose_graph(manifest, kind, graph), "openvino" if backend == "openvino" else "onnxruntime")
+        return Choice(choose_graph(manifest, kind, graph), _named(backend) or "onnxruntime")
     if backend == "onnxruntime" or device == "cuda":
         allowed: list[BackendName] = ["onnxruntime"]
     else:
@@ -138,10 +151,10 @@ def choose(manifest: Manifest, kind: str, graph: str | None, *, backend: str, de
     names = {p: f"{kind}.{p}" for p in AUTO_ORDER if f"{kind}.{p}" in manifest.graphs}
     candidates = [Choice(n, b) for b in allowed for n in names.values() if has_passed(manifest.graphs[n], b)]
     if not candidates:
-        if backend == "openvino":
+        if backend in _WORDS:
             raise BundleError(
-                f"no {kind} graph of this bundle has passed parity in OpenVINO; prove one with "
-                "`dmdkit check BUNDLE --data FEATURES --backend openvino`, or name one yourself (graph='fp32')"
+                f"no {kind} graph of this bundle has passed parity {_WORDS[backend]}; prove one with "
+                f"`dmdkit check BUNDLE --data FEATURES --backend {backend}`, or name one yourself (graph='fp32')"
             )
         return Choice(choose_graph(manifest, kind, None), "onnxruntime")  # which says what is wrong
     preferred = candidates[0]

@@ -15,7 +15,9 @@ __all__ = ["SCHEMA_MINOR", "SCHEMA_VERSION", "RequirementRecord", "in_oldest_min
 
 SCHEMA_VERSION = 1
 SCHEMA_MINOR = 1
-"""1.0 knew no ``schema_minor``; 1.1 added that and ``requires``."""
+"""1.0 knew no ``schema_minor``; 1.1 added that, ``requires`` and verdicts on the native kernels."""
+
+_BACKENDS_OF_1_0 = frozenset({"openvino"})
 
 KNOWN_REQUIREMENTS: frozenset[str] = frozenset()
 """Names in ``requires`` that this version fulfils."""
@@ -53,7 +55,9 @@ def version_problem(values: Any) -> str | None:
 
 def in_oldest_minor(values: dict[str, Any]) -> dict[str, Any]:
     """A manifest to write, in the oldest minor version that says it all: a reader of 1.0 refuses keys it does not know."""
-    minor = max(values["schema_minor"], 1 if values["requires"] else 0)
+    verdicts = {name for graph in values["graphs"].values() for name in graph["backends"]}
+    later = values["requires"] or verdicts - _BACKENDS_OF_1_0
+    minor = max(values["schema_minor"], 1 if later else 0)
     added = {"schema_minor": minor} | ({"requires": values["requires"]} if values["requires"] else {})
     kept = {key: value for key, value in values.items() if key not in ("schema_minor", "requires")}
     return {"schema_version": kept.pop("schema_version"), **(added if minor else {}), **kept}

@@ -48,7 +48,7 @@ Limit = Annotated[float, Field(ge=-_FLOAT32_MAX, le=_FLOAT32_MAX)]
 Modality = Literal["text", "audio", "vision"]
 Precision = Literal["fp32", "fp16", "int8-cpu", "int8-trt"]
 GraphKind = Literal["fusion", "explain", "gd_homo", "gd_hetero", "text"]
-OptionalBackend = Literal["openvino"]
+OptionalBackend = Literal["openvino", "native", "native-7bit"]
 SessionOption = Literal[
     "optimization.disable_specified_optimizers",
     "session.disable_quant_qdq",
@@ -138,6 +138,12 @@ class GraphRecord(Record):
     backends: dict[OptionalBackend, VerdictRecord] = Field(
         default_factory=dict, description="verdict of the same graph in other backends, where it was measured"
     )
+
+    def runs_in(self, backend: str) -> bool:
+        """Whether a CPU backend is asked to run it; native kernels read the weights of a fusion graph, not its nodes."""
+        if backend == "native":
+            return self.kind == "fusion" and self.precision in ("fp32", "int8-cpu")
+        return backend == "onnxruntime" or not self.onnxruntime_only
 
     @property
     def onnxruntime_only(self) -> bool:

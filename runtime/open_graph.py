@@ -10,12 +10,13 @@ from dmdkit.runtime.backends.base import TensorSpec
 from dmdkit.runtime.backends.registry import BackendName
 from dmdkit.runtime.choice import choose, explain_graph, has_passed, text_graph
 from dmdkit.runtime.manifest import TEXT_INPUTS, Manifest
+from dmdkit.runtime.self_check import check_outputs
 
 if TYPE_CHECKING:
     from dmdkit.runtime.backends.base import Runner
     from dmdkit.runtime.bundle import Bundle
 
-__all__ = ["GraphOpener", "OpenOptions", "open_runner"]
+__all__ = ["GraphOpener", "OpenOptions", "open_runner", "repeats_golden"]
 
 OpenableKind = Literal["fusion", "explain", "text"]
 
@@ -26,7 +27,7 @@ class OpenOptions:
 
     Attributes:
         graph: A precision or a full graph name, opened whatever its verdict; None: the preferred one that passed parity.
-        backend: auto, onnxruntime, openvino or tensorrt.
+        backend: auto, onnxruntime, openvino, native or tensorrt.
         device: auto, cpu or cuda.
         threads: Threads inside one prediction.
         allow_build: Whether an engine may be built where none fits this machine.
@@ -80,6 +81,7 @@ class GraphOpener:
             BundleError: No graph of this kind, none that passed parity, or a damaged one.
             InputError: A backend or device that cannot be.
             MissingDependencyError: The backend asked for is not installed.
+            MissingLibraryError: The native kernels are asked for and their library is not here or not usable.
         """
         runner, reason = self._engine(kind)
         by_engine = runner is not None
@@ -89,6 +91,11 @@ class GraphOpener:
                 self._bundle, graph, threads=self._options.threads, device=self._options.place, backend=backend
             )
             if kind == "fusion":
+                if backend == "native" and self._options.graph is None and not repeats_golden(self._bundle, runner):
+                    # Proven on another machine, whose instruction set need not be this one's.
+                    reason = f"{runner.backend} does not repeat the golden samples of {runner.name} here"
+                    runner.close()
+                    runner, backend = self._in_onnxruntime(), "onnxruntime"
                 self._backend = backend
         if kind == "fusion":
             self._graph, self._predicts_by_engine = runner.name, by_engine
@@ -131,6 +138,14 @@ class GraphOpener:
         allow_build = options.allow_build and kind != "explain"
         return engine_runner(self._bundle, kind, graph, allow_build=allow_build, prefer=prefer)
 
+    def _in_onnxruntime(self) -> Runner:
+        """The fusion graph that ONNX Runtime would run."""
+        options = self._options
+        chosen = choose(
+            self._bundle.manifest, "fusion", None, backend="onnxruntime", device=options.place, threads=options.threads
+        )
+        return open_runner(self._bundle, chosen.graph, threads=options.threads, device=options.place)
+
     def _choice(self, kind: OpenableKind) -> tuple[str, BackendName]:
         """The graph of ``kind`` that a backend runs, and the backend."""
         options, manifest = self._options, self._bundle.manifest
@@ -163,6 +178,7 @@ def open_runner(
     Raises:
         BundleError: The file is damaged, or takes or gives something else than the manifest says.
         MissingDependencyError: The backend is not installed.
+        MissingLibraryError: The native kernels' library is not here or not usable.
     """
     record = bundle.graph(graph)
     model = bundle.read(record.file)
@@ -170,6 +186,12 @@ def open_runner(
         from dmdkit.runtime.backends.openvino import OpenVinoRunner
 
         runner: Runner = OpenVinoRunner(graph, model, threads=threads)
+    elif backend == "native":
+        from dmdkit.runtime.backends.native import NativeKernelsRunner
+
+        if not record.runs_in("native"):
+            raise BundleError(f"{graph}: the native kernels run the fp32 and the int8-cpu graph of fusion alone")
+        runner = NativeKernelsRunner(graph, model, threads=threads)
     else:
         from dmdkit.runtime.backends.onnxruntime import OnnxRuntimeRunner
 
@@ -183,6 +205,17 @@ def open_runner(
                 "not what the manifest says; export the bundle again"
             )
     return runner
+
+
+def repeats_golden(bundle: Bundle, runner: Runner) -> bool:
+    """Whether an opened graph gives the outputs that were recorded for the golden samples, within the self-check's limits.
+
+    Raises:
+        BundleError: The golden samples are damaged.
+    """
+    golden, record = bundle.golden(), bundle.graph(runner.name)
+    found, recorded = runner.infer(golden.inputs_of(record.kind)), golden.recorded[runner.name]
+    return check_outputs(runner.name, record.precision, found, recorded, bundle.manifest.output_sd).passed
 
 
 def _signature(manifest: Manifest, kind: str) -> tuple[set[TensorSpec], set[str]]:

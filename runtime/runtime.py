@@ -81,7 +81,7 @@ class Runtime:
             device: auto, cpu or cuda.
             graph: A precision (``fp32``, ``int8-cpu``) or a full name, whatever its verdict; None takes the preferred
                 one that passed parity.
-            backend: onnxruntime, openvino, tensorrt, or auto: an engine of the bundle where one runs here, else what is
+            backend: onnxruntime, openvino, native, tensorrt, or auto: an engine of the bundle where one runs here, else what is
                 fastest here among what passed parity (``dmdkit bench`` measures it); ONNX Runtime for a graph asked for
                 by name, or where nothing was measured. Where engines run, one of the text encoder reads words if there is
                 one, else ONNX Runtime does. Where no engine runs, :attr:`notes` says why.
@@ -95,6 +95,7 @@ class Runtime:
             BundleError: Missing, damaged, of another version, or nothing in it has passed parity.
             InputError: A device, backend or thread count that cannot be.
             MissingDependencyError: The backend asked for is not installed.
+            MissingLibraryError: The native kernels are asked for and their library is not here or not usable.
         """
         options = OpenOptions(graph, backend, device, threads, allow_build)
         bundle = Bundle.open(Path(path))

@@ -17,6 +17,7 @@ class BackendChoice(str, Enum):
     auto = "auto"
     onnxruntime = "onnxruntime"
     openvino = "openvino"
+    native = "native"
 
 
 def backends_to_check(choice: BackendChoice) -> list[BackendName]:
@@ -24,6 +25,7 @@ def backends_to_check(choice: BackendChoice) -> list[BackendName]:
 
     Raises:
         MissingDependencyError: The one asked for is not installed.
+        MissingLibraryError: The native kernels are asked for and their library is not here or not usable.
     """
     from dmdkit.runtime.backends.registry import installed_backends
     from dmdkit.runtime.choice import check_backend
@@ -31,4 +33,5 @@ def backends_to_check(choice: BackendChoice) -> list[BackendName]:
     if choice is BackendChoice.auto:
         return installed_backends()
     check_backend(choice.value, "cpu")
-    return ["onnxruntime"] if choice is BackendChoice.onnxruntime else ["onnxruntime", "openvino"]
+    asked: list[BackendName] = ["openvino"] if choice is BackendChoice.openvino else ["native"]
+    return ["onnxruntime"] if choice is BackendChoice.onnxruntime else ["onnxruntime", *asked]

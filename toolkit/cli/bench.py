@@ -104,7 +104,7 @@ def bench(
 
 
 def _facts(bundle: Bundle, target: Target) -> dict[str, Any]:
-    from dmdkit.runtime.backends.registry import backend_version
+    from dmdkit.runtime.backends.registry import backend_version, proof_name
 
     record = bundle.graph(target.graph)
     if target.device != "cpu":
@@ -112,7 +112,7 @@ def _facts(bundle: Bundle, target: Target) -> dict[str, Any]:
     elif target.backend == "onnxruntime":
         verdict = record.verdict.status
     else:
-        found = record.backends.get(target.backend)
+        found = next((v for k, v in record.backends.items() if k == proof_name(target.backend, record.precision)), None)
         verdict = found.status if found is not None else "unverified"
     return asdict(target) | {
         "version": backend_version(target.backend),

@@ -37,7 +37,7 @@ _PACKAGES: tuple[tuple[str, str, str], ...] = (
 
 def _backends() -> dict[str, str]:
     try:
-        from dmdkit.runtime.backends import installed_backends
+        from dmdkit.runtime.backends import backend_version, installed_backends
         from dmdkit.runtime.backends.onnxruntime import available_devices
     except ImportError as cause:
         return {"onnxruntime": f"cannot be imported: {cause}"}
@@ -50,6 +50,8 @@ def _backends() -> dict[str, str]:
             found |= {f"openvino {device.lower()}": "works" for device in devices if device == "CPU"}
         except Exception as cause:  # a broken installation fails in its own ways
             found["openvino"] = f"cannot be imported: {cause}"
+    native = backend_version("native")
+    found |= {native: "works"} if native is not None else {}
     from dmdkit.runtime.engines.gpu import NoGpuError, find_gpu
     from dmdkit.runtime.engines.tensorrt_api import installed_flavours, version_of
 

@@ -21,7 +21,7 @@ from dmdkit.parity.held_out import without_calibration
 from dmdkit.parity.text_hops import text_hops
 from dmdkit.parity.verdicts import judged
 from dmdkit.records import read_record
-from dmdkit.runtime.backends.registry import BackendName
+from dmdkit.runtime.backends.registry import BackendName, proof_name
 from dmdkit.runtime.batching import infer_batched
 from dmdkit.runtime.bundle import Bundle, Golden
 from dmdkit.runtime.inputs import OUT_OF_RANGE_SHARE, RangeGuard
@@ -202,11 +202,12 @@ def measure(
                 hops.append(hop(base, name, outputs[base], found, "simulated" if simulated else "measured"))
         for backend in backends:
             for name in outputs:
-                if backend == "onnxruntime" or manifest.graphs[name].onnxruntime_only:
+                if backend == "onnxruntime" or not manifest.graphs[name].runs_in(backend):
                     continue
                 found = run_graph(bundle, name, features, advance, backend)
                 elsewhere = hop(base, name, outputs[base], found, "measured")
-                hops.append(elsewhere.model_copy(update={"target": f"{name}@{backend}"}))
+                proof = proof_name(backend, manifest.graphs[name].precision)
+                hops.append(elsewhere.model_copy(update={"target": f"{name}@{proof}"}))
         for name, here in outputs.items():
             if native is not None and not manifest.graphs[name].simulated_on_cpu:
                 there = native.run(bundle, name, features, batch=_BATCH)

@@ -101,8 +101,9 @@ def targets(bundle: Bundle) -> list[Target]:
     found = []
     for name, record in bundle.manifest.graphs.items():
         found += [Target(name, "onnxruntime", device) for device in available_devices()]
-        if not record.onnxruntime_only and record.kind in ("fusion", "explain"):
-            found += [Target(name, backend) for backend in installed_backends() if backend != "onnxruntime"]
+        if record.kind in ("fusion", "explain"):
+            elsewhere = [backend for backend in installed_backends() if backend != "onnxruntime" and record.runs_in(backend)]
+            found += [Target(name, backend) for backend in elsewhere]
     return found
 
 
