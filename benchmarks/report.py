@@ -87,6 +87,30 @@ def _profile(section: Row) -> list[str]:
     return lines
 
 
+def _native(section: Row) -> list[str]:
+    if "skipped" in section:
+        return [f"Skipped: {section['skipped']}", ""]
+    lines = [f"{section['version']}, batch 1:", "", *_times(section["rows"]), *_goals(section["goals"])]
+    heads = ["", "student in ONNX Runtime ms", "native fp32 ms", "CPU ratio", "native int8 ms", "CPU ratio"]
+    cells = [
+        [row["name"], f"{row['student_ms']:.3f}"]
+        + [f"{row[f'native {form} {key}']:.3f}" for form in ("fp32", "int8") for key in ("p50_ms", "cpu_ratio")]
+        for row in section["by_size"]
+    ]
+    lines += ["Sizes and batches, ratios to the student in ONNX Runtime:", "", *_table(heads, cells)]
+    cells = [[row["name"], f"{row['p50_ms']:.3f}", _number(row["p99_to_p50"])] for row in section["tail"]]
+    lines += ["Tail and cold caches:", "", *_table(["", "median ms", "p99 / p50"], cells)]
+    forms = ("fp32", "int8")
+    cells = [
+        [
+            row["isa"],
+            *(f"{row[form]:.1f} of {row[f'{form}_peak']:.1f} ({row[form] / row[f'{form}_peak']:.0%})" for form in forms),
+        ]
+        for row in section["rates"]
+    ]
+    return [*lines, "Products, G multiply-adds a second of what registers alone do:", "", *_table(["", "fp32", "INT8"], cells)]
+
+
 def markdown(result: Row) -> str:
     """All sections of a result."""
     machine, sections = result["machine"], result["sections"]
@@ -112,4 +136,6 @@ def markdown(result: Row) -> str:
         lines += ["## Memory and start", "", *_footprint(sections["footprint"])]
     if "profile" in sections:
         lines += ["## Where the time goes", "", *_profile(sections["profile"])]
+    if "native" in sections:
+        lines += ["## Native kernels", "", *_native(sections["native"])]
     return "\n".join(lines)

@@ -30,6 +30,7 @@ from benchmarks.engines import (
     ort_session,
 )
 from benchmarks.models import FullModel, Graph, Models, mosi_shape
+from benchmarks.native import native
 from benchmarks.timing import rows as rows_of
 from dmdkit.calibration import lower_for_cpu
 from dmdkit.export import StudentModule
@@ -321,4 +322,5 @@ SECTIONS: dict[str, Callable[[Context], Row]] = {
     "growth": growth,
     "footprint": footprints,
     "profile": profile,
+    "native": native,
 }

@@ -155,6 +155,7 @@ def timed_rounds(
     *,
     seconds: float = float("inf"),
     on_round: Callable[[int], None] = lambda _: None,
+    before_call: Callable[[], object] = lambda: None,
 ) -> dict[str, RoundTimes]:
     """Times of each call, once a round, so that a machine that slows down does so for all alike.
 
@@ -165,6 +166,7 @@ def timed_rounds(
         rounds: Number of rounds at most.
         seconds: After so long no further round begins, once there are a few.
         on_round: Called with the number of each finished round.
+        before_call: Called before each call, outside its time: to empty the caches, for one.
     """
     for call in calls.values():
         for _ in range(WARM_UP):
@@ -179,6 +181,7 @@ def timed_rounds(
             shuffle(order)
             for name in order:
                 call = calls[name]
+                before_call()
                 cpu, wall = time.process_time(), time.perf_counter()
                 call()
                 times[name].wall.append(time.perf_counter() - wall)
