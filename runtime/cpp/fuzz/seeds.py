@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, get_args
 
 import numpy as np
+from native_seed import native_graph
 
 from dmdkit.runtime.engines.record import EngineRecord
 from dmdkit.runtime.manifest import GraphKind, Manifest, Precision
@@ -106,32 +107,13 @@ def _npz(save: Callable[..., None]) -> bytes:
     return stream.getvalue()
 
 
-def _native_graphs() -> Iterator[bytes]:
-    """A fusion graph in fp32 and in INT8 without its nodes, which the native backend does not read."""
-    import torch
-
-    from dmdkit.calibration import lower_for_cpu
-    from dmdkit.config import ModelShape
-    from dmdkit.export.graphs import fp32_graphs
-    from dmdkit.export.native_plan import replan
-    from dmdkit.model.system import DmdSystem
-
-    each = {name: dict.fromkeys(MODALITIES, value) for name, value in (("feature_dims", 2), ("kernels", 2), ("lengths", 3))}
-    torch.manual_seed(0)
-    system = DmdSystem(ModelShape(**each, width=4, heads=2, levels=1, num_outputs=1)).eval()  # type: ignore[arg-type]
-    fp32 = fp32_graphs(system, lambda _: None)[0].model
-    for model in (fp32, replan(lower_for_cpu(fp32).model, fp32)):
-        del model.graph.node[:]
-        yield model.SerializeToString()
-
-
 def seeds() -> dict[str, list[bytes]]:
     """Target -> its first inputs, all of which its reader takes."""
     return {
         "manifest": list(_manifests()),
         "engine": list(_sidecars()),
         "safetensors": [_safetensors()],
-        "native": list(_native_graphs()),
+        "native": [native_graph(int8=False), native_graph(int8=True)],
         "npz": [_npz(np.savez), _npz(np.savez_compressed)],
     }
 
