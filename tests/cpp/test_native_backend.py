@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from dmdkit.cli import main
 from dmdkit.errors import BundleError, InputError, MissingLibraryError
@@ -79,6 +80,24 @@ def test_measured_latencies_choose_it_only_once_proven(
     with Runtime.open(proven) as runtime:
         assert runtime.backend.startswith("onnxruntime")
         assert "does not repeat the golden samples" in runtime.notes[0]
+
+
+def test_the_cpp_runtime_predicts_there_and_explains_in_onnx_runtime(
+    native_bin: Path, library: Path, tiny_bundle: Path, samples_npz: Path, test_samples: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    assert library.exists()
+    out = tmp_path / "answers.safetensors"
+    command = [native_bin / "dmdkit-run", tiny_bundle, "--backend", "native", "--input", samples_npz, "--explain"]
+    done = subprocess.run([*command, "--graph", "fp32", "--output", out], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["backend"] == backend_version("native")
+    checked = [native_bin / "dmdkit-run", tiny_bundle, "--backend", "native", "--graph", "int8-cpu", "--self-check"]
+    assert json.loads(subprocess.run(checked, capture_output=True, text=True, check=False).stdout)["passed"]
+    with Runtime.open(tiny_bundle, graph="fp32") as runtime:
+        np.testing.assert_allclose(load_file(out)["score"], runtime.predict(**test_samples).score, atol=1e-5)
+    unproven = subprocess.run([*command, "--output", out], capture_output=True, text=True, check=False)
+    assert unproven.returncode != 0
+    assert "--backend native" in unproven.stderr
 
 
 def test_without_the_library_everything_else_goes_on_and_asking_for_it_is_one_error(

@@ -91,6 +91,12 @@ std::optional<GraphRecord> read_graph(const Json& value, const std::string& name
   }
   JsonFields verdict(fields.child("verdict"), fields.place("verdict"));
   record.verdict = verdict.one_of("status", {"passed", "failed", "unverified"});
+  if (fields.has("backends") && fields.child("backends").is_object()) {
+    // Verdicts that are not understood prove nothing; what they are is Python's to check.
+    for (const auto& [backend, proof] : fields.child("backends").items()) {
+      if (proof.is_object() && proof.contains("status") && proof["status"] == "passed") record.passed_on.push_back(backend);
+    }
+  }
   if (name != record.kind + "." + record.precision) {
     throw Malformed("", "graphs." + in_quotes(name) + " describes " + record.kind + "." + record.precision);
   }

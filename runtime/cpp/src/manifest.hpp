@@ -36,6 +36,7 @@ struct GraphRecord {
   std::string file;
   std::map<std::string, std::string> session_options;
   std::string verdict;            // passed, failed, unverified
+  std::vector<std::string> passed_on;  // other backends its parity was proven on
   bool only_stores_int8 = false;  // INT8 weights, float arithmetic: repeated as exactly as an fp32 graph
 };
 

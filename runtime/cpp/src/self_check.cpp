@@ -142,8 +142,10 @@ GraphCheck check_graph(const Bundle& bundle, const Golden& golden, const std::st
     found.emplace(port.name, std::move(tensor));
   }
   const auto recorded = golden.recorded.find(graph);
+  // The native kernels compute in INT8 what ONNX Runtime only stores so.
+  const bool exact = record->only_stores_int8 && session.backend().rfind("native", 0) != 0;
   return check_outputs(graph, record->precision, found, recorded == golden.recorded.end() ? Tensors{} : recorded->second,
-                       bundle.manifest().output_sd, record->only_stores_int8, session.runs_engine());
+                       bundle.manifest().output_sd, exact, session.runs_engine());
 }
 
 }  // namespace dmdkit

@@ -38,10 +38,38 @@ const Port* find_port(const std::vector<Port>& ports, const std::string& name) n
   return found == ports.end() ? nullptr : &*found;
 }
 
+constexpr const char kNative[] = "native";
+
+// The native kernels run fusion graphs alone; what explains stays in ONNX Runtime.
+std::string backend_for(const Bundle& bundle, const std::string& name, const Options& options) {
+  const GraphRecord* record = bundle.manifest().find_graph(name);
+  return options.backend == kNative && record != nullptr && record->kind != "fusion" ? "onnxruntime" : options.backend;
+}
+
+// The fusion graph whose parity was proven on the native kernels, INT8 first; a verdict on INT8 belongs to the bits that an
+// activation has here.
+std::string proven_on_native(const Manifest& manifest, const Options& options) {
+  const std::string version = load_backend(options.backend, options.backend_directory).describe();
+  const bool narrow = version.find("7-bit") != std::string::npos;
+  for (const char* precision : {"int8-cpu", "fp32"}) {
+    const std::string name = std::string("fusion.") + precision;
+    const GraphRecord* record = manifest.find_graph(name);
+    if (record == nullptr) continue;
+    const std::string proof = narrow && record->precision != "fp32" ? "native-7bit" : kNative;
+    const auto& passed = record->passed_on;
+    if (std::find(passed.begin(), passed.end(), proof) != passed.end()) return name;
+  }
+  throw Failure(StatusCode::kGraphUnavailable,
+                "no fusion graph of this bundle has passed parity on the native kernels; prove one with "
+                "`dmdkit check BUNDLE --data FEATURES --backend native`, or name one yourself (graph='fp32')");
+}
+
 }  // namespace
 
 Session::Session(const Bundle& bundle, const std::string& name, const Options& options)
-    : table_(load_backend(options.backend, options.backend_directory)), name_(name), memory_(nullptr, &free_floats) {
+    : table_(load_backend(backend_for(bundle, name, options), options.backend_directory)),
+      name_(name),
+      memory_(nullptr, &free_floats) {
   const GraphRecord* record = bundle.manifest().find_graph(name);
   if (record == nullptr) {
     throw Failure(StatusCode::kGraphUnavailable, bundle.path() + ": no graph " + in_quotes(name));
@@ -211,6 +239,9 @@ bool takes_engines(const Options& options) {
 
 std::unique_ptr<Session> open_session(const Bundle& bundle, const std::string& kind, const std::string& wanted,
                                       const Options& options) {
+  if (options.backend == kNative && kind == "fusion" && wanted.empty()) {
+    return std::make_unique<Session>(bundle, proven_on_native(bundle.manifest(), options), options);
+  }
   if (!takes_engines(options)) {
     return std::make_unique<Session>(bundle, choose_graph(bundle.manifest(), kind, wanted), options);
   }
