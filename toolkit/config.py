@@ -160,10 +160,16 @@ class TrainingConfig(Record):
     validation_window: AutoInt = Field(
         1, description="epochs whose validation losses are averaged before they choose the best epoch, the rate and the end"
     )
+    readout_line: bool = Field(
+        False, description="whether a slope and offset of the score are fitted to the validation split at the end (regression)"
+    )
     distillation_weight: Weight = Field(0.05, description="weight of the GD-Units' terms")
     decoupling_weight: Weight = Field(0.1, description="weight of rec, cyc, and 0.1*(margin + ort)")
     modality_dropout: Probability = Field(
         0.0, description="chance that one modality of a training sample is zeroed, so that it may be absent at run time"
+    )
+    stretch_dropout: Probability = Field(
+        0.0, description="chance that a stretch of steps of one modality of a training sample is zeroed: a sensor that fails"
     )
     precision: Literal["32-true", "bf16-mixed"] = Field("32-true", description="Lightning Fabric precision")
 

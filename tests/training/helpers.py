@@ -23,6 +23,7 @@ TINY = (
     "training.plateau_patience=4",
     "training.early_stop_patience=12",
     "training.validation_window=1",
+    "training.readout_line=false",
 )
 NO_DROPOUT = "model.dropout={}"
 

@@ -12,7 +12,7 @@ import torch
 from dmdkit.cli import main
 from dmdkit.data import MODALITIES, write_dataset
 from dmdkit.runtime.manifest import read_manifest
-from dmdkit.training.batches import drop_modalities
+from dmdkit.training.batches import drop_modalities, drop_stretches
 from dmdkit.training.statistics import input_facts, standardisation
 from tests.conftest import TINY_SETTINGS, tiny_dataset
 from tests.training.helpers import train_tiny
@@ -138,3 +138,19 @@ def test_both_objectives_train(tmp_path, losses):
 
 def test_bf16_trains(tmp_path):
     train_tiny(tmp_path / "run", "training.precision=bf16-mixed", "training.epochs=1")
+
+
+def test_stretch_dropout_zeroes_one_stretch_of_one_modality():
+    torch.manual_seed(0)
+    features = {"text": torch.ones(4000, 20, 2), "audio": torch.ones(4000, 30, 3), "vision": torch.ones(4000, 10, 1)}
+    dropped = drop_stretches(features, 0.5)
+    gone = {name: (array == 0).all(-1) for name, array in dropped.items()}
+    assert all(torch.equal(gone[name], (array == 0).any(-1)) for name, array in dropped.items())
+    touched = torch.stack([steps.any(1) for steps in gone.values()])
+    assert touched.sum(0).max() == 1
+    assert 0.4 < float(touched.any(0).double().mean()) < 0.5, "half of the samples, but for stretches that hold no step"
+    for steps in gone.values():
+        starts = (steps[:, 1:] & ~steps[:, :-1]).sum(1) + steps[:, 0].long()
+        assert int(starts.max()) == 1
+        assert float(steps[steps.any(1)].double().mean()) == pytest.approx(0.35, abs=0.06)
+    assert drop_stretches(features, 0.0) is features

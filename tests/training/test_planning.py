@@ -60,6 +60,7 @@ def test_published_recipes_leave_nothing_to_a_rule(name: str) -> None:
     settings = load_run_config(recipe_path(name)).training
     assert "auto" not in settings.model_dump().values()
     assert (settings.incomplete_group, settings.validation_window, settings.weight_decay) == ("drop", 1, 0.0)
+    assert not settings.readout_line
 
 
 @pytest.mark.parametrize("value", ["0", "automatic", "-1", "1.5"])

@@ -15,6 +15,7 @@ from dmdkit.cli import main
 from dmdkit.data import write_dataset
 from dmdkit.errors import RunError
 from dmdkit.training.checkpoint import load_state, save_state
+from dmdkit.training.progress import SilentProgress
 from dmdkit.training.run import RUN_FILES, read_config
 from tests.conftest import ROOT, tiny_dataset
 from tests.training.helpers import train_tiny, tree
@@ -167,6 +168,29 @@ def test_a_damaged_checkpoint_is_one_readable_line(unbroken, tmp_path, capsys, c
     (run / "last.ckpt").write_bytes(content)
     assert resume(run) == 1
     assert "damaged or of another dmdkit; start the run anew with --force" in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(tiny_data, unbroken, tmp_path):
+    run, shorter = Path(shutil.copytree(unbroken, tmp_path / "run")), tmp_path / "shorter"
+    assert train(tiny_data, shorter, "--epochs", "2") == 0
+    shutil.copy(shorter / "last.ckpt", run / "previous.ckpt")
+    (run / "last.ckpt").write_bytes((run / "last.ckpt").read_bytes()[:1000])
+    (run / "model.safetensors").unlink()
+    assert resume(run) == 0
+    assert results(run) == results(unbroken)
+    assert set(tree(run)) == set(RUN_FILES), "a finished run needs no checkpoint before its last"
+
+
+def test_while_a_training_runs_the_checkpoint_before_the_last_is_kept(tmp_path):
+    seen = []
+
+    class Watching(SilentProgress):
+        def epoch(self, row, *, best):
+            files = [tmp_path / "run" / name for name in ("previous.ckpt", "last.ckpt")]
+            seen.append([load_state(file).next_epoch if file.is_file() else None for file in files])
+
+    train_tiny(tmp_path / "run", "training.epochs=3", progress=Watching())
+    assert seen == [[None, 1], [1, 2], [2, 3]]
 
 
 class _Runs:

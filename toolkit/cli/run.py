@@ -307,6 +307,9 @@ def evaluate(
     data: Annotated[Path | None, typer.Option(help="Feature file; without it, the run's own.")] = None,
     split: Annotated[str, typer.Option(help="train, valid or test.")] = "test",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "cpu",
+    subsets: Annotated[
+        bool, typer.Option("--subsets", help="Also with only some modalities there, the others all zero: seven in all.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure a run on a split, with every metric of its task.
@@ -315,7 +318,7 @@ def evaluate(
     """
     require("evaluation", "train", "torch")
     from dmdkit.training.devices import checked_device
-    from dmdkit.training.evaluation import load_system, predict, task_metrics
+    from dmdkit.training.evaluation import load_system, predict, subset_metrics, task_metrics
     from dmdkit.training.run import Run
 
     place = checked_device(device)
@@ -326,12 +329,16 @@ def evaluate(
     else:
         dataset = own_dataset_of_run(opened, needed_for="--data", only=only, device=place)
     part = split_of(dataset, split)
-    predicted = predict(load_system(opened, place), part, place)
+    system = load_system(opened, place)
+    predicted = predict(system, part, place)
     metrics = {
         "samples": len(part),
         **task_metrics(predicted, part.labels, opened.facts.task, opened.facts.label_range),
     }
+    parts = subset_metrics(system, part, opened.facts.task, opened.facts.label_range, place) if subsets else {}
     if json:
-        print_json({"run": str(run), "split": split, **metrics})
-    else:
-        print_metrics({"splits": {split: metrics}})
+        print_json({"run": str(run), "split": split, **metrics, **({"subsets": parts} if subsets else {})})
+        return
+    print_metrics({"splits": {split: metrics}})
+    for there, found in parts.items():
+        print_metrics({"splits": {there: found}})

@@ -13,7 +13,16 @@ from dmdkit.data.dataset import MODALITIES, Split
 from dmdkit.errors import RunError
 from dmdkit.model import LossTerms
 
-__all__ = ["DeviceSplit", "batches_of", "check_finite", "drop_modalities", "epoch_seed", "term_names", "term_values"]
+__all__ = [
+    "DeviceSplit",
+    "batches_of",
+    "check_finite",
+    "drop_modalities",
+    "drop_stretches",
+    "epoch_seed",
+    "term_names",
+    "term_values",
+]
 
 _SHOWN_IDS = 5
 
@@ -55,6 +64,25 @@ def drop_modalities(features: dict[str, Tensor], probability: float) -> dict[str
     chosen = torch.randint(len(MODALITIES), (batch,))
     chosen[torch.rand(batch) >= probability] = -1
     return {name: features[name] * (chosen != index).to(features[name]).view(-1, 1, 1) for index, name in enumerate(MODALITIES)}
+
+
+def drop_stretches(features: dict[str, Tensor], probability: float) -> dict[str, Tensor]:
+    """Zeroes a stretch of steps in one modality of each sample with ``probability``: any length, any place.
+
+    What a sensor that fails for a moment leaves; :func:`drop_modalities` is a sensor that is not there.
+    """
+    if probability == 0:
+        return features
+    batch = next(iter(features.values())).shape[0]
+    chosen = torch.randint(len(MODALITIES), (batch,))
+    chosen[torch.rand(batch) >= probability] = -1
+    ends = torch.rand(batch, 2).sort(1).values
+    found = {}
+    for index, name in enumerate(MODALITIES):
+        place = (torch.arange(features[name].shape[1]) + 0.5) / features[name].shape[1]
+        inside = (place >= ends[:, :1]) & (place < ends[:, 1:]) & (chosen == index).unsqueeze(1)
+        found[name] = features[name] * (~inside).to(features[name]).unsqueeze(2)
+    return found
 
 
 def _groups(terms: LossTerms) -> dict[str, Sequence[Tensor]]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
+import shutil
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,7 @@ from torch import Tensor
 from dmdkit.errors import RunError
 from dmdkit.files import atomic_path
 
-__all__ = ["TrainingState", "load_state", "model_bytes", "save_state"]
+__all__ = ["TrainingState", "keep_previous", "load_latest", "load_state", "model_bytes", "save_state"]
 
 FORMAT = 1
 
@@ -52,6 +55,32 @@ def save_state(state: TrainingState, path: Path) -> None:
             torch.save({"format": FORMAT, **{item.name: getattr(state, item.name) for item in fields(state)}}, temporary)
         except RuntimeError as cause:  # what torch makes of a full disk
             raise OSError(errno.ENOSPC, "not all of it could be written, the disk may be full") from cause
+
+
+def keep_previous(path: Path, previous: Path) -> None:
+    """Lets ``previous`` be what the checkpoint ``path`` is now; without links or room for a copy, there is none."""
+    if not path.is_file():
+        return
+    with suppress(OSError):
+        previous.unlink(missing_ok=True)
+        try:
+            os.link(path, previous)
+        except OSError:
+            shutil.copyfile(path, previous)
+
+
+def load_latest(path: Path, previous: Path) -> TrainingState:
+    """Reads the state ``path`` or, where that is damaged, the one before it.
+
+    Raises:
+        RunError: Neither can be read.
+    """
+    try:
+        return load_state(path)
+    except RunError:
+        with suppress(RunError):
+            return load_state(previous)
+        raise
 
 
 def model_bytes(state: dict[str, Tensor]) -> bytes:

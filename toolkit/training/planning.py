@@ -22,7 +22,8 @@ _PLATEAU_STEPS = 32
 _SMOOTHED_STEPS = 24
 _MOST_EPOCHS, _FEWEST_EPOCHS = 100, 20
 _BATCH = 16
-_LEARNING_RATE = 1e-3
+_LEARNING_RATE, _CAREFUL_RATE = 1e-3, 5e-4
+_MANY_SAMPLES = 300
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,9 @@ def schedule_of(settings: TrainingConfig, samples: int) -> Schedule:
     """What ``settings`` say, and where they say auto, what suits ``samples`` training samples.
 
     Batches of 16. Gradients of up to four batches make a step where there are many, clamp(ceil(N / batch) // 7, 1, 4): 469
-    samples get four, 80 get one. Epochs make about 320 steps, 20 to 100 epochs; patience is 96 of them and at least 6 epochs,
-    and 32 and 3 before the rate is halved; the validation loss that chooses is a mean over the epochs of the last 24.
+    samples get four, 80 get one. The rate is 1e-3, from 300 samples on 5e-4. Epochs make about 320 steps, 20 to 100 epochs;
+    patience is 96 of them and at least 6 epochs, and 32 and 3 before the rate is halved; the validation loss that chooses is
+    a mean over the epochs of the last 24.
     """
     batch = int(_number(settings.batch_size, _BATCH))
     batches = math.ceil(samples / batch)
@@ -63,7 +65,7 @@ def schedule_of(settings: TrainingConfig, samples: int) -> Schedule:
         epochs=int(_number(settings.epochs, min(max(math.ceil(_PLANNED_STEPS / an_epoch), _FEWEST_EPOCHS), _MOST_EPOCHS))),
         batch_size=batch,
         accumulate_batches=group,
-        learning_rate=_number(settings.learning_rate, _LEARNING_RATE),
+        learning_rate=_number(settings.learning_rate, _LEARNING_RATE if samples < _MANY_SAMPLES else _CAREFUL_RATE),
         plateau_patience=int(_number(settings.plateau_patience, max(math.ceil(_PLATEAU_STEPS / an_epoch), 3))),
         early_stop_patience=int(_number(settings.early_stop_patience, max(math.ceil(_PATIENT_STEPS / an_epoch), 6))),
         validation_window=int(_number(settings.validation_window, math.ceil(_SMOOTHED_STEPS / an_epoch))),

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from dmdkit.config import RunConfig, flat_settings, validated
 from dmdkit.errors import ConfigError, RunError
-from dmdkit.training.checkpoint import TrainingState, load_state
-from dmdkit.training.run import CHECKPOINT_FILE, CONFIG_FILE, RunFacts, read_facts
+from dmdkit.training.checkpoint import TrainingState, load_latest
+from dmdkit.training.run import CHECKPOINT_FILE, CONFIG_FILE, PREVIOUS_FILE, RunFacts, read_facts
 from dmdkit.training.run_directory import check_resumable, restart_directory
 
 __all__ = ["left_state"]
@@ -35,7 +35,7 @@ def left_state(out: Path, config: RunConfig, facts: RunFacts) -> tuple[Path, Tra
         return place, TrainingState()
     if _beginning(read_facts(place)) != _beginning(facts):
         raise RunError(f"{out}: the data or the sizes are not those the run began with; start it anew with --force")
-    state = load_state(place / CHECKPOINT_FILE)
+    state = load_latest(place / CHECKPOINT_FILE, place / PREVIOUS_FILE)
     _check_settings(config, state, place)
     return place, state
 

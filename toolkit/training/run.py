@@ -42,8 +42,14 @@ ENVIRONMENT_FILE = "environment.json"
 CHECKPOINT_FILE = "last.ckpt"
 TEXT_DIR = "text_encoder"
 """The text encoder in Hugging Face layout, where the run has one."""
+PREVIOUS_FILE = "previous.ckpt"
+"""The checkpoint before the last, while a training runs: where the last one is damaged, the training goes on from it."""
+
 RUN_PAGE = "report.html"
-"""What `dmdkit report` writes of a run; it goes when the run goes."""
+"""What `dmdkit report` writes of a run."""
+
+PASSING_FILES = (PREVIOUS_FILE, RUN_PAGE)
+"""What a run directory may hold besides a run's files; they go when the run goes."""
 
 RUN_FILES = (MODEL_FILE, CONFIG_FILE, FACTS_FILE, METRICS_FILE, HISTORY_FILE, ENVIRONMENT_FILE, CHECKPOINT_FILE)
 

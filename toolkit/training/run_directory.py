@@ -28,8 +28,8 @@ from dmdkit.training.run import (
     ENVIRONMENT_FILE,
     FACTS_FILE,
     MODEL_FILE,
+    PASSING_FILES,
     RUN_FILES,
-    RUN_PAGE,
     TEXT_DIR,
     RunFacts,
     installed_versions,
@@ -61,7 +61,7 @@ _RECORDED_PACKAGES = ("dmdkit", "torch", "lightning-fabric", "numpy", "safetenso
 
 def is_leftover(name: str) -> bool:
     """Whether ``name`` is that of a temporary file which a killed training left behind."""
-    files = (*RUN_FILES, RUN_PAGE, *_TEXT_FILES)
+    files = (*RUN_FILES, *PASSING_FILES, *_TEXT_FILES)
     return any(fnmatchcase(name, f".{Path(file).stem}-????????.tmp{Path(file).suffix}") for file in files)
 
 
@@ -81,7 +81,7 @@ def _foreign(path: Path) -> Iterator[str]:
         elif entry.is_dir() and not entry.is_symlink() and entry.name == TEXT_DIR:
             known = (item.is_file() and (item.name in _TEXT_FILES or is_leftover(item.name)) for item in entry.iterdir())
             yield from () if all(known) else (entry.name,)
-        elif entry.is_dir() or not (entry.name in (*RUN_FILES, RUN_PAGE) or is_leftover(entry.name)):
+        elif entry.is_dir() or not (entry.name in (*RUN_FILES, *PASSING_FILES) or is_leftover(entry.name)):
             yield entry.name
 
 
@@ -188,7 +188,7 @@ def take_over(path: Path) -> None:
     """
     inner = path / REPLACEMENT_DIR
     try:
-        for name in (MODEL_FILE, RUN_PAGE):
+        for name in (MODEL_FILE, *PASSING_FILES):
             (path / name).unlink(missing_ok=True)
         if (inner / CONFIG_FILE).is_file():  # moved after all but the weights
             _take_over_text(path, inner)
@@ -222,7 +222,7 @@ def _remove_run_files(path: Path, *, itself: bool = True) -> None:
     if not path.is_dir():
         return
     remove_leftovers(path)
-    for name in (*RUN_FILES, RUN_PAGE):
+    for name in (*RUN_FILES, *PASSING_FILES):
         (path / name).unlink(missing_ok=True)
     _remove_text(path)
     if itself:

@@ -34,11 +34,12 @@ from dmdkit.training.batches import (
     batches_of,
     check_finite,
     drop_modalities,
+    drop_stretches,
     epoch_seed,
     term_names,
     term_values,
 )
-from dmdkit.training.checkpoint import TrainingState, model_bytes, save_state
+from dmdkit.training.checkpoint import TrainingState, keep_previous, model_bytes, save_state
 from dmdkit.training.devices import checked_device, readable_memory_errors
 from dmdkit.training.encoder_directory import (
     TrainingEncoder,
@@ -50,6 +51,7 @@ from dmdkit.training.evaluation import predict, task_metrics
 from dmdkit.training.outcome import outcome
 from dmdkit.training.planning import resolved, schedule_of
 from dmdkit.training.progress import Progress, SilentProgress
+from dmdkit.training.readout_line import ReadoutLine
 from dmdkit.training.resuming import left_state
 from dmdkit.training.run import (
     CHECKPOINT_FILE,
@@ -57,6 +59,7 @@ from dmdkit.training.run import (
     HISTORY_FILE,
     METRICS_FILE,
     MODEL_FILE,
+    PREVIOUS_FILE,
     TEXT_DIR,
     Run,
     RunFacts,
@@ -141,6 +144,7 @@ class _Trainer:
             assert self.train_data.tokens is not None
             tokens = self.train_data.tokens[indices]
             features["text"] = self.encode(tokens[:, 0], tokens[:, 1])
+        features = drop_stretches(features, self.settings.stretch_dropout)
         out = self.model(**drop_modalities(features, self.settings.modality_dropout))
         terms = loss_terms(out, self.train_data.labels[indices], self.settings.losses, classes=self.classes)
         total = total_loss(terms, self.settings.losses, self.weights)
@@ -266,6 +270,7 @@ class _Trainer:
             self.capture(state)
             if best:
                 state.best_model = state.model
+            keep_previous(out / CHECKPOINT_FILE, out / PREVIOUS_FILE)
             save_state(state, out / CHECKPOINT_FILE)
             write_text(out / HISTORY_FILE, _csv(state.history), RunError)
             progress.epoch(row, best=best)
@@ -361,15 +366,21 @@ def train(
 
 def _finish(trainer: _Trainer, state: TrainingState, out: Path, text: TrainingEncoder | None) -> None:
     """Measures the best epoch and puts the weights in their place last, because they say that the run is finished."""
-    trainer.load(state.best_model)
+    facts, settings, best = trainer.facts, trainer.settings, state.best_model
+    trainer.load(best)
+    line = None
+    if settings.readout_line and not trainer.classes:
+        line = ReadoutLine.fitted(trainer.predict("valid"), trainer.dataset.splits["valid"].labels.astype(np.float32))
+        best = line.applied(best)
+        trainer.load(best)
     outputs = {split: trainer.predict(split) for split in ("valid", "test") if split in trainer.dataset.splits}
-    metrics = outcome(state, trainer.schedule, trainer.settings, trainer.dataset, outputs)
-    facts, settings = trainer.facts, trainer.settings
+    metrics = outcome(state, trainer.schedule, settings, trainer.dataset, outputs)
+    metrics["readout_line"] = None if line is None else vars(line)
     if trainer.encode is not None:
         learnt = encoded_split(trainer.dataset.splits["train"], trainer.encode, trainer.fabric.device)
         changed = replace(trainer.dataset, splits={"train": learnt})
         facts = facts.model_copy(update={"inputs": input_facts(changed, settings.modality_dropout)})
-    weights = model_bytes({name: value for name, value in state.best_model.items() if not name.startswith(_ENCODER_PREFIX)})
+    weights = model_bytes({name: value for name, value in best.items() if not name.startswith(_ENCODER_PREFIX)})
     model = out / MODEL_FILE
     with atomic_path(model, RunError) as complete:
         complete.write_bytes(weights)
@@ -379,3 +390,4 @@ def _finish(trainer: _Trainer, state: TrainingState, out: Path, text: TrainingEn
             write_json(out / FACTS_FILE, facts.model_dump(mode="json"), RunError)
             write_encoder_directory(out / TEXT_DIR, text.encoder, text.directory.tokenizer)
         write_json(out / METRICS_FILE, metrics, RunError)
+    (out / PREVIOUS_FILE).unlink(missing_ok=True)
