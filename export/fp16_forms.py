@@ -1,4 +1,4 @@
-"""fp16 graphs of a bundle: made at export, or added later to a bundle that lacks them when a target wants them."""
+"""fp16 graphs of a bundle: made at export, or added later to a bundle that lacks them."""
 
 from __future__ import annotations
 
@@ -164,6 +164,8 @@ def add_fp16_graphs(
 ) -> tuple[Manifest, Fp16Report]:
     """Adds the fp16 forms that are missing to the bundle at ``path``; the bundle is replaced as a whole, or not at all.
 
+    Where none is missing, nothing is written or measured, and the report is empty.
+
     Args:
         path: The bundle's directory.
         parity: Held-out features and the split to measure the new verdicts on; None: the golden samples, which leave
@@ -176,6 +178,8 @@ def add_fp16_graphs(
     bundle = Bundle.open(path)
     manifest, golden = bundle.manifest, bundle.golden()
     graphs, report = fp16_graphs(_load(bundle), golden.inputs, advance, golden.unit_inputs.get("text"))
+    if not report.graphs:
+        return manifest, report
     changed = [graph for graph in graphs if graph.name in report.graphs]
     advance("golden samples")
     files = {graph.file: graph.model.SerializeToString(deterministic=True) for graph in changed}

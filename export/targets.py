@@ -105,7 +105,7 @@ class Target(_Record):
             ConfigError: It needs none, or is not named.
         """
         if self.flavour == "auto":
-            raise ConfigError("--kit: a kit is for one device; name it with --target (`--target list` shows them)")
+            raise ConfigError("--kit: a kit is for one device; name it with --target (`dmdkit targets` shows them)")
         if self.build == "anywhere":
             raise ConfigError(f"--kit: engines for {self.name} are built without the device; leave --kit out")
 

@@ -18,7 +18,7 @@ from dmdkit.files import atomic_directory
 from dmdkit.runtime.bundle import Bundle
 from dmdkit.runtime.engines.record import Engine, engines_of
 
-__all__ = ["ENSEMBLE", "check_replaceable", "write_triton"]
+__all__ = ["ENSEMBLE", "write_triton"]
 
 ENSEMBLE = "emotion"
 MAX_BATCH = 32
@@ -96,7 +96,7 @@ def _onnx_model(bundle: Bundle, kind: str) -> tuple[_Model, _Signature]:
     record = bundle.graph(graph)
     if record.verdict.status != "passed":
         raise ExportError(
-            f"--triton: {graph} of {bundle.path} is {record.verdict.status} ({record.verdict.reason}); prove it first with "
+            f"{graph} of {bundle.path} is {record.verdict.status} ({record.verdict.reason}); prove it first with "
             f"`dmdkit check {bundle.path} --data FEATURES`"
         )
     data = bundle.read(record.file)
@@ -163,7 +163,7 @@ def _ensemble(signatures: Mapping[str, _Signature]) -> str:
         given = next((made for made in encoder.outputs if made.kind == taken.kind and _fits(made.dims, taken.dims)), None)
         if given is None:
             made_dims = ", ".join(f"{made.name} {list(made.dims)}" for made in encoder.outputs)
-            raise ExportError(f"--triton: text.fp32 gives {made_dims}; fusion takes text {list(taken.dims)}")
+            raise ExportError(f"text.fp32 gives {made_dims}; fusion takes text {list(taken.dims)}")
         inputs = [*encoder.inputs, *(tensor for tensor in inputs if tensor.name != "text")]
         steps.append(_step("text", {tensor.name: tensor.name for tensor in encoder.inputs}, {given.name: "text"}))
     features = {tensor.name: tensor.name for tensor in fusion.inputs}
@@ -177,16 +177,14 @@ def _ensemble(signatures: Mapping[str, _Signature]) -> str:
     )
 
 
-def check_replaceable(out: Path, *, force: bool) -> None:
+def _check_replaceable(out: Path, *, force: bool) -> None:
     """Lets only a repository of ours give way, and only with ``force``.
 
     Raises:
         ExportError: Something else is there, or ``force`` is missing.
     """
     if out.exists() and not (force and (out / ENSEMBLE / "config.pbtxt").is_file()):
-        raise ExportError(
-            f"{out} exists; choose another --triton" + ("" if force else ", or pass --force to replace a repository")
-        )
+        raise ExportError(f"{out} exists; choose another OUT" + ("" if force else ", or pass --force to replace a repository"))
 
 
 def write_triton(bundle: Bundle, out: Path, *, force: bool = False) -> list[str]:
@@ -205,7 +203,7 @@ def write_triton(bundle: Bundle, out: Path, *, force: bool = False) -> list[str]
         BundleError: A graph is missing or damaged.
         EngineError: A plan is damaged.
     """
-    check_replaceable(out, force=force)
+    _check_replaceable(out, force=force)
     kinds = [*_ALWAYS, *(["text"] if "text.fp32" in bundle.manifest.graphs else [])]
     made = {kind: _onnx_model(bundle, kind) for kind in kinds}
     signatures = {kind: signature for kind, (_, signature) in made.items()}

@@ -46,7 +46,7 @@ def test_python_and_cpp_agree_on_the_schema_version() -> None:
 def test_readme_commands_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", read("Makefile"), re.M))
     assert {"demo", "test", "check", "test-all"} <= targets
-    commands = set(re.findall(r"\bdmdkit ([a-z]+)", "\n".join(re.findall(r"```bash\n(.*?)```", read("README.md"), re.S))))
+    commands = set(re.findall(r"\bdmdkit ([a-z-]+)", "\n".join(re.findall(r"```bash\n(.*?)```", read("README.md"), re.S))))
     for command in commands:
         assert main([command, "--help"]) == 0
 

@@ -18,21 +18,24 @@ from dmdkit.runtime.choice import check_backend
 from tests.cli.helpers import COMMANDS, in_process
 from tests.conftest import ROOT
 
-COMMAND = re.compile(rf"\bdmdkit ((?:data )?[a-z]+)|\b({'|'.join(COMMANDS)})(?= --)")
+COMMAND = re.compile(rf"\bdmdkit ((?:data )?[a-z]+(?:-[a-z]+)*)|\b({'|'.join(COMMANDS)})(?= --)")
 CODE = re.compile(r"``.*?``")
 """In docstrings for developers, flags stand in double backticks."""
 FLAG = re.compile(r"(?<![\w-])--[a-zA-Z][\w-]*")
 NOT_OURS = {"--model-repository", "--stronglyTyped"}
 """Of tritonserver and trtexec, whose command lines are shown."""
 
-DATA = ("data inspect", "data convert", "train", "evaluate", "export", "check", "predict", "build")
+DATA = ("data inspect", "data convert", "train", "evaluate", "export", "check", "predict", "add-precision")
 RUNS = ("train", "import")
 SAID_BY: dict[str, tuple[str, ...]] = {
+    "toolkit/cli/add_precision.py": ("add-precision",),
     "toolkit/cli/bench.py": ("bench",),
     "toolkit/cli/build.py": ("build",),
     "toolkit/cli/demo.py": ("demo",),
     "toolkit/cli/doctor.py": ("doctor",),
     "toolkit/cli/report.py": ("report",),
+    "toolkit/cli/targets.py": ("build",),
+    "toolkit/cli/triton.py": ("triton",),
     "toolkit/cli/export.py": ("export",),
     "toolkit/cli/int8.py": ("export", "check"),
     "toolkit/cli/feature_files.py": DATA,
@@ -60,6 +63,7 @@ SAID_BY: dict[str, tuple[str, ...]] = {
     "toolkit/training/checkpoint.py": ("train",),
     "toolkit/training/devices.py": ("train", "evaluate"),
     "toolkit/training/importing.py": ("import",),
+    "toolkit/training/outcome.py": ("train",),
     "toolkit/training/resuming.py": ("train",),
     "toolkit/training/run.py": RUNS,
     "toolkit/training/run_directory.py": RUNS,
@@ -70,7 +74,7 @@ SAID_BY: dict[str, tuple[str, ...]] = {
     "export/bundle_writer.py": ("export",),
     "export/kit.py": ("build",),
     "export/targets.py": ("build",),
-    "export/triton.py": ("export",),
+    "export/triton.py": ("triton",),
 }
 """File, or file and function, or folder -> the commands that can say its messages; the longest that fits counts."""
 
@@ -137,7 +141,7 @@ def named() -> set[tuple[str, str | None]]:
 
 
 _WORDS = {
-    "that", "reads", "does", "raises", "extra", "it", "parity", "can",
+    "and", "knows", "plan", "that", "reads", "does", "raises", "extra", "it", "parity", "can", "training", "wrote",
 }  # fmt: skip
 """What follows the name in sentences about it: "this dmdkit reads"."""
 
@@ -196,5 +200,5 @@ def test_a_split_that_is_not_there_is_named_by_the_option_of_the_command(tiny_ru
 
 
 def test_the_refusal_of_a_backend_names_every_backend_there_is():
-    with pytest.raises(InputError, match="expected auto, onnxruntime, openvino, or tensorrt"):
+    with pytest.raises(InputError, match="expected auto, onnxruntime, openvino, native, or tensorrt"):
         check_backend("magic", "cpu")

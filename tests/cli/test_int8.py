@@ -211,7 +211,9 @@ def test_a_search_without_time_says_so_and_still_gives_a_bundle(
     monkeypatch.setattr("dmdkit.calibration.search.planning.DEFAULT_SEARCH_SECONDS", 0.0)
     out = tmp_path / "b.dmd"
     assert main(["export", str(tiny_run), "--int8", "--out", str(out)]) in (0, 2)
-    assert "the INT8 search did not get through" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "the INT8 search did not get through" in said.out
+    assert "it goes on from there with: dmdkit export RUN --int8 --force --int8-search-seconds MORE" in said.err
     report = read_int8_report(out)
     assert report is not None
     assert report.search is not None

@@ -48,9 +48,9 @@ def places(tiny_data, tiny_run, tiny_bundle, published_weights, tmp_path):
         ("modelopt", ["export", "{run}", "--int8", "--out", "{out}"], "quantize"),
         ("onnx_graphsurgeon", ["export", "{run}", "--int8", "--out", "{out}"], "quantize"),
         ("onnx", ["build", "{bundle}", "--target", "rtx-ada", "--precision", "fp32", "--dry-run"], "export"),
-        ("onnx", ["build", "{bundle}", "--target", "jetson-orin-nano", "--kit", "{out}"], "quantize"),
-        ("torch", ["build", "{bundle}", "--target", "rtx-ada", "--precision", "fp16", "--dry-run"], "quantize"),
-        ("modelopt", ["build", "{bundle}", "--target", "rtx-ada", "--precision", "fp16"], "quantize"),
+        ("onnx", ["build", "{bundle}", "--target", "jetson-orin-nano", "--precision", "fp32", "--kit", "{out}"], "export"),
+        ("torch", ["add-precision", "{bundle}", "fp16"], "quantize"),
+        ("modelopt", ["add-precision", "{bundle}", "fp16"], "quantize"),
         ("tensorrt_rtx", ["build", "{bundle}", "--target", "rtx-ada", "--precision", "fp16"], "rtx"),
         ("tensorrt_rtx,onnx,torch", ["build", "{bundle}", "--target", "rtx-ada", "--precision", "fp32"], "rtx"),
     ],
@@ -75,7 +75,7 @@ def test_the_extra_to_install_is_named(packages, command, extra, places, tmp_pat
         ["doctor"],
         ["data", "inspect", "{data}"],
         ["data", "sample"],
-        ["build", "{bundle}", "--target", "list"],
+        ["targets"],
     ],
 )
 def test_what_a_robot_runs_needs_no_optional_package(command, places, tmp_path, bundle_copy):
@@ -103,6 +103,9 @@ def test_import_needs_no_trainer(places, tmp_path):
 @pytest.mark.slow
 def test_what_the_extra_rtx_brings_is_enough_to_add_fp16_graphs_and_check_them(places, bundle_copy, tmp_path):
     absent = "lightning_fabric,transformers,tokenizers,openvino,cuda,tensorrt"
+    added = python(WITHOUT, absent, "add-precision", bundle_copy, "fp16", "--json")
+    assert added.returncode == 2, added.stderr
+    assert json.loads(added.stdout)["graphs"]["fusion.fp16"]["verdict"]["status"] == "unverified"
     ended = python(WITHOUT, absent, "build", bundle_copy, "--target", "rtx-ada", "--precision", "fp16", "--dry-run", "--json")
     assert ended.returncode in (0, 2), ended.stderr
     assert json.loads(ended.stdout)["target"] == "rtx-ada"

@@ -409,22 +409,51 @@ def test_an_int8_graph_with_an_fp32_rest_is_a_problem_for_a_device(tiny_bundle: 
     assert any("its remaining layers are fp32; export with --int8 --fp16" in finding.detail for finding in findings)
 
 
-def test_a_dry_run_and_what_cannot_be_built_leave_the_bundle_as_it_is(
+def test_a_precision_the_bundle_lacks_is_refused_with_the_command_that_adds_it(
+    bundle_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted((path.relative_to(bundle_copy), path.stat().st_mtime_ns) for path in bundle_copy.rglob("*"))
+    name, kit = str(bundle_copy), str(tmp_path / "kit")
+    for more in (["--precision", "fp16", "--dry-run", "--json"], ["--precision", "fp16", "--kit", kit], ["--kit", kit]):
+        assert main(["build", name, "--target", "jetson-orin-nano", *more]) == 1
+        said = " ".join(capsys.readouterr().err.split())
+        assert "has no explain.fp16, fusion.fp16, which engines in fp16 are built from" in said
+        assert f"add them with: dmdkit add-precision {name} fp16" in said
+        assert ("or name another precision with --precision" in said) == ("--precision" not in more)
+    assert sorted((path.relative_to(bundle_copy), path.stat().st_mtime_ns) for path in bundle_copy.rglob("*")) == before
+    assert not (tmp_path / "kit").exists()
+
+
+def test_added_fp16_graphs_are_proven_where_held_out_samples_are_given(
+    bundle_copy: Path, tiny_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = str(bundle_copy)
+    code = main(["add-precision", name, "fp16", "--parity-data", str(tiny_data), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["added"] == ["explain.fp16", "explain.int8-trt", "fusion.fp16", "fusion.int8-trt"]
+    assert found["parity"]["samples"] == 60
+    verdicts = {graph["verdict"]["status"] for graph in found["graphs"].values()}
+    assert (code == 0) == (verdicts == {"passed"})
+    assert main(["build", name, "--target", "jetson-orin-nano", "--precision", "fp16", "--dry-run"]) == 0
+    before = {path: path.read_bytes() for path in bundle_copy.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert main(["add-precision", name, "fp16"]) == 0
+    assert "has every fp16 graph already" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in bundle_copy.rglob("*") if path.is_file()} == before
+
+
+def test_what_cannot_be_built_here_is_said_before_what_the_bundle_lacks(
     bundle_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     no_driver_here()
-    before = sorted((path.relative_to(bundle_copy), path.stat().st_mtime_ns) for path in bundle_copy.rglob("*"))
     name = str(bundle_copy)
-    assert main(["build", name, "--target", "jetson-orin-nano", "--precision", "fp16", "--dry-run", "--json"]) == 0
-    checks = json.loads(capsys.readouterr().out)["checks"]
-    assert {check["graph"] for check in checks} >= {"fusion.fp16", "explain.fp16"}
     assert main(["build", name, "--target", "h100", "--precision", "fp16"]) == 1
+    assert "add-precision" not in capsys.readouterr().err
     assert main(["build", name, "--target", "auto", "--precision", "fp16"]) == 1
     assert "name the device with --target" in " ".join(capsys.readouterr().err.split())
     for target, said in (("auto", "a kit is for one device"), ("rtx-ada", "built without the device")):
         assert main(["build", name, "--target", target, "--precision", "fp16", "--kit", str(tmp_path / "kit")]) == 1
         assert said in " ".join(capsys.readouterr().err.split())
-    assert sorted((path.relative_to(bundle_copy), path.stat().st_mtime_ns) for path in bundle_copy.rglob("*")) == before
     assert not (tmp_path / "kit").exists()
 
 

@@ -233,29 +233,28 @@ def test_the_command_writes_a_repository_from_a_bundle_and_keeps_what_is_not_one
     proven: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "models"
-    assert main(["export", str(proven), "--triton", str(out)]) == 0
+    assert main(["triton", str(proven), str(out)]) == 0
     assert f"tritonserver --model-repository={out}" in " ".join(capsys.readouterr().err.split())
-    assert main(["export", str(proven), "--triton", str(out)]) == 1
-    assert main(["export", str(proven), "--triton", str(out), "--force"]) == 0
+    assert main(["triton", str(proven), str(out)]) == 1
+    assert "exists; choose another OUT, or pass --force to replace a repository" in " ".join(capsys.readouterr().err.split())
+    assert main(["triton", str(proven), str(out), "--force"]) == 0
     mine = tmp_path / "mine"
     mine.mkdir()
-    assert main(["export", str(proven), "--triton", str(mine), "--force"]) == 1
-    assert main(["export", str(tmp_path / "none.dmd"), "--triton", str(tmp_path / "x")]) == 1
+    assert main(["triton", str(proven), str(mine), "--force"]) == 1
+    assert main(["triton", str(tmp_path / "none.dmd"), str(tmp_path / "x")]) == 1
     capsys.readouterr()
-    assert main(["export", str(proven), "--triton", str(out), "--force", "--json"]) == 0
+    assert main(["triton", str(proven), str(out), "--force", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["models"] == ["fusion", "explain", "emotion"]
-    assert main(["export", str(proven), "--triton", str(tmp_path / "y"), "--int8"]) == 1
-    assert "is a bundle: --triton serves what it holds" in " ".join(capsys.readouterr().err.split())
 
 
-@pytest.mark.slow
-def test_a_run_is_exported_and_served_in_one_command(
-    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    arguments = ["export", str(tiny_run), "--out", str(tmp_path / "tiny.dmd"), "--triton", str(tmp_path / "models")]
-    (tmp_path / "models").mkdir()
-    assert main(arguments) == 1, "before minutes of work, what is there is looked at"
-    assert not (tmp_path / "tiny.dmd").exists()
-    (tmp_path / "models").rmdir()
-    assert main(arguments) == 0, capsys.readouterr().err
-    assert set(configs(tmp_path / "models")) == {"fusion", "explain", "emotion"}
+def test_a_run_in_a_bundles_place_is_one_line(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["triton", str(tiny_run), str(tmp_path / "models")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert str(tiny_run) in line
+    assert not (tmp_path / "models").exists()
+
+
+def test_export_has_no_second_way_to_it(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(tiny_run), "--triton", str(tmp_path / "models")]) == 1
+    assert "No such option: --triton" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from typing import Any
 import typer
 from typer.main import get_command
 
-from dmdkit.cli import bench, build, bundle, data, demo, doctor, export, report, run
+from dmdkit.cli import add_precision, bench, build, bundle, data, demo, doctor, export, report, run, targets, triton
 from dmdkit.errors import ConfigError, DmdkitError, ExitCode
 from dmdkit.printable import is_utf8, visible
 
@@ -35,7 +35,10 @@ app.command("train")(run.train)
 app.command("import")(run.import_weights)
 app.command("evaluate")(run.evaluate)
 app.command("export")(export.export)
+app.command("add-precision")(add_precision.add_precision)
+app.command("targets")(targets.targets)
 app.command("build")(build.build)
+app.command("triton")(triton.triton)
 app.command("check")(bundle.check)
 app.command("bench")(bench.bench)
 app.command("predict")(bundle.predict)

@@ -100,6 +100,8 @@ def bench(
         print_json(result)
     else:
         _print(result)
+        if result["auto"] is not None:
+            say(f"auto takes {result['auto']['graph']} on {result['auto']['backend']}")
     _say_what_next(opened, result)
 
 
@@ -175,7 +177,6 @@ def _say_what_next(bundle: Bundle, result: dict[str, Any]) -> None:
     if auto is None:
         note(f"no graph has passed parity, so `auto` has nothing to choose; next: dmdkit check {name} --data FEATURES")
     else:
-        note(f"auto takes {auto['graph']} on {auto['backend']}")
         open_question = any(r["backend"] != "onnxruntime" and r["verdict"] == "unverified" for r in result["graphs"])
         if open_question:
             note(f"only graphs that passed parity on a backend are chosen there; next: dmdkit check {name} --data FEATURES")

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import shlex
-import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
@@ -14,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dmdkit.cli.console import err, finish, note, print_json, print_table, say, steps
+from dmdkit.cli.console import err, finish, note, print_json, print_table, say
 from dmdkit.cli.requirements import require
 from dmdkit.errors import BundleError, ConfigError, ExitCode, MissingDependencyError
 
@@ -68,54 +66,27 @@ def _missing(bundle: Bundle, kinds: list[str], precision: EnginePrecision) -> li
     return [name for name in names if name not in bundle.manifest.graphs]
 
 
-def _with_wanted_forms(
-    bundle: Bundle, kinds: list[str], precision: EnginePrecision, parity_data: Path | None, split: str
-) -> Bundle:
-    """The bundle with the graphs that the precision needs, made where they can be made."""
-    from dmdkit.runtime.bundle import Bundle
+def _check_forms(bundle: Bundle, kinds: list[str], precision: EnginePrecision, *, named: bool) -> None:
+    """Refuses a precision that the bundle lacks graphs for: building leaves the bundle's graphs and verdicts as they are.
 
-    wanted = ", ".join(_missing(bundle, kinds, precision))
-    if not wanted:
-        return bundle
-    if precision == "int8":
-        raise BundleError(
-            f"--precision int8: {bundle.path} has no {wanted}; export the run again: dmdkit export RUN --int8 --fp16"
-        )
-    require("making fp16 graphs", "quantize", "torch", "onnx", "onnxscript", "modelopt")
-    from dmdkit.export.fp16_forms import add_fp16_graphs
+    Args:
+        bundle: The bundle.
+        kinds: Kinds of the graphs to build.
+        precision: What to compute in.
+        named: Whether the user named it; else the target prefers it.
 
-    note(f"{bundle.path} has no {wanted}: adding the fp16 forms to it")
-    parity = None
-    if parity_data is not None:
-        from dmdkit.cli.feature_files import NanPolicy, dataset_for_bundle, split_for_bundle
-
-        dataset = dataset_for_bundle(parity_data, bundle, split, nan_policy=NanPolicy.refuse)
-        split_for_bundle(dataset, split, bundle.manifest, "--parity-split")
-        parity = (dataset, split)
-    else:
-        note("their verdict stays unverified: pass --parity-data FILE, or run `dmdkit check` with held-out features")
-    with steps("fp16") as advance:
-        add_fp16_graphs(bundle.path, parity=parity, advance=advance)
-    return Bundle.open(bundle.path)
-
-
-@contextmanager
-def _kept(bundle: Bundle) -> Iterator[Bundle]:
-    """A copy of the bundle for a dry run, which must not change the bundle; engines stay behind."""
-    from dmdkit.runtime.bundle import Bundle
-    from dmdkit.runtime.engines.record import ENGINES
-
-    try:
-        with tempfile.TemporaryDirectory(prefix="dmdkit-dry-run-") as folder:
-            copy = Path(folder) / bundle.path.name
-            shutil.copytree(bundle.path, copy, ignore=shutil.ignore_patterns(ENGINES), copy_function=shutil.copyfile)
-            for path in (copy, *copy.rglob("*")):
-                path.chmod(0o755 if path.is_dir() else 0o644)
-            yield Bundle.open(copy)
-    except (OSError, shutil.Error) as cause:
-        raise BundleError(
-            f"cannot copy {bundle.path} for the dry run: {cause}; free some space in the temporary folder"
-        ) from cause
+    Raises:
+        BundleError: It lacks some; names the command that adds them.
+    """
+    missing = ", ".join(_missing(bundle, kinds, precision))
+    if not missing:
+        return
+    add = "export the run again: dmdkit export RUN --int8 --fp16"
+    if precision == "fp16":
+        add = f"add them with: dmdkit add-precision {shlex.quote(str(bundle.path))} fp16"
+    if not named:
+        add += "; or name another precision with --precision"
+    raise BundleError(f"{bundle.path} has no {missing}, which engines in {precision} are built from; {add}")
 
 
 def _graphs(bundle: Bundle, kinds: list[str], precision: EnginePrecision, target: Target) -> list[str]:
@@ -216,30 +187,15 @@ def _check_and_pack(
         raise typer.Exit(int(ExitCode.NOT_PASSED))
 
 
-def _list_targets(*, json: bool) -> None:
-    from dmdkit.export.targets import load_target, target_names
-
-    titles = {name: load_target(name).title for name in target_names()}
-    if json:
-        print_json({"targets": [{"name": name, "title": title} for name, title in titles.items()]})
-        return
-    for name, title in titles.items():
-        say(f"{name:18} {title}")
-
-
 def build(
     bundle: Annotated[Path, typer.Argument(help="A bundle directory.")],
-    target: Annotated[str, typer.Option(help="Device to build for; `--target list` names them all.")] = "auto",
+    target: Annotated[str, typer.Option(help="Device to build for; `dmdkit targets` names them all.")] = "auto",
     precision: Annotated[
         EnginePrecisionChoice | None, typer.Option(help="What to compute in; without it, what the target prefers.")
     ] = None,
     graph: Annotated[
         list[str] | None, typer.Option(help="fusion, explain, text, gd_homo, gd_hetero; without it, all there are.")
     ] = None,
-    parity_data: Annotated[
-        Path | None, typer.Option(help="Held-out features, to prove fp16 forms that have to be added.")
-    ] = None,
-    parity_split: Annotated[str, typer.Option(help="Its split.")] = "test",
     kit: Annotated[
         Path | None, typer.Option(help="Write a folder to take to the device, which builds there without torch or modelopt.")
     ] = None,
@@ -254,7 +210,8 @@ def build(
     """Build TensorRT engines into the bundle's engines/ folder.
 
     Desktop RTX engines are built anywhere; engines for Jetson and data-centre GPUs on the device itself. The second call
-    with the same graph, TensorRT and target takes the plan from a cache.
+    with the same graph, TensorRT and target takes the plan from a cache. Graphs that a precision needs are made by
+    `dmdkit export --int8 --fp16` or `dmdkit add-precision`, not here.
 
     Example: dmdkit build face.dmd --target rtx-ada --precision fp16
     """
@@ -263,9 +220,6 @@ def build(
     from dmdkit.runtime.engines.build import build_engine, gpu_for
     from dmdkit.runtime.engines.tensorrt_api import module_of
 
-    if target == "list":
-        _list_targets(json=json)
-        return
     chosen = load_target(target)
     wanted = chosen.precision(precision.value if precision is not None else None)
     opened = Bundle.open(bundle)
@@ -277,19 +231,17 @@ def build(
     kinds = list(dict.fromkeys(kinds))
     if kit is not None:
         chosen.check_kit()
+    if kit is None and not dry_run:  # what cannot be built here needs no further graphs either
+        spec = _spec(chosen)
+        gpu_for(spec)
+        module_of(spec.flavour)
+    _check_forms(opened, kinds, wanted, named=precision is not None)
+    graphs = _graphs(opened, kinds, wanted, chosen)
     if kit is not None or dry_run:
-        complete = kit is not None or not _missing(opened, kinds, wanted)
-        with nullcontext(opened) if complete else _kept(opened) as source:
-            held = _with_wanted_forms(source, kinds, wanted, parity_data, parity_split)
-            _check_and_pack(held, _graphs(held, kinds, wanted, chosen), chosen, wanted, kit, force=force, json=json)
+        _check_and_pack(opened, graphs, chosen, wanted, kit, force=force, json=json)
         return
-    spec = _spec(chosen)
-    # Before the bundle is changed: forms are added to it only where engines can be built.
-    gpu_for(spec)
-    module_of(spec.flavour)
-    opened = _with_wanted_forms(opened, kinds, wanted, parity_data, parity_split)
     results = []
-    for name in _graphs(opened, kinds, wanted, chosen):
+    for name in graphs:
         with _progress(f"{target} {name}") as progress:
             results.append(_proven(build_engine(opened, name, spec, progress, force=force), opened))
     if json:

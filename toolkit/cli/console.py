@@ -71,8 +71,13 @@ _STYLE = {"passed": "green", "failed": "bold red", "unverified": "yellow"}
 
 
 def print_json(value: Any) -> None:
-    """Writes ``value`` to standard output as one JSON document, uncoloured, for machines."""
+    """Writes ``value`` to standard output as one JSON document, uncoloured, for machines.
+
+    It is flushed, as everything the consoles write: what is said after it on standard error stands after it where both go
+    to one file.
+    """
     sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
+    sys.stdout.flush()
 
 
 def print_error(message: str) -> None:

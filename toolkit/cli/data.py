@@ -67,7 +67,7 @@ def sample(
 
     write_dataset(sample_dataset(seed), out)
     if seed == 0:
-        console.say(SAMPLE_DESCRIPTION)
+        console.note(SAMPLE_DESCRIPTION)
     console.finish(str(out), f"dmdkit data inspect {shlex.quote(str(out))}")
 
 
@@ -113,9 +113,10 @@ def _print_report(report: DatasetReport) -> None:
     for note in report.notes:
         console.say(f"note: {note}")
     if report.nan_policy_needed == "zero":
-        console.say("Training and converting refuse this file as it is: mend the features, or pass --nan-policy zero")
+        console.say("not every feature is finite: training and converting refuse this file as it is")
+        console.note("mend the features, or pass --nan-policy zero to them")
     else:
-        console.say("All features are finite: no --nan-policy is needed")
+        console.say("every feature is finite")
 
 
 def _print_features(report: DatasetReport) -> None:

@@ -67,7 +67,7 @@ def demo(
     say(f"self-check of {len(healthy.graphs)} graphs: {'passed' if healthy.passed else 'FAILED'}")
     graphs_table(manifest)
     parity_table(ledger, manifest)
-    say(f"{time.monotonic() - begin:.0f} s; bundle: {bundle.resolve()}; open its report/report.html in a browser")
+    note(f"{time.monotonic() - begin:.0f} s; open {bundle.resolve()}/report/report.html in a browser")
     finish(f"{bundle}/", f"dmdkit inspect {shlex.quote(str(bundle))}")
     if outcome(ledger, manifest) != "passed" or not healthy.passed:
         raise typer.Exit(int(ExitCode.NOT_PASSED))

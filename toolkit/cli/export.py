@@ -161,24 +161,6 @@ def _check_unused(*, int8: bool, samples: int | None, method: Method, search: In
         raise ConfigError(f"{', '.join(unused)}: without --int8 there is nothing to calibrate; add --int8, or leave it out")
 
 
-def _write_triton(bundle: Path, out: Path, *, force: bool) -> list[str]:
-    from dmdkit.export.triton import write_triton
-    from dmdkit.runtime.bundle import Bundle
-
-    names = write_triton(Bundle.open(bundle), out, force=force)
-    finish(f"{out}/ with {', '.join(names)}", f"tritonserver --model-repository={shlex.quote(str(out.absolute()))}")
-    return names
-
-
-def _serve_bundle(bundle: Path, triton: Path, *, for_a_run: bool, force: bool, json: bool) -> None:
-    """``--triton`` with a bundle in a run's place."""
-    if for_a_run:
-        raise ConfigError(f"{bundle} is a bundle: --triton serves what it holds; --int8, --fp16 and the like are for a run")
-    names = _write_triton(bundle, triton, force=force)
-    if json:
-        print_json({"repository": str(triton), "models": names})
-
-
 def export(
     run: Annotated[Path | None, typer.Argument(help="A run directory; without it, the newest run under runs/.")] = None,
     int8: Annotated[bool, typer.Option("--int8", help="Add the INT8 forms, for TensorRT and for the CPU.")] = False,
@@ -206,9 +188,6 @@ def export(
         GoldenChoice, typer.Option(help="Golden samples: real held-out ones, or synthetic ones for privacy.")
     ] = GoldenChoice.auto,
     out: Annotated[Path | None, typer.Option(help="The bundle; without it, the run's name with .dmd.")] = None,
-    triton: Annotated[
-        Path | None, typer.Option(help="Also write a Triton model repository; with a bundle instead of a run, only that.")
-    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the manifest's graphs and the ledger as JSON.")] = False,
 ) -> None:
@@ -221,9 +200,6 @@ def export(
     dmdkit export runs/mosi --int8 --calib mosi.pkl --parity-data mosi.pkl --out face.dmd
     """
     _check_unused(int8=int8, samples=calib_samples, method=method, search=int8_search, seconds=int8_search_seconds)
-    if triton is not None and run is not None and (run / "manifest.json").is_file():
-        _serve_bundle(run, triton, for_a_run=bool(int8 or fp16 or calib or parity_data or out), force=force, json=json)
-        return
     require("export", "export", "torch", "onnx", "onnxscript")
     from dmdkit.parity.int8_report import read_int8_report
     from dmdkit.parity.verdicts import outcome
@@ -236,10 +212,6 @@ def export(
         opened = Run.open(run)
     target = _named(out) if out is not None else Path(f"{opened.path.resolve().name}.dmd")
     _check_writable(target)
-    if triton is not None:
-        from dmdkit.export.triton import check_replaceable
-
-        check_replaceable(triton, force=force)
     manifest, ledger = export_run(
         opened,
         target,
@@ -277,12 +249,8 @@ def export(
     note(f"to read and to send on: {target}/report/report.html")
     if ledger is None:
         finish(f"{target}/, not yet proven", f"dmdkit check {quoted} --data FEATURES --run {shlex.quote(str(opened.path))}")
-        if triton is not None:
-            note(f"{triton} is not written: only proven graphs are served; then `dmdkit export {quoted} --triton {triton}`")
         raise typer.Exit(int(ExitCode.NOT_PASSED))
     measured_on = str(parity_data or opened.config.data.path)
     finish(f"{target}/", f"dmdkit predict {quoted} --data {shlex.quote(measured_on)}")
-    if triton is not None:
-        _write_triton(target, triton, force=force)
     if outcome(ledger, manifest) != "passed":
         raise typer.Exit(int(ExitCode.NOT_PASSED))

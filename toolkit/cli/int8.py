@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from dmdkit.cli.console import print_table, say
+from dmdkit.cli.console import note, print_table, say
 
 if TYPE_CHECKING:
     from dmdkit.parity.int8_report import Int8Report, LayerRecord
@@ -98,8 +98,9 @@ def verdict_sentences(report: Int8Report) -> None:
     if search is not None and not search.complete:
         say(
             f"the INT8 search did not get through in {search.seconds:.0f} s: layers were not measured, or nothing tried holds "
-            "with room to spare; it goes on from there with: dmdkit export RUN --int8 --force --int8-search-seconds MORE"
+            "with room to spare"
         )
+        note("it goes on from there with: dmdkit export RUN --int8 --force --int8-search-seconds MORE")
     for target in report.targets:
         shares = (
             f"{target.stored_int8:.0%} of the weights stored, {target.computed_int8:.0%} of the arithmetic computed in INT8"
