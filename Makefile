@@ -71,7 +71,7 @@ sanitize: $(READY) $(ORT_SDK)/.ready
 	done
 	$(BIN)/python -m pytest tests/cpp/test_sanitized.py -s
 
-# FUZZ_SECONDS in all, two targets at a time of manifest, engine sidecar, safetensors, npz (Debian: clang, libclang-rt-14-dev).
+# FUZZ_SECONDS in all, two targets at a time of manifest, engine sidecar, safetensors (Debian: clang, libclang-rt-14-dev).
 FUZZ_SECONDS ?= 60
 fuzz: $(READY)
 	cmake --preset fuzz
@@ -96,7 +96,7 @@ bench-native: $(ORT_SDK)/.ready
 	cmake --build --preset release --parallel 2
 	build/release/bin/dmdkit_overhead $(BUNDLE)
 
-# Speed, as ratios measured in one run (about ten minutes; docs/performance.md says how to read it).
+# Speed, as ratios measured in one run (about ten minutes; docs/performance.md says how to read it, benchmarks/RESULTS.md what came out).
 bench: $(READY)
 	$(BIN)/python -m benchmarks --out build/bench
 

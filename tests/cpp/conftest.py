@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from tests.conftest import ROOT, tiny_dataset
 
@@ -51,7 +52,7 @@ def test_samples() -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="session")
-def samples_npz(test_samples: dict[str, np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("samples") / "test.npz"
-    np.savez(path, **test_samples)
+def samples_file(test_samples: dict[str, np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("samples") / "test.safetensors"
+    save_file(test_samples, path)
     return path

@@ -36,7 +36,7 @@ def test_self_check_passes_on_aarch64(emulated: list[str], tiny_bundle: Path) ->
 
 @pytest.mark.parametrize("graph", ["fp32", "int8-cpu"])
 def test_aarch64_gives_the_answers_of_this_machine(
-    emulated: list[str], tiny_bundle: Path, samples_npz: Path, test_samples: dict[str, np.ndarray], tmp_path: Path, graph: str
+    emulated: list[str], tiny_bundle: Path, samples_file: Path, test_samples: dict[str, np.ndarray], tmp_path: Path, graph: str
 ) -> None:
     out = tmp_path / "out.safetensors"
     command = [
@@ -45,7 +45,7 @@ def test_aarch64_gives_the_answers_of_this_machine(
         "--graph",
         graph,
         "--input",
-        str(samples_npz),
+        str(samples_file),
         "--batch",
         "20",
         "--output",

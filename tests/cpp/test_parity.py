@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from dmdkit.cli import main
+from dmdkit.data import load_dataset
 from dmdkit.parity.compare import LANGUAGE_MAX_ERROR
 from dmdkit.runtime import Runtime
 from tests.conftest import shared_path
@@ -40,7 +43,7 @@ def dmdkit_run(native_bin: Path, tiny_bundle: Path) -> Path:
 def test_languages_agree_on_every_sample(
     dmdkit_run: Path,
     tiny_bundle: Path,
-    samples_npz: Path,
+    samples_file: Path,
     test_samples: dict[str, np.ndarray],
     tmp_path: Path,
     graph: str,
@@ -48,7 +51,7 @@ def test_languages_agree_on_every_sample(
 ) -> None:
     answers = tmp_path / "answers.safetensors"
     options = ("--graph", graph, "--batch", batch, "--explain", "--output", answers)
-    done = run_tool(dmdkit_run, tiny_bundle, "--input", samples_npz, *options)
+    done = run_tool(dmdkit_run, tiny_bundle, "--input", samples_file, *options)
     assert done.returncode == 0, done.stderr
     found = load_file(answers)
     with Runtime.open(tiny_bundle, graph=graph) as runtime:
@@ -102,19 +105,39 @@ def test_a_mosi_bundle_gives_the_same_in_both_languages(
     assert {hop["samples"] for hop in hops.values()} == {209}
 
 
-def test_safetensors_and_npz_give_the_same(
-    dmdkit_run: Path, tiny_bundle: Path, samples_npz: Path, test_samples: dict[str, np.ndarray], tmp_path: Path
+def test_a_split_is_read_by_its_prefix(
+    dmdkit_run: Path, tiny_bundle: Path, samples_file: Path, test_samples: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
     other = tmp_path / "test.safetensors"
     save_file({f"test/{name}": array for name, array in test_samples.items()}, other)
-    packed = tmp_path / "packed.npz"
-    np.savez_compressed(packed, **test_samples)
-    first = run_tool(dmdkit_run, tiny_bundle, "--graph", "fp32", "--input", samples_npz)
-    third = run_tool(dmdkit_run, tiny_bundle, "--graph", "fp32", "--input", packed)
-    assert first.stdout == third.stdout or "has no zlib" in third.stderr
+    first = run_tool(dmdkit_run, tiny_bundle, "--graph", "fp32", "--input", samples_file)
     second = run_tool(dmdkit_run, tiny_bundle, "--graph", "fp32", "--input", other, "--split", "test")
     assert first.returncode == second.returncode == 0, first.stderr + second.stderr
     assert first.stdout == second.stdout
+
+
+@pytest.mark.parametrize("name", ["features.npz", "my features.npz", "it's.pkl"])
+def test_another_format_is_answered_with_the_command_that_converts_it(
+    name: str, dmdkit_run: Path, tiny_bundle: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    given = tmp_path / name
+    given.write_bytes(tiny_data.read_bytes())
+    for arguments in ((tiny_bundle, "--input", given), (given,)):
+        refused = run_tool(dmdkit_run, *arguments)
+        assert (refused.returncode, refused.stdout) == (1, "")
+        said = re.search(
+            r"reads safetensors; write it as such: (dmdkit data convert .*), then: (dmdkit-run .*)", refused.stderr
+        )
+        assert said is not None, refused.stderr
+        source, target = shlex.split(said[1])[3:]
+        assert (source, target) == (str(given), str(given.with_suffix(".safetensors")))
+        assert shlex.split(said[2])[1:] == ["BUNDLE", "--input", target]
+    if given.suffix == ".pkl":
+        return
+    assert main(shlex.split(said[1])[1:]) == 0
+    done = run_tool(dmdkit_run, tiny_bundle, "--graph", "fp32", "--input", target)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["samples"] == sum(len(split) for split in load_dataset(tiny_data).splits.values())
 
 
 def test_every_graph_passes_its_self_check(dmdkit_run: Path, tiny_bundle: Path) -> None:
@@ -164,14 +187,14 @@ def test_a_full_disk_and_a_nan_are_one_line(
     assert "cannot be written" in missing.stderr
     bad = {name: array.copy() for name, array in test_samples.items()}
     bad["audio"][3, 2, 1] = np.nan
-    np.savez(tmp_path / "bad.npz", **bad)
-    refused = run_tool(dmdkit_run, tiny_bundle, "--graph", "fp32", "--input", tmp_path / "bad.npz")
+    save_file(bad, tmp_path / "bad.safetensors")
+    refused = run_tool(dmdkit_run, tiny_bundle, "--graph", "fp32", "--input", tmp_path / "bad.safetensors")
     assert refused.returncode == 1
     assert "input 'audio' holds nan at sample 0, step 2, feature 1" in refused.stderr
 
 
-def test_thread_options_reach_onnxruntime(dmdkit_run: Path, tiny_bundle: Path, samples_npz: Path) -> None:
-    given = (tiny_bundle, "--graph", "fp32", "--input", samples_npz)
+def test_thread_options_reach_onnxruntime(dmdkit_run: Path, tiny_bundle: Path, samples_file: Path) -> None:
+    given = (tiny_bundle, "--graph", "fp32", "--input", samples_file)
     plain = json.loads(run_tool(dmdkit_run, *given).stdout)["score"]["values"]
     for options in (
         ("--threads", 2, "--spin", "no"),

@@ -37,10 +37,10 @@ def sanitized() -> Path:
 
 @pytest.mark.parametrize("graph", ["fp32", "int8-cpu"])
 def test_predicting_and_explaining_is_clean(
-    sanitized: Path, tiny_bundle: Path, samples_npz: Path, test_samples: dict[str, np.ndarray], tmp_path: Path, graph: str
+    sanitized: Path, tiny_bundle: Path, samples_file: Path, test_samples: dict[str, np.ndarray], tmp_path: Path, graph: str
 ) -> None:
     out = tmp_path / "out.safetensors"
-    options = ("--graph", graph, "--explain", "--batch", 7, "--input", samples_npz, "--output", out)
+    options = ("--graph", graph, "--explain", "--batch", 7, "--input", samples_file, "--output", out)
     done = run_tool(sanitized, tiny_bundle, *options)
     assert done.returncode == 0, done.stderr[-4000:]
     assert "Sanitizer" not in done.stderr

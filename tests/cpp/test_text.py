@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from dmdkit.runtime import Runtime
 from tests.runtime.builders import golden_inputs
@@ -17,8 +18,8 @@ pytestmark = pytest.mark.slow
 
 def test_features_give_the_same_score_in_both_languages(native_bin: Path, text_bundle: Path, tmp_path: Path):
     features = golden_inputs(text_bundle)
-    np.savez(tmp_path / "features.npz", **features)
-    command = [native_bin / "dmdkit-run", text_bundle, "--graph", "fp32", "--input", tmp_path / "features.npz"]
+    save_file(features, tmp_path / "features.safetensors")
+    command = [native_bin / "dmdkit-run", text_bundle, "--graph", "fp32", "--input", tmp_path / "features.safetensors"]
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     with Runtime.open(text_bundle, graph="fp32") as runtime:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, get_args
 
-import numpy as np
 from native_seed import native_graph
 
 from dmdkit.runtime.engines.record import EngineRecord
@@ -88,23 +86,17 @@ def _sidecars() -> Iterator[bytes]:
 
 
 def _safetensors() -> bytes:
-    """Floats, integers (which are checked and left out), a scalar and an empty one."""
+    """Floats, integers and doubles (which are checked and left out), a scalar and an empty one."""
     header = {
         "a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]},
         "b": {"dtype": "F32", "shape": [], "data_offsets": [8, 12]},
+        "label_range": {"dtype": "F64", "shape": [2], "data_offsets": [28, 44]},
         "c": {"dtype": "F32", "shape": [0, 4], "data_offsets": [12, 12]},
         "input/text/input_ids": {"dtype": "I64", "shape": [1, 2], "data_offsets": [12, 28]},
         "__metadata__": {"k": "v"},
     }
     text = json.dumps(header).encode()
-    return struct.pack("<Q", len(text)) + text + bytes(28)
-
-
-def _npz(save: Callable[..., None]) -> bytes:
-    """Arrays of the types the reader knows and one it leaves out."""
-    stream = io.BytesIO()
-    save(stream, text=np.zeros((1, 2), np.float32), audio=np.ones(3), empty=np.zeros((0, 2)), ids=np.array(["a"]))
-    return stream.getvalue()
+    return struct.pack("<Q", len(text)) + text + bytes(44)
 
 
 def seeds() -> dict[str, list[bytes]]:
@@ -114,7 +106,6 @@ def seeds() -> dict[str, list[bytes]]:
         "engine": list(_sidecars()),
         "safetensors": [_safetensors()],
         "native": [native_graph(int8=False), native_graph(int8=True)],
-        "npz": [_npz(np.savez), _npz(np.savez_compressed)],
     }
 
 

@@ -54,13 +54,13 @@ Entry read_entry(const Json& value, const std::string& name, const unsigned char
                  std::vector<Span>& spans) {
   JsonFields fields(value, in_quotes(name));
   Entry entry;
-  entry.is_float = fields.one_of("dtype", {"F32", "I64"}) == "F32";
+  entry.is_float = fields.one_of("dtype", {"F32", "I64", "F64"}) == "F32";
   std::uint64_t elements = 0;
   Tensor& tensor = entry.tensor;
   tensor.shape = read_shape(fields.child("shape"), name, elements);
   const Span span = read_offsets(fields.child("data_offsets"), name, available);
   fields.finish();
-  const std::uint64_t width = entry.is_float ? sizeof(float) : sizeof(std::int64_t);
+  const std::uint64_t width = entry.is_float ? sizeof(float) : sizeof(std::int64_t);  // as wide as a double
   // read_shape bounds the elements to a quarter of what fits, so that only the wider type can still overflow.
   if (elements > UINT64_MAX / width || span.end - span.begin != elements * width) {
     throw Malformed(in_quotes(name), "its data does not fit its shape");

@@ -1,5 +1,5 @@
-// Float32 tensors of a safetensors file, every offset checked before it is used; int64 ones (a text encoder's tokens, which
-// this runtime does not feed) are checked and left out.
+// Float32 tensors of a safetensors file, every offset checked before it is used; int64 and float64 ones (a text encoder's
+// tokens, which this runtime does not feed; the labels and their range in a feature file) are checked and left out.
 #ifndef DMDKIT_SRC_SAFETENSORS_HPP_
 #define DMDKIT_SRC_SAFETENSORS_HPP_
 

@@ -61,15 +61,19 @@ TEST(SafetensorsTest, RefusesHostileHeaders) {
   EXPECT_EQ(problem_of(file_of(tensor("[1]", "[0,4]"), 4)), "");
 }
 
-TEST(SafetensorsTest, ChecksIntegersAndLeavesThemOut) {
-  const auto ids = [](const std::string& shape, const std::string& end) {
-    return R"({"ids":{"dtype":"I64","shape":)" + shape + R"(,"data_offsets":[0,)" + end +
+TEST(SafetensorsTest, ChecksIntegersAndDoublesAndLeavesThemOut) {
+  const auto ids = [](const std::string& shape, const std::string& end, const std::string& type = "I64") {
+    return R"({"ids":{"dtype":")" + type + R"(","shape":)" + shape + R"(,"data_offsets":[0,)" + end +
            R"(]},"x":{"dtype":"F32","shape":[1],"data_offsets":[)" + end + "," + std::to_string(std::stoi(end) + 4) + "]}}";
   };
   const std::vector<unsigned char> good = file_of(ids("[2]", "16"), 20);
   const Tensors tensors = parse_safetensors(good.data(), good.size());
   EXPECT_EQ(tensors.size(), 1U);
   EXPECT_EQ(tensors.count("x"), 1U);
+  std::set<std::string> left_out;
+  const std::vector<unsigned char> doubles = file_of(ids("[2]", "16", "F64"), 20);
+  EXPECT_EQ(parse_safetensors(doubles.data(), doubles.size(), &left_out).size(), 1U);
+  EXPECT_EQ(left_out, std::set<std::string>{"ids"});
   EXPECT_NE(problem_of(file_of(ids("[2]", "8"), 12)), "");
   EXPECT_NE(problem_of(file_of(ids("[4611686018427387903]", "16"), 20)), "");
 }

@@ -18,7 +18,7 @@ const char kUsage[] =
     "\n"
     "Runs a bundle on recorded features and writes the answers.\n"
     "\n"
-    "  --input FILE       .safetensors or .npz with text, audio, vision, each (samples, steps, features);\n"
+    "  --input FILE       .safetensors with text, audio, vision, each (samples, steps, features);\n"
     "                     without it the bundle's golden samples\n"
     "  --split NAME       read NAME/text or NAME_text ... instead of text ...\n"
     "  --output FILE      write the answers as safetensors, and only what gave them as JSON on standard output\n"

@@ -11,7 +11,7 @@ namespace dmdkit {
 
 struct Arguments {
   std::string bundle;
-  std::string input;   // safetensors or npz; empty: the bundle's golden inputs
+  std::string input;   // safetensors; empty: the bundle's golden inputs
   std::string split;   // prefix of the arrays' names in the input, "test" for test/text
   std::string output;  // safetensors; empty: JSON on standard output
   std::size_t batch = 1;

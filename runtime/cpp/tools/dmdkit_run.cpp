@@ -1,7 +1,9 @@
 // dmdkit-run: a bundle and recorded features in, scores out; also the self-check and a benchmark. Used for cross-language
 // parity.
 #include <algorithm>
+#include <cctype>
 #include <cstdio>
+#include <cstring>
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -14,7 +16,7 @@
 #include "dmdkit/runtime.hpp"
 #include "files.hpp"
 #include "json_fields.hpp"
-#include "npz.hpp"
+#include "safetensors.hpp"
 #include "strict_json.hpp"
 
 namespace {
@@ -39,13 +41,30 @@ bool ends_with(const std::string& text, const std::string& end) {
   return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
 }
 
+std::string shell_word(const std::string& text) {
+  const auto is_plain = [](unsigned char c) { return std::isalnum(c) != 0 || std::strchr("/._-+=:,@%", c) != nullptr; };
+  if (std::all_of(text.begin(), text.end(), is_plain)) return text;
+  std::string quoted = "'";
+  for (const char c : text) quoted += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return quoted + "'";
+}
+
+// Feature files of other formats are read by the Python package alone, which checks them and writes safetensors.
+void refuse_other_formats(const std::string& path) {
+  for (const char* end : {".npz", ".pkl"}) {
+    if (!ends_with(path, end)) continue;
+    const std::string written = path.substr(0, path.size() - std::strlen(end)) + ".safetensors";
+    throw dmdkit::Malformed(path, "dmdkit-run reads safetensors; write it as such: dmdkit data convert " + shell_word(path) +
+                                      " " + shell_word(written) + ", then: dmdkit-run BUNDLE --input " + shell_word(written));
+  }
+}
+
 Tensors read_tensors(const std::string& path, std::set<std::string>* left_out = nullptr) {
   const dmdkit::ReadOutcome outcome = dmdkit::read_file(path, kMaxInputBytes);
   if (outcome.error != 0) throw dmdkit::Malformed(path, "cannot be read: " + dmdkit::error_text(outcome.error));
   if (outcome.too_large) throw dmdkit::Malformed(path, "larger than 8 GiB");
   try {
-    return ends_with(path, ".npz") ? dmdkit::parse_npz(outcome.bytes.data(), outcome.bytes.size(), left_out)
-                                   : dmdkit::parse_safetensors(outcome.bytes.data(), outcome.bytes.size(), left_out);
+    return dmdkit::parse_safetensors(outcome.bytes.data(), outcome.bytes.size(), left_out);
   } catch (const dmdkit::Malformed& cause) {
     throw dmdkit::Malformed(path, cause.what());
   }
@@ -94,11 +113,11 @@ void refuse_left_out(const Tensors& all, const std::set<std::string>& left_out, 
   const auto is_left_out = [&](const std::string& name) { return left_out.count(name) != 0; };
   const bool has_text = any_of(names_of(split, "text"), is_read);
   for (const auto& [array, words] :
-       {std::pair{"text", false}, {"audio", false}, {"vision", false}, {"raw_text", true}, {"input_ids", true}}) {
+       {std::pair{"text", false}, {"audio", false}, {"vision", false}, {"text_bert", true}, {"input_ids", true}}) {
     if ((words && has_text) || !any_of(names_of(split, array), is_left_out)) continue;
     throw dmdkit::Malformed(file, std::string("array '") + array +
-                                      "' is not float32 or float64; dmdkit-run takes features, not words or tokens (a "
-                                      "bundle's text encoder runs in Python)");
+                                      "' is not float32; dmdkit-run takes features, not words or tokens (a bundle's "
+                                      "text encoder runs in Python)");
   }
 }
 
@@ -222,8 +241,12 @@ int run_bench(Runtime& runtime, const Samples& samples, std::size_t rounds) {
 }
 
 int run(const Arguments& arguments) {
+  refuse_other_formats(arguments.input);
   auto runtime = Runtime::open(arguments.bundle, arguments.options);
-  if (!runtime) return complain(runtime.status().message());
+  if (!runtime) {
+    refuse_other_formats(arguments.bundle);
+    return complain(runtime.status().message());
+  }
   for (const std::string& note : runtime->notes()) std::fprintf(stderr, "dmdkit-run: note: %s\n", note.c_str());
   if (arguments.self_check) return run_self_check(*runtime, arguments.every_graph);
   const Samples samples = load_samples(arguments, *runtime);
