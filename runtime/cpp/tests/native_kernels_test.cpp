@@ -172,7 +172,7 @@ TEST_P(KernelsTest, Int8ProductsAreBitEqualToIntegerArithmetic) {
       for (int o = 0; o < rows; ++o) {
         std::int32_t sum = 0;
         for (int c = 0; c < depth; ++c) {
-          // Rounded after the zero point is added, and where bytes are stored signed, after 128 is taken away.
+          // Rounded after the zero point is added.
           const float level = x[c * ld + t] * to_level;
           sum += static_cast<int>(std::nearbyint(level + static_cast<float>(positive ? 0 : zero))) * w[o * depth + c];
         }

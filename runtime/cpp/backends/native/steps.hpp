@@ -13,6 +13,10 @@ namespace {
 // A step that holds nothing gets this as its largest value, so that nothing is divided by zero.
 constexpr float kLeast = 1e-20F;
 
+// A level as its byte is stored. It is rounded with its zero point added, on all sets alike: the sum has fewer bits behind the
+// point, so rounding without it would now and then give another level.
+inline I stored_level(F level) { return rounded(level) - splat_int(kStored); }
+
 void inverse_norm(const float* x, ptrdiff_t ld, int channels, int vectors, float* inverse) {
   for (int n = 0; n < vectors; ++n) {
     F sum = F{};
@@ -45,7 +49,7 @@ void add_positions(float* y, ptrdiff_t ld_y, int channels, int vectors, const fl
 
 void quantise(const QuantiseCall& call) {
   const int top = call.positive ? kPositiveTop : kTop;
-  const F zero = splat((float)((call.positive ? 0 : kZero) - kStored));
+  const F zero = splat((float)(call.positive ? 0 : kZero));
   for (int n = 0; n < call.vectors; ++n) {
     const float* x = call.x + n * kLanes;
     F largest = splat(kLeast);
@@ -63,14 +67,14 @@ void quantise(const QuantiseCall& call) {
     for (; c + 4 <= call.channels; c += 4, q += call.ld_q * 4) {
       I four = I{};
       for (int i = 0; i < 4; ++i) {
-        four |= (rounded(load(x + (c + i) * call.ld_x) * to_level + zero) & splat_int(255)) << (8 * i);
+        four |= (stored_level(load(x + (c + i) * call.ld_x) * to_level + zero) & splat_int(255)) << (8 * i);
       }
       store_bytes(q, four);
     }
     if (c < call.channels) {
       I four = I{};
       for (int i = 0; c + i < call.channels; ++i) {
-        four |= (rounded(load(x + (c + i) * call.ld_x) * to_level + zero) & splat_int(255)) << (8 * i);
+        four |= (stored_level(load(x + (c + i) * call.ld_x) * to_level + zero) & splat_int(255)) << (8 * i);
       }
       store_bytes(q, four);  // what is left over meets weights that are zero
     }
@@ -88,7 +92,7 @@ float quantise_rows(const float* x, int steps, int features, uint8_t* q, ptrdiff
     largest = a > largest ? a : largest;
   }
   const float to_level = (float)kTop / largest;
-  const F factor = splat(to_level), zero = splat((float)(kZero - kStored));
+  const F factor = splat(to_level), zero = splat((float)kZero);
   int32_t level[kLanes] __attribute__((aligned(64)));
   for (int t = 0; t < steps; ++t) {
     const float* row = x + (ptrdiff_t)t * features;
@@ -101,7 +105,7 @@ float quantise_rows(const float* x, int steps, int features, uint8_t* q, ptrdiff
       } else {
         for (int lane = 0; lane < here; ++lane) values[lane] = row[c + lane];
       }
-      *reinterpret_cast<I*>(level) = rounded(values * factor + zero) & splat_int(255);
+      *reinterpret_cast<I*>(level) = stored_level(values * factor + zero) & splat_int(255);
       for (int lane = 0; lane < kLanes && c + lane < features; lane += 4) {
         const int32_t four = level[lane] | level[lane + 1] << 8 | level[lane + 2] << 16 | level[lane + 3] << 24;
         __builtin_memcpy(q + ((c + lane) / 4 * ld_q + t) * 4, &four, 4);
