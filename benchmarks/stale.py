@@ -1,4 +1,4 @@
-"""Which measured tables of the documentation are older than the code they measure: ``python -m benchmarks.stale``.
+"""Which tables of ``benchmarks/RESULTS.md`` are older than the code they measure: ``python -m benchmarks.stale``.
 
 Above a table of measurements stands one line, ``Measured at `COMMIT`: `PATH`, `PATH`.``: the commit whose code was measured,
 and the files and folders that decide the figures. This command asks git what changed there since.
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+RESULTS = "benchmarks/RESULTS.md"
 
 _MARK = re.compile(r"^Measured at `(?P<commit>[0-9a-f]{7,40})`: (?P<paths>`[^`]+`(?:, `[^`]+`)*)\.$")
 _EXEMPT = "Not measured at a commit:"
@@ -74,8 +75,8 @@ def tables(file: Path, root: Path = ROOT) -> Iterator[Table]:
 
 
 def every_table(root: Path = ROOT) -> list[Table]:
-    """The tables of README.md and docs/."""
-    return [table for file in (root / "README.md", *sorted((root / "docs").glob("*.md"))) for table in tables(file, root)]
+    """The tables of ``benchmarks/RESULTS.md``, where every measurement stands."""
+    return list(tables(root / RESULTS, root))
 
 
 def _git(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

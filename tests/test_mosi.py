@@ -12,7 +12,7 @@ from dmdkit.data import load_dataset
 def test_one_seed_trains_exports_and_passes_parity(mosi_clean: Path, tmp_path: Path) -> None:
     rows, found, hops = measure(mosi_clean, (2,), tmp_path)
     (metrics,) = found
-    # The goal (MAE 0.92, Corr 0.57, Acc-2 0.74) is for the mean of three seeds (docs/accuracy.md); one seed on another
+    # The goal (MAE 0.92, Corr 0.57, Acc-2 0.74) is for the mean of three seeds (benchmarks/RESULTS.md); one seed on another
     # CPU may differ by a little.
     assert metrics["mae"] <= 0.95
     assert metrics["corr"] >= 0.55
