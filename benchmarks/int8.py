@@ -24,7 +24,7 @@ from dmdkit.calibration.lowerings import lower_for_cpu, modelopt_scales
 from dmdkit.calibration.ranges import METHODS, observe, scale_of
 from dmdkit.calibration.samples import calibration_set
 from dmdkit.calibration.search.cpu import layer_latencies
-from dmdkit.calibration.search.layer_toggles import Switchboard
+from dmdkit.calibration.search.layer_toggles import LayerToggles
 from dmdkit.calibration.search.planning import Samples, SearchOptions, plan_int8
 from dmdkit.calibration.search.sensitivity import edges_of, error_figures
 from dmdkit.data import Split, load_dataset
@@ -56,15 +56,15 @@ def sweep(run: Run, data: Path, work: Path) -> list[Row]:
     for size in [size for size in SIZES if size < train] + [train]:
         features = calibration_set(dataset, records, count=size, own_sha256=dataset.sha256).split.features()
         placed = placed or modelopt_scales(model, features)
-        board = Switchboard(model, placed, outputs)
+        board = LayerToggles(model, placed, outputs)
         statistics = observe(model, board.tensors, features)
         for method in METHODS:
             scales = {name: scale_of(statistics[name], method) for name in board.tensors}
             row: Row = {"samples": size, "method": method}
             for name in ("valid", "test"):
-                held = dataset.splits[name].features()
-                before = board.run(held)
-                after = board.run(held, stored=board.stored, computed=board.computed, scales=scales)
+                validation = dataset.splits[name].features()
+                before = board.run(validation)
+                after = board.run(validation, stored=board.stored, computed=board.computed, scales=scales)
                 figures, edges = error_figures(before["score"], after["score"]), (edges_of(before), edges_of(after))
                 row[f"{name}_p99_sd"] = figures.p99 / float(before["score"].std())
                 row[f"{name}_sqnr_db"] = figures.sqnr_db
@@ -76,8 +76,8 @@ def sweep(run: Run, data: Path, work: Path) -> list[Row]:
 def latency(name: str, fusion: ModelProto, samples: Samples, explain: ModelProto, rounds: int) -> Row:
     """The fusion graph in fp32, with INT8 weights alone, as the search leaves it, and with integers wherever they exist."""
     kinds = {"fusion": {layer.name for layer in layers_of(fusion)}, "explain": {layer.name for layer in layers_of(explain)}}
-    plan = plan_int8(explain, samples, graphs=kinds, options=SearchOptions(seconds=300), hot=fusion)
-    sample = {key: np.ascontiguousarray(array[:1]) for key, array in samples.held.items()}
+    plan = plan_int8(explain, samples, graphs=kinds, options=SearchOptions(seconds=300), timed=fusion)
+    sample = {key: np.ascontiguousarray(array[:1]) for key, array in samples.validation.items()}
     alone = layer_latencies(fusion, sample, plan.ranges)
     every = {layer: min(found, key=lambda form: found[form]) for layer, found in alone.items() if found}
     forms = {"fp32": None, "int8 weights": {}, "int8-cpu as chosen": plan.cpu_forms, "integers everywhere": every}
@@ -109,7 +109,7 @@ def latency(name: str, fusion: ModelProto, samples: Samples, explain: ModelProto
     return {"model": name, "layers": len(kinds["fusion"]), "rows": rows, "alone": alone}
 
 
-def _judge(held: Split) -> Any:
+def _judge(validation: Split) -> Any:
     return lambda before, after: compare(
         "fp32",
         "candidate",
@@ -118,8 +118,8 @@ def _judge(held: Split) -> Any:
         precision="int8-trt",
         task="regression",
         label_range=(-3.0, 3.0),
-        labels=held.labels,
-        ids=held.ids,
+        labels=validation.labels,
+        ids=validation.ids,
     )
 
 
@@ -134,10 +134,10 @@ def latencies(run: Run, data: Path, work: Path, rounds: int) -> list[Row]:
     found = [latency("the trained run", graphs["fusion"], samples, graphs["explain"], rounds)]
     models = Models(mosi_shape(), work / "mosi")
     graphs = {graph.kind: graph.model for graph in fp32_graphs(models.system, lambda _: None)}
-    held = models.sample(64, seed=2)
+    validation = models.sample(64, seed=2)
     labels = np.zeros(64, np.float32)
-    split = Split(tuple(map(str, range(64))), **held, labels=labels)
-    samples = Samples(models.sample(64), held, "random", _judge(split))
+    split = Split(tuple(map(str, range(64))), **validation, labels=labels)
+    samples = Samples(models.sample(64), validation, "random", _judge(split))
     return [*found, latency("word-aligned MOSI, random weights", graphs["fusion"], samples, graphs["explain"], rounds)]
 
 

@@ -23,7 +23,7 @@ from onnx import ModelProto
 from benchmarks.timing import rows as rows_of
 from dmdkit.calibration.lowerings import SIMULATE_QDQ, modelopt_scales, static_int8
 from dmdkit.calibration.text.lowerings import dynamic_products, store_tables_int8
-from dmdkit.calibration.text.smoothed_graph import prepared
+from dmdkit.calibration.text.smoothed_graph import smoothed
 from dmdkit.calibration.text.smoothing import OUTLIERS, Preparation, activations_of, best_preparations, weight_products
 from dmdkit.cli.export import export_run
 from dmdkit.cli.feature_files import dataset_for_run
@@ -90,11 +90,11 @@ def _forms(model: ModelProto, samples: dict[str, np.ndarray], folder: Path) -> d
         return dict.fromkeys(names, Preparation(strength))
 
     def dynamic(preparations: dict[str, Preparation]) -> ModelProto:
-        ready = prepared(model, activations, preparations, into_values=True)
+        ready = smoothed(model, activations, preparations, into_values=True)
         return store_tables_int8(dynamic_products(ready, names), for_engine=False)
 
     def static(preparations: dict[str, Preparation], method: str = "max") -> ModelProto:
-        ready = prepared(model, activations, preparations)
+        ready = smoothed(model, activations, preparations)
         return store_tables_int8(static_int8(ready, modelopt_scales(ready, samples, method)).model, for_engine=True)
 
     return {

@@ -17,9 +17,9 @@ import numpy.typing as npt
 import onnx
 from onnx import ModelProto, TensorProto, shape_inference
 
-from dmdkit.calibration.graph.cleanup import tidied
+from dmdkit.calibration.graph.cleanup import canonicalise
 from dmdkit.calibration.graph.weight_storage import check_scales
-from dmdkit.calibration.lowerings import SIMULATE_QDQ, Inputs, Lowering, _quietly
+from dmdkit.calibration.lowerings import SIMULATE_QDQ, Inputs, Lowering, quiet_logging
 from dmdkit.errors import CalibrationError, MissingDependencyError
 from dmdkit.runtime.manifest import TEXT_INPUTS
 
@@ -143,7 +143,7 @@ def lower_to_fp16(model: ModelProto, samples: Inputs) -> Fp16Lowering:
     """
     if not samples or any(len(array) == 0 for array in samples.values()):
         raise CalibrationError("no samples for the fp16 form: modelopt would judge its range by random inputs and say nothing")
-    with _quietly() as said:
+    with quiet_logging() as said:
         try:
             from modelopt.onnx.autocast import convert_to_mixed_precision
         except ImportError as cause:
@@ -171,7 +171,7 @@ def lower_to_fp16(model: ModelProto, samples: Inputs) -> Fp16Lowering:
             except Exception as cause:  # modelopt raises whatever its parts raise
                 tail = said.getvalue().strip().splitlines()[-1:] or [type(cause).__name__]
                 raise CalibrationError(f"modelopt could not convert the graph to fp16: {cause} ({tail[0]:.200})") from cause
-    tidied(converted, model.graph.name)
+    canonicalise(converted, model.graph.name)
     check_scales(converted)
     nodes, kept = _kept_fp32(converted)
     quantized = any(node.op_type == "DequantizeLinear" for node in converted.graph.node)

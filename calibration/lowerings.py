@@ -16,14 +16,14 @@ import numpy.typing as npt
 import onnx
 from onnx import ModelProto
 
-from dmdkit.calibration.graph.cleanup import tidied
+from dmdkit.calibration.graph.cleanup import canonicalise
 from dmdkit.calibration.graph.qdq import LayerScales, scales_in, with_qdq
 from dmdkit.calibration.graph.weight_storage import check_scales, store_weights_int8
 from dmdkit.calibration.integer_cpu import Form, with_integer_arithmetic
 from dmdkit.calibration.ranges import Statistics
 from dmdkit.errors import CalibrationError, MissingDependencyError
 
-__all__ = ["SIMULATE_QDQ", "Inputs", "Lowering", "lower_for_cpu", "lower_for_tensorrt", "modelopt_scales", "static_int8"]
+__all__ = ["SIMULATE_QDQ", "Inputs", "Lowering", "lower_for_cpu", "modelopt_scales", "static_int8"]
 
 Inputs = Mapping[str, npt.NDArray[Any]]
 """Input name -> (N, ...), in the dtypes the graph takes."""
@@ -51,7 +51,7 @@ class Lowering:
 
 
 @contextlib.contextmanager
-def _quietly() -> Iterator[io.StringIO]:
+def quiet_logging() -> Iterator[io.StringIO]:
     """Swallows what modelopt prints and logs; the text is there for an error message."""
     said = io.StringIO()
     loggers = [logging.getLogger(name) for name in ("modelopt", "modelopt.onnx", "onnxruntime", "root")]
@@ -80,7 +80,7 @@ def lower_for_cpu(
     held = {node.name for node in model.graph.node} & set(forms or {})
     chosen = {name: form for name, form in (forms or {}).items() if name in held}
     lowered = store_weights_int8(with_integer_arithmetic(model, chosen, ranges or {}) if chosen else model)
-    tidied(lowered, model.graph.name)
+    canonicalise(lowered, model.graph.name)
     check_scales(lowered)
     return Lowering(lowered, dict(SIMULATE_QDQ), simulated_on_cpu=False, calibrated="static" in chosen.values())
 
@@ -93,14 +93,9 @@ def static_int8(model: ModelProto, scales: LayerScales) -> Lowering:
         scales: The layers to compute in INT8, as :func:`modelopt_scales` or a plan has them; the others stay in float.
     """
     lowered = store_weights_int8(with_qdq(model, scales))
-    tidied(lowered, model.graph.name)
+    canonicalise(lowered, model.graph.name)
     check_scales(lowered)
     return Lowering(lowered, dict(SIMULATE_QDQ), simulated_on_cpu=True, calibrated=bool(scales))
-
-
-def lower_for_tensorrt(model: ModelProto, samples: Inputs, method: str = "max") -> Lowering:
-    """Static INT8 at every layer that modelopt proposes, without a search; see :func:`modelopt_scales`."""
-    return static_int8(model, modelopt_scales(model, samples, method))
 
 
 def modelopt_scales(model: ModelProto, samples: Inputs, method: str = "max") -> dict[str, dict[int, float]]:
@@ -117,7 +112,7 @@ def modelopt_scales(model: ModelProto, samples: Inputs, method: str = "max") -> 
     """
     if not samples or any(len(array) == 0 for array in samples.values()):
         raise CalibrationError("no calibration samples: modelopt would quantise with random inputs and say nothing")
-    with _quietly() as said:
+    with quiet_logging() as said:
         try:
             from modelopt.onnx.quantization import quantize
         except ImportError as cause:

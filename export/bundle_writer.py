@@ -21,9 +21,9 @@ from dmdkit.errors import BundleError, CalibrationError, ExportError
 from dmdkit.export.explain import explain_output_names
 from dmdkit.export.fp16_forms import FP16_REPORT, Fp16Report, fp16_graphs
 from dmdkit.export.graphs import ExportedGraph, fp32_graphs, int8_graphs
-from dmdkit.export.int8_export import Int8Stage, calibration_method, text_int8_graphs, write_int8
+from dmdkit.export.int8_export import Int8Exporter, calibration_method, text_int8_graphs, write_int8
 from dmdkit.export.reference import reference_outputs, unit_inputs
-from dmdkit.export.text_export import TOKENIZER_FILE, TextSide, tokens_of
+from dmdkit.export.text_export import TOKENIZER_FILE, TextExporter, tokens_of
 from dmdkit.files import atomic_directory, sha256_of_bytes, write_json
 from dmdkit.model.dmd import GRAPH_ORDER
 from dmdkit.model.gd_unit import EDGES
@@ -168,7 +168,7 @@ def _contiguous(arrays: dict[str, Array]) -> dict[str, Array]:
 
 
 def _golden(
-    system: DmdSystem, side: TextSide | None, split: Split, graphs: list[ExportedGraph], files: dict[str, bytes]
+    system: DmdSystem, text_exporter: TextExporter | None, split: Split, graphs: list[ExportedGraph], files: dict[str, bytes]
 ) -> Golden:
     """The golden samples with what PyTorch and every graph give on them."""
     golden = Golden(
@@ -177,7 +177,7 @@ def _golden(
         reference=reference_outputs(system, split),
         recorded={},
     )
-    if side is not None:
+    if text_exporter is not None:
         golden.unit_inputs["text"] = tokens_of(split)
     for graph in graphs:
         golden.recorded[graph.name] = _recorded(graph, files[graph.file], golden)
@@ -225,7 +225,7 @@ def _name_of(out: Path) -> str:
 
 
 @dataclass(frozen=True)
-class _Made:
+class _Graphs:
     """Graphs, what planned their INT8 forms, and what became of their fp16 forms."""
 
     graphs: list[ExportedGraph]
@@ -236,42 +236,42 @@ class _Made:
 def _graphs(
     run: Run,
     system: DmdSystem,
-    side: TextSide | None,
+    text_exporter: TextExporter | None,
     options: ExportOptions,
     calibration: CalibrationSet | None,
     golden: Split,
     progress: Progress,
-) -> _Made:
-    graphs = fp32_graphs(system, progress.advance)
+) -> _Graphs:
+    graphs = fp32_graphs(system, progress.on_step)
     plans: list[Int8Plan] = []
-    stage: Int8Stage | None = None
+    int8: Int8Exporter | None = None
     if calibration is not None:
         assert options.calibration is not None
-        stage = Int8Stage.of(run, options.calibration, calibration, options.search, _held_out(options), progress)
-        plans.append(stage.plan(graphs))
-        graphs += int8_graphs(graphs, plans[0], progress.advance)
-    if side is not None:
-        progress.advance("text.fp32")
-        text = side.graph()
+        int8 = Int8Exporter.of(run, options.calibration, calibration, options.search, _held_out(options), progress)
+        plans.append(int8.plan(graphs))
+        graphs += int8_graphs(graphs, plans[0], progress.on_step)
+    if text_exporter is not None:
+        progress.on_step("text.fp32")
+        text = text_exporter.graph()
         graphs.append(text)
-        if stage is not None:
-            text_plan = stage.text_plan(text, next(graph for graph in graphs if graph.name == "fusion.fp32"))
+        if int8 is not None:
+            text_plan = int8.text_plan(text, next(graph for graph in graphs if graph.name == "fusion.fp32"))
             plans.append(text_plan.plan)
             graphs += text_int8_graphs(text_plan)
     report: Fp16Report | None = None
     if options.fp16:
         ranges = calibration.split if calibration is not None else golden
-        tokens = tokens_of(ranges) if side is not None else None
-        graphs, report = fp16_graphs(graphs, ranges.features(), progress.advance, tokens)
-    return _Made(graphs, plans, report)
+        tokens = tokens_of(ranges) if text_exporter is not None else None
+        graphs, report = fp16_graphs(graphs, ranges.features(), progress.on_step, tokens)
+    return _Graphs(graphs, plans, report)
 
 
 def export_bundle(
     run: Run,
     out: Path,
     options: ExportOptions,
-    advance: Callable[[str], None] = lambda _: None,
-    tick: Callable[[int, int], None] = lambda *_: None,
+    on_step: Callable[[str], None] = lambda _: None,
+    on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> tuple[Manifest, Ledger | None]:
     """Writes the bundle ``out`` from ``run``; nothing is left behind on failure.
 
@@ -279,8 +279,8 @@ def export_bundle(
         run: A finished run.
         out: The bundle's directory.
         options: What to make.
-        advance: Hears the name of each step before its work.
-        tick: Hears, within a long step, how much of how much is done.
+        on_step: Called with the name of each step before its work.
+        on_progress: Called within a long step with (done, total).
 
     Returns:
         The manifest as written, and the parity ledger where parity was measured.
@@ -296,17 +296,17 @@ def export_bundle(
     system = load_system(run)
     golden_split, golden_kind = _golden_split(options, records)
 
-    side = TextSide.of(run)
-    if side is not None and golden_kind == "synthetic":
-        golden_split = side.synthetic(golden_split, _GOLDEN_SEED)
+    text_exporter = TextExporter.of(run)
+    if text_exporter is not None and golden_kind == "synthetic":
+        golden_split = text_exporter.synthetic(golden_split, _GOLDEN_SEED)
 
-    made = _graphs(run, system, side, options, calibration, golden_split, Progress(advance, tick))
-    graphs = made.graphs
-    advance("golden samples")
+    exported = _graphs(run, system, text_exporter, options, calibration, golden_split, Progress(on_step, on_progress))
+    graphs = exported.graphs
+    on_step("golden samples")
     files = {graph.file: graph.model.SerializeToString(deterministic=True) for graph in graphs}
-    golden = _golden(system, side, golden_split, graphs, files)
-    if side is not None:
-        files[TOKENIZER_FILE] = side.tokenizer
+    golden = _golden(system, text_exporter, golden_split, graphs, files)
+    if text_exporter is not None:
+        files[TOKENIZER_FILE] = text_exporter.tokenizer
     if calibration is not None:
         files[CALIBRATION_FILE] = calibration.samples().model_dump_json(indent=1).encode()
     files[GOLDEN_FILE] = safetensors_bytes(_contiguous(golden.tensors()))
@@ -330,10 +330,10 @@ def export_bundle(
         modality_order=list(GRAPH_ORDER),
         edge_order=list(EDGES),
         inputs=records,
-        text=side.record() if side is not None else None,
+        text=text_exporter.record() if text_exporter is not None else None,
         outputs=_output_records(run, gd_units=system.homo_gd is not None),
         graphs={graph.name: graph.record() for graph in graphs},
-        calibration=calibration.record(calibration_method(made.plans), [g.name for g in graphs if g.calibrated])
+        calibration=calibration.record(calibration_method(exported.plans), [g.name for g in graphs if g.calibrated])
         if calibration
         else None,
         golden=GoldenRecord(file=GOLDEN_FILE, kind=golden_kind, samples=len(golden_split), ids=list(golden_split.ids)),
@@ -344,16 +344,16 @@ def export_bundle(
             (directory / name).parent.mkdir(exist_ok=True)
             (directory / name).write_bytes(data)
         write_manifest(directory, manifest)
-        if made.fp16 is not None:
-            write_json(directory / FP16_REPORT, made.fp16.model_dump(mode="json"), BundleError)
+        if exported.fp16 is not None:
+            write_json(directory / FP16_REPORT, exported.fp16.model_dump(mode="json"), BundleError)
         ledger = None
         if options.parity is not None:
-            advance("parity")
+            on_step("parity")
             ledger = _parity(directory, system, options.parity)
             manifest = record(directory, manifest, ledger)
         if calibration is not None:
-            kept = made.fp16.beside_int8() if made.fp16 is not None else {}
-            write_int8(directory, made.plans, calibration, manifest, ledger, options.search, advance, kept)
+            kept = exported.fp16.beside_int8() if exported.fp16 is not None else {}
+            write_int8(directory, exported.plans, calibration, manifest, ledger, options.search, on_step, kept)
         write_report(directory)
     return manifest, ledger
 

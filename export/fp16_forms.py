@@ -102,7 +102,7 @@ def _spread(samples: Feed) -> dict[str, npt.NDArray[Any]]:
 def fp16_graphs(
     graphs: list[ExportedGraph],
     samples: Mapping[str, Array],
-    advance: Callable[[str], None],
+    on_step: Callable[[str], None],
     tokens: Mapping[str, npt.NDArray[np.int64]] | None = None,
 ) -> tuple[list[ExportedGraph], Fp16Report]:
     """``graphs`` with the fp16 forms they lack, and ``int8-trt`` with fp16 in place of its fp32 layers.
@@ -113,7 +113,7 @@ def fp16_graphs(
     Args:
         graphs: As exported; none is changed.
         samples: float32 (N, T, D) per modality, to see the ranges.
-        advance: Hears each name before its work.
+        on_step: Called with each graph name before its work.
         tokens: int64 (N, T) per input of the text encoder; None only where there is none.
     """
     features = _spread(samples)
@@ -127,7 +127,7 @@ def fp16_graphs(
         if not again:
             found.append(graph)
         if again or (whole and graph.precision == "fp32" and f"{graph.kind}.fp16" not in held):
-            advance(f"{graph.kind}.fp16" if graph.precision == "fp32" else f"{graph.name} with fp16 layers")
+            on_step(f"{graph.kind}.fp16" if graph.precision == "fp32" else f"{graph.name} with fp16 layers")
             made, facts = _converted(graph, words if graph.kind == "text" else features)
             found.append(made)
             report[made.name] = facts
@@ -160,7 +160,7 @@ def add_fp16_graphs(
     path: Path,
     *,
     parity: tuple[Dataset, str] | None = None,
-    advance: Callable[[str], None] = lambda _: None,
+    on_step: Callable[[str], None] = lambda _: None,
 ) -> tuple[Manifest, Fp16Report]:
     """Adds the fp16 forms that are missing to the bundle at ``path``; the bundle is replaced as a whole, or not at all.
 
@@ -170,18 +170,18 @@ def add_fp16_graphs(
         path: The bundle's directory.
         parity: Held-out features and the split to measure the new verdicts on; None: the golden samples, which leave
             the new graphs ``unverified``.
-        advance: Hears each step before its work.
+        on_step: Called with the name of each step before its work.
 
     Raises:
         DmdkitError: One readable message; the bundle is then as it was.
     """
     bundle = Bundle.open(path)
     manifest, golden = bundle.manifest, bundle.golden()
-    graphs, report = fp16_graphs(_load(bundle), golden.inputs, advance, golden.unit_inputs.get("text"))
+    graphs, report = fp16_graphs(_load(bundle), golden.inputs, on_step, golden.unit_inputs.get("text"))
     if not report.graphs:
         return manifest, report
     changed = [graph for graph in graphs if graph.name in report.graphs]
-    advance("golden samples")
+    on_step("golden samples")
     files = {graph.file: graph.model.SerializeToString(deterministic=True) for graph in changed}
     recorded = dict(golden.recorded)
     for graph in changed:
@@ -203,7 +203,7 @@ def add_fp16_graphs(
         write_manifest(directory, updated)
         complete_report = Fp16Report(graphs=_earlier(path) | report.graphs)
         write_json(directory / FP16_REPORT, complete_report.model_dump(mode="json"), BundleError)
-        advance("parity")
+        on_step("parity")
         dataset, split = parity if parity is not None else (None, "golden")
         ledger = measure(
             Bundle.open(directory),

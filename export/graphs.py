@@ -80,14 +80,14 @@ def _examples(shape: ModelShape) -> list[tuple[str, torch.Tensor]]:
     ]
 
 
-def fp32_graphs(system: DmdSystem, advance: Callable[[str], None]) -> list[ExportedGraph]:
-    """fusion, explain and, where the system has them, both GD-Units; ``advance`` hears each name before its work."""
+def fp32_graphs(system: DmdSystem, on_step: Callable[[str], None]) -> list[ExportedGraph]:
+    """fusion, explain and, where the system has them, both GD-Units; ``on_step`` is called with each name before its work."""
     shape = system.dmd.shape
-    advance("explain.fp32")
+    on_step("explain.fp32")
     explain = graph_from_module(
         ExplainModule(system), _examples(shape), explain_output_names(gd_units=system.homo_gd is not None)
     )
-    advance("fusion.fp32")
+    on_step("fusion.fp32")
     # The score's part of the explain graph is the student path: exporting it again would only cost time.
     graphs = [
         ExportedGraph("fusion", "fp32", with_plan(subgraph(explain, ["score"], "fusion"), shape), {}),
@@ -100,7 +100,7 @@ def fp32_graphs(system: DmdSystem, advance: Callable[[str], None]) -> list[Expor
     for kind, unit, width in units:
         if unit is None:
             continue
-        advance(f"{kind}.fp32")
+        on_step(f"{kind}.fp32")
         inputs = [
             ("logits", torch.randn(_EXAMPLE_BATCH, 3, shape.num_outputs)),
             ("representations", torch.randn(_EXAMPLE_BATCH, 3, width)),
@@ -111,19 +111,19 @@ def fp32_graphs(system: DmdSystem, advance: Callable[[str], None]) -> list[Expor
     return graphs
 
 
-def int8_graphs(graphs: list[ExportedGraph], plan: Int8Plan, advance: Callable[[str], None]) -> list[ExportedGraph]:
+def int8_graphs(graphs: list[ExportedGraph], plan: Int8Plan, on_step: Callable[[str], None]) -> list[ExportedGraph]:
     """The INT8 forms of fusion and explain, as planned on explain, which holds the layers of both."""
     found: list[ExportedGraph] = []
     for graph in graphs:
         if graph.kind.startswith("gd_"):
             continue
-        held = layer_names(graph)
-        advance(f"{graph.kind}.int8-cpu")
+        validation = layer_names(graph)
+        on_step(f"{graph.kind}.int8-cpu")
         for_cpu = lower_for_cpu(graph.model, plan.cpu_forms, plan.ranges)
         replan(for_cpu.model, graph.model)
         found.append(ExportedGraph.lowered(graph.kind, "int8-cpu", for_cpu))
-        advance(f"{graph.kind}.int8-trt")
-        scales = {name: value for name, value in plan.scales.items() if name in held}
+        on_step(f"{graph.kind}.int8-trt")
+        scales = {name: value for name, value in plan.scales.items() if name in validation}
         found.append(ExportedGraph.lowered(graph.kind, "int8-trt", static_int8(graph.model, scales)))
     return found
 
@@ -142,8 +142,8 @@ def plan_for(
         graphs: The fp32 graphs.
         samples: To calibrate, rank and judge with.
         options: How to look.
-        progress: Who hears of it.
+        progress: Called at every step, and within long ones with (done, total).
     """
     models = {graph.kind: graph.model for graph in graphs if not graph.kind.startswith("gd_")}
     kinds: dict[str, set[str]] = {graph.kind: layer_names(graph) for graph in graphs if graph.kind in models}
-    return plan_int8(models["explain"], samples, graphs=kinds, options=options, hot=models["fusion"], progress=progress)
+    return plan_int8(models["explain"], samples, graphs=kinds, options=options, timed=models["fusion"], progress=progress)

@@ -28,14 +28,14 @@ from dmdkit.runtime.bundle import Bundle
 from dmdkit.runtime.manifest import Manifest
 from dmdkit.training.run import Run
 
-__all__ = ["Int8Stage", "calibration_method", "text_int8_graphs", "with_fp16_rest", "write_int8"]
+__all__ = ["Int8Exporter", "calibration_method", "text_int8_graphs", "with_fp16_rest", "write_int8"]
 
 Array = npt.NDArray[np.float32]
 
 
-def _judge(run: Run, held: Split) -> Judge:
+def _judge(run: Run, validation: Split) -> Judge:
     """The parity verdict on the search samples."""
-    distinct = distinct_samples(held)
+    distinct = distinct_samples(validation)
     return lambda before, after: compare(
         "fp32",
         "candidate",
@@ -44,29 +44,29 @@ def _judge(run: Run, held: Split) -> Judge:
         precision="int8-trt",
         task=run.facts.task,
         label_range=run.facts.label_range,
-        labels=held.labels,
-        ids=held.ids,
+        labels=validation.labels,
+        ids=validation.ids,
         distinct=distinct,
     )
 
 
 @dataclass(frozen=True)
-class Int8Stage:
+class Int8Exporter:
     """What INT8 is planned with.
 
     Attributes:
         run: The run the graphs were exported from.
         calibration: Samples to calibrate on.
-        held_name: What the samples to judge on are.
-        held: They; parity is measured on others.
+        validation_name: Name of those samples, for the record.
+        validation: Samples the search is scored on; parity is measured on others.
         search: How to look.
-        progress: Who hears of it.
+        progress: Called at every step, and within long ones with (done, total).
     """
 
     run: Run
     calibration: CalibrationSet
-    held_name: str
-    held: Split
+    validation_name: str
+    validation: Split
     search: SearchOptions
     progress: Progress
 
@@ -79,7 +79,7 @@ class Int8Stage:
         search: SearchOptions,
         held_out: Mapping[str, Split],
         progress: Progress,
-    ) -> Int8Stage:
+    ) -> Int8Exporter:
         """The stage for a run.
 
         Args:
@@ -88,26 +88,28 @@ class Int8Stage:
             calibration: The samples chosen from it.
             search: How to look.
             held_out: What parity will be measured on, by name; it chooses nothing.
-            progress: Who hears of it.
+            progress: Called at every step, and within long ones with (done, total).
         """
-        name, held = search_samples(dataset, calibration, held_out=held_out)
-        return cls(run, calibration, name, held, search, progress)
+        name, validation = search_samples(dataset, calibration, held_out=held_out)
+        return cls(run, calibration, name, validation, search, progress)
 
     def plan(self, graphs: list[ExportedGraph]) -> Int8Plan:
         """The plan for the fusion and explain graphs among ``graphs``, which are fp32."""
-        features = self.calibration.split.features(), self.held.features()
-        return plan_for(graphs, Samples(*features, self.held_name, _judge(self.run, self.held)), self.search, self.progress)
+        features = self.calibration.split.features(), self.validation.features()
+        return plan_for(
+            graphs, Samples(*features, self.validation_name, _judge(self.run, self.validation)), self.search, self.progress
+        )
 
     def text_plan(self, text: ExportedGraph, fusion: ExportedGraph) -> TextPlan:
         """The plan for ``text``, judged by the score that ``fusion`` makes of its features; both are fp32."""
         head = cpu_session(fusion.model.SerializeToString())
-        others = {name: array for name, array in self.held.features().items() if name != "text"}
+        others = {name: array for name, array in self.validation.features().items() if name != "text"}
 
         def score(outputs: dict[str, Array]) -> dict[str, Array]:
             return {"score": head.run(["score"], {**others, "text": outputs["text"]})[0]}
 
-        tokens = tokens_of(self.calibration.split), tokens_of(self.held)
-        samples = Samples(*tokens, self.held_name, _judge(self.run, self.held), score)
+        tokens = tokens_of(self.calibration.split), tokens_of(self.validation)
+        samples = Samples(*tokens, self.validation_name, _judge(self.run, self.validation), score)
         return plan_text_int8(text.model, samples, self.search, self.progress)
 
 
@@ -172,7 +174,7 @@ def write_int8(
     manifest: Manifest,
     ledger: Ledger | None,
     search: SearchOptions,
-    advance: Callable[[str], None],
+    on_step: Callable[[str], None],
     kept_fp32: Mapping[str, Collection[str]],
 ) -> None:
     """Writes report/int8.json into a bundle whose parity was measured, or not; with a search, latencies are measured now.
@@ -181,7 +183,7 @@ def write_int8(
     """
     latencies: dict[str, LatencyRecord] = {}
     if search.mode == "auto":
-        advance("int8 latency")
+        on_step("int8 latency")
         latencies = _latencies(directory)
     layers = [layer for plan in plans for layer in plan.layers]
     tried = {}

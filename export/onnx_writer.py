@@ -14,7 +14,7 @@ from onnx import ModelProto, shape_inference
 from torch import Tensor, nn
 
 from dmdkit.calibration.graph.analysis import copy_of, replace_nodes
-from dmdkit.calibration.graph.cleanup import tidied
+from dmdkit.calibration.graph.cleanup import canonicalise
 from dmdkit.errors import ExportError, MissingDependencyError
 
 __all__ = ["IR_VERSION", "OPSET", "check_contract", "graph_from_module", "subgraph"]
@@ -59,7 +59,7 @@ def graph_from_module(module: nn.Module, inputs: Sequence[tuple[str, Tensor]], o
         logger.setLevel(level)
     assert program is not None
     model: ModelProto = program.model_proto
-    tidied(model, "main")
+    canonicalise(model, "main")
     check_contract(model)
     return model
 
@@ -76,7 +76,7 @@ def subgraph(model: ModelProto, outputs: Sequence[str], name: str) -> ModelProto
     chosen = [value for value in model.graph.output if value.name in outputs]
     del model.graph.output[:]
     model.graph.output.extend(chosen)
-    tidied(model, name)
+    canonicalise(model, name)
     check_contract(model)
     return model
 

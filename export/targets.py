@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from dmdkit.errors import ConfigError
 
-__all__ = ["BatchProfile", "EnginePrecision", "Target", "load_target", "target_for", "target_names"]
+__all__ = ["BatchProfile", "EnginePrecision", "Target", "load_target", "target_names"]
 
 _FOLDER = Path(__file__).with_name("targets")
 RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
@@ -137,12 +137,3 @@ def load_target(name: str, folder: Path = _FOLDER) -> Target:
     if target.name != name:
         raise ConfigError(f"{path}: name is {target.name!r}, expected {name!r} as the file is called")
     return target
-
-
-def target_for(capability: str, flavour: str) -> Target | None:
-    """The named target of a discrete GPU with this compute capability, where there is exactly one kind of it."""
-    for name in target_names():
-        target = load_target(name)
-        if target.flavour == flavour and target.compute_capabilities[:1] == [capability] and name != "rtx-portable":
-            return target
-    return None

@@ -18,7 +18,7 @@ from dmdkit.runtime.text.tokenizer import Layout, lay_out
 from dmdkit.training.encoder_directory import encoded_split, run_encoder
 from dmdkit.training.run import TEXT_DIR, Run, TextFacts
 
-__all__ = ["TOKENIZER_FILE", "TextSide", "tokens_of"]
+__all__ = ["TOKENIZER_FILE", "TextExporter", "tokens_of"]
 
 TOKENIZER_FILE = "tokenizer.json"
 
@@ -35,12 +35,12 @@ def tokens_of(split: Split) -> dict[str, npt.NDArray[np.int64]]:
 
 
 @dataclass(frozen=True)
-class TextSide:
+class TextExporter:
     """A run's text encoder on its way into a bundle.
 
     Attributes:
         facts: How the run used it.
-        encoder: It.
+        encoder: The run's text encoder, in evaluation mode.
         layout: How tokens fill its inputs.
         tokenizer: Its ``tokenizer.json``.
         encoder_sha256: Of its weights' file.
@@ -53,7 +53,7 @@ class TextSide:
     encoder_sha256: str
 
     @classmethod
-    def of(cls, run: Run) -> TextSide | None:
+    def of(cls, run: Run) -> TextExporter | None:
         """The encoder of a run that has one.
 
         Raises:

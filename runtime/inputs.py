@@ -128,8 +128,8 @@ def check_inputs(
     Args:
         values: Modality -> array-like, or None where it is absent.
         records: The manifest's inputs.
-        guard: Asked first, because a value in the training range is finite too: each look at the features counts, on
-            caches that the last prediction filled with weights.
+        guard: The range guard, asked first, because a value in the training range is finite too: each look at the
+            features counts, on caches that the last prediction filled with weights.
         computed: Modalities whose features one of the bundle's own graphs made, so that they are what training saw.
 
     Raises:

@@ -163,7 +163,7 @@ class Runtime:
                 text encoder also a str, a list of B of them, or token ids: whole numbers (n,) or (B, n), of NumPy or PyTorch,
                 or B lists of them, with or without padding. A sentence longer than the encoder reads is cut and counted.
             audio: float32 (B, T, D) or (T, D), or None likewise.
-            vision: The same.
+            vision: float32 (B, T, D) or (T, D), or None likewise.
 
         Raises:
             InputError: An input has a wrong name, shape, dtype or value, or may not be absent.

@@ -20,7 +20,6 @@ __all__ = [
     "InputError",
     "MissingDependencyError",
     "MissingLibraryError",
-    "ParityError",
     "RunError",
     "RunnerError",
     "WeightsError",
@@ -86,12 +85,6 @@ class AnswerError(DmdkitError):
 
 class RunnerError(DmdkitError):
     """A program that should run a bundle (``--runner``) cannot be started, crashed, or gave no usable answer."""
-
-
-class ParityError(DmdkitError):
-    """Parity was measured and did not pass."""
-
-    exit_code = ExitCode.NOT_PASSED
 
 
 class MissingLibraryError(DmdkitError):

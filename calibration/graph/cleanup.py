@@ -7,7 +7,7 @@ from collections import Counter
 
 from onnx import ModelProto, NodeProto, TensorProto
 
-__all__ = ["drop_unused", "remove_initializers", "tidied"]
+__all__ = ["canonicalise", "drop_unused", "remove_initializers"]
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
@@ -67,7 +67,7 @@ def _new_name(base: str, seen: Counter[str], taken: set[str]) -> str:
             return name
 
 
-def tidied(model: ModelProto, name: str) -> None:
+def canonicalise(model: ModelProto, name: str) -> None:
     """Tidies ``model`` in place: nodes named by module and operator, values by number, equal constants stored once."""
     _share_equal_constants(model)
     graph = model.graph

@@ -89,7 +89,7 @@ def layer_latencies(
     *,
     state: SearchState | None = None,
     deadline: float = math.inf,
-    tick: Callable[[int, int], None] = lambda *_: None,
+    on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> dict[str, dict[str, float]]:
     """Median latency of each form of integer arithmetic over float, for every layer alone, on its real input.
 
@@ -121,7 +121,7 @@ def layer_latencies(
         if state is not None:
             state.latencies = found
             state.save()
-        tick(number + 1, len(missing))
+        on_progress(number + 1, len(missing))
     return {layer.name: found[layer.name] for layer in layers if layer.name in found}
 
 
@@ -149,7 +149,7 @@ def _winners(latencies: Mapping[str, Mapping[str, float]]) -> dict[str, Form]:
 
 
 def choose_cpu_arithmetic(
-    hot: ModelProto,
+    timed: ModelProto,
     sample: Mapping[str, Array],
     latencies: Mapping[str, Mapping[str, float]],
     lower: Callable[[Mapping[str, Form]], tuple[bytes, dict[str, str]]],
@@ -163,14 +163,14 @@ def choose_cpu_arithmetic(
     all layers that won alone, then with the half of them that saves most, and so on.
 
     Args:
-        hot: The fp32 graph whose latency counts.
+        timed: The fp32 graph whose latency counts.
         sample: One sample of it.
         latencies: From :func:`layer_latencies`.
         lower: Forms -> the INT8 graph with them as bytes, and its session options; no forms: float arithmetic.
         accept: Forms -> how far the answers are from fp32.
         deadline: ``time.monotonic()`` after which nothing further is tried.
     """
-    work = {layer.name: layer.multiply_adds for layer in layers_of(hot)}
+    work = {layer.name: layer.multiply_adds for layer in layers_of(timed)}
     winners = {name: form for name, form in _winners(latencies).items() if name in work}
     saved = {name: work[name] * (1 - latencies[name][form]) for name, form in winners.items()}
     order = sorted(winners, key=lambda name: -saved[name])

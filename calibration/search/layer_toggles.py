@@ -20,21 +20,21 @@ from dmdkit.calibration.graph.weight_storage import quantize_per_channel
 from dmdkit.runtime.backends.onnxruntime import cpu_session
 from dmdkit.runtime.batching import infer_batched
 
-__all__ = ["Switchboard"]
+__all__ = ["LayerToggles"]
 
 Array = npt.NDArray[np.float32]
 _BATCH = 32
 _STORED, _COMPUTED, _SCALES = "int8.stored", "int8.computed", "int8.scales"
 
 
-class Switchboard:
+class LayerToggles:
     """An fp32 graph with a switch per layer for its weights and one for its activations.
 
     Args:
         model: The fp32 graph; it is not changed.
         placement: Layer -> operands whose activations may be INT8.
         outputs: The graph outputs to compute.
-        then: What is made of them for all samples together; :meth:`run` gives that.
+        postprocess: What is made of them for all samples together; :meth:`run` gives that.
     """
 
     def __init__(
@@ -42,11 +42,11 @@ class Switchboard:
         model: ModelProto,
         placement: Mapping[str, Collection[int]],
         outputs: Sequence[str],
-        then: Callable[[dict[str, Array]], dict[str, Array]] = dict,
+        postprocess: Callable[[dict[str, Array]], dict[str, Array]] = dict,
     ) -> None:
         layers = layers_of(model)
         self.outputs = tuple(outputs)
-        self._then = then
+        self._postprocess = postprocess
         self.stored = tuple(layer.name for layer in layers if layer.weight is not None)
         self.computed = tuple(layer.name for layer in layers if placement.get(layer.name))
         self._operands = {layer.name: tuple(sorted(placement.get(layer.name, ()))) for layer in layers}
@@ -140,4 +140,4 @@ class Switchboard:
             taken = {name: array for name, array in (feed | switches).items() if name in asked}
             return dict(zip(names, self._session.run(names, taken), strict=True))
 
-        return self._then(infer_batched(infer, samples, _BATCH))
+        return self._postprocess(infer_batched(infer, samples, _BATCH))

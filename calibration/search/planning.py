@@ -19,7 +19,7 @@ from dmdkit.calibration.lowerings import Inputs, lower_for_cpu, modelopt_scales
 from dmdkit.calibration.ranges import METHODS, Statistics, observe
 from dmdkit.calibration.search.cpu import CpuChoice, choose_cpu_arithmetic, layer_latencies
 from dmdkit.calibration.search.layer_records import Decisions, layer_record
-from dmdkit.calibration.search.layer_toggles import Switchboard
+from dmdkit.calibration.search.layer_toggles import LayerToggles
 from dmdkit.calibration.search.sensitivity import LayerError, rank, sensitivity
 from dmdkit.calibration.search.state import SearchState
 from dmdkit.calibration.search.static import Judge, candidate, choose_method, keep_in_float, with_room
@@ -58,25 +58,26 @@ class Samples:
 
     Attributes:
         calibration: Input name -> (N, ...), training samples.
-        held: The same for the samples to rank and judge on: neither calibration nor parity samples.
-        held_name: What those are, for the record.
+        validation: The same for the samples to rank and judge on: neither calibration nor parity samples.
+        validation_name: What those are, for the record.
         judge: The parity verdict on them.
-        then: What is made of a graph's outputs on ``held`` before they are judged; a text encoder's features become a score.
+        postprocess: What is made of a graph's outputs on ``validation`` before they are judged; a text encoder's features
+            become a score.
     """
 
     calibration: Inputs
-    held: Inputs
-    held_name: str
+    validation: Inputs
+    validation_name: str
     judge: Judge
-    then: Callable[[dict[str, Array]], dict[str, Array]] | None = None
+    postprocess: Callable[[dict[str, Array]], dict[str, Array]] | None = None
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Who hears what happens: each step before its work, and within the long ones how much of how much is done."""
+    """Callbacks of a long computation: the name of each step before its work, and (done, total) within the long ones."""
 
-    advance: Callable[[str], None] = lambda _: None
-    tick: Callable[[int, int], None] = lambda *_: None
+    on_step: Callable[[str], None] = lambda _: None
+    on_progress: Callable[[int, int], None] = lambda *_: None
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def plan_int8(
     *,
     graphs: Mapping[str, set[str]],
     options: SearchOptions,
-    hot: ModelProto | None = None,
+    timed: ModelProto | None = None,
     cpu: bool = True,
     progress: Progress | None = None,
 ) -> Int8Plan:
@@ -116,31 +117,33 @@ def plan_int8(
 
     Args:
         model: The fp32 graph (explain, or a text encoder); its first output is the one whose error counts, or ``score`` where
-            ``samples.then`` makes it.
+            ``samples.postprocess`` makes it.
         samples: To calibrate and judge with.
         graphs: Graph kind -> names of the layers it holds.
         options: How to look.
-        hot: The graph whose latency on the CPU counts; None: ``model``.
+        timed: The graph whose latency on the CPU counts; None: ``model``.
         cpu: Whether integers are tried layer by layer on this CPU, if anything is searched.
-        progress: Who hears of it.
+        progress: Called at every step, and within long ones with (done, total).
     """
     progress = progress or Progress()
     samples = replace(samples, judge=with_room(samples.judge))
     deadline = time.monotonic() + options.seconds
-    hot = hot if hot is not None else model
+    timed = timed if timed is not None else model
     layers = layers_of(model)
     by_name = {layer.name: layer for layer in layers}
-    output = "score" if samples.then is not None else model.graph.output[0].name
-    progress.advance("int8 placement")
+    output = "score" if samples.postprocess is not None else model.graph.output[0].name
+    progress.on_step("int8 placement")
     placed = modelopt_scales(model, samples.calibration)
-    progress.advance("int8 activation ranges")
+    progress.on_step("int8 activation ranges")
     tensors = {name for layer in layers for name in (*layer.activations.values(), layer.node.output[0])}
     ranges = observe(model, tensors, samples.calibration)
     count = len(next(iter(samples.calibration.values())))
-    board = Switchboard(model, placed, [value.name for value in model.graph.output], samples.then or dict)
+    toggles = LayerToggles(model, placed, [value.name for value in model.graph.output], samples.postprocess or dict)
     methods = METHODS if options.method is None and options.mode == "auto" else (options.method or "max",)
-    progress.advance("int8 calibration method")
-    choice = choose_method(board, ranges, samples.held, samples.judge, methods, calibration_samples=count, output=output)
+    progress.on_step("int8 calibration method")
+    choice = choose_method(
+        toggles, ranges, samples.validation, samples.judge, methods, calibration_samples=count, output=output
+    )
     best = next(record for record in choice.tried if record.method == choice.method)
     tried: dict[str, list[CandidateRecord]] = {"int8-trt": list(choice.tried), "int8-cpu": []}
     kept: list[str] = []
@@ -148,31 +151,38 @@ def plan_int8(
     state: SearchState | None = None
     search: SearchRecord | None = None
     if options.mode == "auto":
-        before = board.run(samples.held)  # in the key they stand for what ``samples.then`` is
-        known = {"calibration": samples.calibration, "held": samples.held, "fp32": before}
+        before = toggles.run(samples.validation)  # in the key they stand for what ``samples.postprocess`` is
+        known = {"calibration": samples.calibration, "held": samples.validation, "fp32": before}
         state = SearchState(model, known, choice.method)
         names = [layer.name for layer in layers if layer.weight is not None or layer.name in placed]
-        progress.advance("int8 sensitivity")
-        _rank_into(state, board, samples.held, choice.scales, names, output, deadline, progress)
+        progress.on_step("int8 sensitivity")
+        _rank_into(state, toggles, samples.validation, choice.scales, names, output, deadline, progress)
         if best.status == "failed":
-            progress.advance("int8 search")
+            progress.on_step("int8 search")
             spread = float(before[output].std())
             order = rank(state.errors, COMPRESSED_P99_ERROR_SD * spread, EDGE_MAX_CHANGE)
             kept, more = keep_in_float(
-                board, samples.held, samples.judge, choice, order, output=output, deadline=deadline, tick=progress.tick
+                toggles,
+                samples.validation,
+                samples.judge,
+                choice,
+                order,
+                output=output,
+                deadline=deadline,
+                on_progress=progress.on_progress,
             )
             tried["int8-trt"] += more
             best = more[-1] if more else best
         if cpu:
-            progress.advance("int8 on this CPU")
-            on_cpu = _cpu_choice(model, hot, samples, ranges, output, state, deadline, progress)
+            progress.on_step("int8 on this CPU")
+            on_cpu = _cpu_choice(model, timed, samples, ranges, output, state, deadline, progress)
             tried["int8-cpu"] += on_cpu.tried
         state.save(now=True)
         measured = all(name in state.errors for name in names)
         search = SearchRecord(
             mode="auto",
-            split=samples.held_name,
-            samples=len(next(iter(samples.held.values()))),
+            split=samples.validation_name,
+            samples=len(next(iter(samples.validation.values()))),
             budget_s=options.seconds if math.isfinite(options.seconds) else 0.0,
             seconds=state.seconds,
             complete=measured and best.status != "failed",
@@ -197,8 +207,8 @@ def plan_int8(
 
 def _rank_into(
     state: SearchState,
-    board: Switchboard,
-    held: Mapping[str, Array],
+    toggles: LayerToggles,
+    validation: Mapping[str, Array],
     scales: Mapping[str, float],
     names: list[str],
     output: str,
@@ -210,15 +220,15 @@ def _rank_into(
     def found(name: str, error: LayerError) -> None:
         state.errors[name] = error
         state.save()
-        progress.tick(len(state.errors), len(names))
+        progress.on_progress(len(state.errors), len(names))
 
     known = dict(state.errors)
-    sensitivity(board, held, scales, layers=names, output=output, deadline=deadline, known=known, found=found)
+    sensitivity(toggles, validation, scales, layers=names, output=output, deadline=deadline, known=known, found=found)
 
 
 def _cpu_choice(
     model: ModelProto,
-    hot: ModelProto,
+    timed: ModelProto,
     samples: Samples,
     ranges: Mapping[str, Statistics],
     output: str,
@@ -226,15 +236,15 @@ def _cpu_choice(
     deadline: float,
     progress: Progress,
 ) -> CpuChoice:
-    sample = {name: np.ascontiguousarray(array[:1]) for name, array in samples.held.items()}
-    before = _outputs(model.SerializeToString(), {}, samples.held)
+    sample = {name: np.ascontiguousarray(array[:1]) for name, array in samples.validation.items()}
+    before = _outputs(model.SerializeToString(), {}, samples.validation)
 
     def lowered(graph: ModelProto, forms: Mapping[str, Form]) -> tuple[bytes, dict[str, str]]:
         lowering = lower_for_cpu(graph, forms, ranges)
         return lowering.model.SerializeToString(), lowering.session_options
 
     def accept(forms: Mapping[str, Form]) -> CandidateRecord:
-        after = _outputs(*lowered(model, forms), samples.held)
+        after = _outputs(*lowered(model, forms), samples.validation)
         what = f"integers in {len(forms)} layer{'s' if len(forms) > 1 else ''}" if forms else "INT8 weights, float arithmetic"
         return candidate(
             what,
@@ -247,8 +257,8 @@ def _cpu_choice(
         )
 
     plain = accept({})
-    latencies = layer_latencies(hot, sample, ranges, state=state, deadline=deadline, tick=progress.tick)
-    found = choose_cpu_arithmetic(hot, sample, latencies, lambda forms: lowered(hot, forms), accept, deadline=deadline)
+    latencies = layer_latencies(timed, sample, ranges, state=state, deadline=deadline, on_progress=progress.on_progress)
+    found = choose_cpu_arithmetic(timed, sample, latencies, lambda forms: lowered(timed, forms), accept, deadline=deadline)
     records = [plain, *found.tried]
     chosen = records[-1] if found.forms else plain
     marked = [record.model_copy(update={"chosen": record is chosen}) for record in records]

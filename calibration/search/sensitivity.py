@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dmdkit.calibration.search.layer_toggles import Switchboard
+from dmdkit.calibration.search.layer_toggles import LayerToggles
 from dmdkit.parity.int8_report import ErrorFigures
 
 __all__ = ["LayerError", "edges_of", "error_figures", "rank", "sensitivity"]
@@ -42,7 +42,7 @@ def edges_of(outputs: Mapping[str, Array]) -> Array | None:
 
 
 def sensitivity(
-    board: Switchboard,
+    toggles: LayerToggles,
     samples: Mapping[str, Array],
     scales: Mapping[str, float],
     *,
@@ -55,14 +55,14 @@ def sensitivity(
     """Errors per layer against the fp32 graph, with that layer alone in INT8: its weights, and its activations if placed.
 
     Args:
-        board: The graph with its switches.
+        toggles: The graph with its switches.
         samples: Input name -> (N, ...).
         scales: Tensor -> width of an INT8 level.
         layers: Which to measure, in this order.
         output: The output whose error counts; edges are taken from outputs named ``edges_*``.
         deadline: ``time.monotonic()`` after which no further layer is begun.
         known: Results of an earlier attempt; those layers are not measured again.
-        found: Hears each new result.
+        found: Called with each new result.
     """
     results = dict(known or {})
     base: dict[str, Array] | None = None
@@ -72,8 +72,8 @@ def sensitivity(
         if time.monotonic() > deadline:
             break
         if base is None:
-            base = board.run(samples)
-        after = board.run(samples, stored={name}, computed={name}, scales=scales)
+            base = toggles.run(samples)
+        after = toggles.run(samples, stored={name}, computed={name}, scales=scales)
         edges = (edges_of(base), edges_of(after))
         results[name] = LayerError(
             error_figures(base[output], after[output]),

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dmdkit.calibration.ranges import Statistics, scale_of
-from dmdkit.calibration.search.layer_toggles import Switchboard
+from dmdkit.calibration.search.layer_toggles import LayerToggles
 from dmdkit.calibration.search.sensitivity import error_figures
 from dmdkit.parity.compare import COMPRESSED_P99_ERROR_SD, EDGE_MAX_CHANGE, HopRecord
 from dmdkit.parity.int8_report import CalibrationMethod, CandidateRecord
@@ -90,9 +90,9 @@ def _use(record: CandidateRecord) -> tuple[bool, float]:
 
 
 def choose_method(
-    board: Switchboard,
+    toggles: LayerToggles,
     statistics: Mapping[str, Statistics],
-    held: Mapping[str, Array],
+    validation: Mapping[str, Array],
     judge: Judge,
     methods: Sequence[CalibrationMethod],
     *,
@@ -102,19 +102,19 @@ def choose_method(
     """Tries each method with every placed layer in INT8 and takes the one with the smallest error.
 
     Args:
-        board: The graph with its switches.
+        toggles: The graph with its switches.
         statistics: Per activation tensor, on the calibration samples.
-        held: Samples to judge on.
+        validation: Samples to judge on.
         judge: The parity verdict.
         methods: To try, at least one; on equal errors the first wins.
         calibration_samples: Behind ``statistics``, for the record.
         output: The output whose error counts.
     """
-    before = board.run(held)
+    before = toggles.run(validation)
     tried, scales = [], {}
     for method in methods:
-        scales[method] = {name: scale_of(statistics[name], method) for name in board.tensors}
-        after = board.run(held, stored=board.stored, computed=board.computed, scales=scales[method])
+        scales[method] = {name: scale_of(statistics[name], method) for name in toggles.tensors}
+        after = toggles.run(validation, stored=toggles.stored, computed=toggles.computed, scales=scales[method])
         record = candidate(
             method, judge(before, after), before, after, output=output, method=method, calibration_samples=calibration_samples
         )
@@ -125,15 +125,15 @@ def choose_method(
 
 
 def keep_in_float(
-    board: Switchboard,
-    held: Mapping[str, Array],
+    toggles: LayerToggles,
+    validation: Mapping[str, Array],
     judge: Judge,
     choice: MethodChoice,
     ranking: Sequence[str],
     *,
     output: str = "score",
     deadline: float = math.inf,
-    tick: Callable[[int, int], None] = lambda *_: None,
+    on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> tuple[list[str], list[CandidateRecord]]:
     """Layers to compute in float, most harmful first, until the parity verdict no longer fails; and what was tried.
 
@@ -142,18 +142,18 @@ def keep_in_float(
     """
     kept: list[str] = []
     tried: list[CandidateRecord] = []
-    before = board.run(held)
-    order = [name for name in ranking if name in board.computed]
+    before = toggles.run(validation)
+    order = [name for name in ranking if name in toggles.computed]
     for number, name in enumerate(order):
         if time.monotonic() > deadline:
             break
         kept.append(name)
-        computed = [layer for layer in board.computed if layer not in kept]
-        after = board.run(held, stored=board.stored, computed=computed, scales=choice.scales)
+        computed = [layer for layer in toggles.computed if layer not in kept]
+        after = toggles.run(validation, stored=toggles.stored, computed=computed, scales=choice.scales)
         hop = judge(before, after)
         what = f"{choice.method}, {len(kept)} layer{'s' if len(kept) > 1 else ''} in float"
         tried.append(candidate(what, hop, before, after, output=output, method=choice.method, layers_in_float=len(kept)))
-        tick(number + 1, len(order))
+        on_progress(number + 1, len(order))
         if hop.status != "failed":
             break
     return kept, tried

@@ -13,12 +13,12 @@ from collections.abc import Collection, Iterable, Mapping
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from dmdkit.calibration.graph.analysis import copy_of, replace_nodes, tables
-from dmdkit.calibration.graph.cleanup import drop_unused, tidied
+from dmdkit.calibration.graph.cleanup import canonicalise, drop_unused
 from dmdkit.calibration.graph.qdq import LayerScales
 from dmdkit.calibration.graph.weight_storage import check_scales, quantize_per_channel, store_weights_int8
 from dmdkit.calibration.integer_cpu import with_integer_arithmetic
 from dmdkit.calibration.lowerings import SIMULATE_QDQ, Lowering, static_int8
-from dmdkit.calibration.text.smoothed_graph import prepared
+from dmdkit.calibration.text.smoothed_graph import smoothed
 from dmdkit.calibration.text.smoothing import Activations, Preparation
 
 __all__ = [
@@ -86,11 +86,11 @@ def lower_text_for_cpu(
         in_float: Products that compute in float, on INT8 weights.
     """
     integer = {name: preparation for name, preparation in preparations.items() if name not in in_float}
-    ready = prepared(model, activations, integer, into_values=True)
+    ready = smoothed(model, activations, integer, into_values=True)
     lowered = store_tables_int8(dynamic_products(ready, integer), for_engine=False)
     if in_float:
         lowered = store_weights_int8(lowered, only=in_float)
-    tidied(lowered, model.graph.name)
+    canonicalise(lowered, model.graph.name)
     check_scales(lowered)
     return Lowering(lowered, dict(SIMULATE_QDQ) if in_float else {}, simulated_on_cpu=False, calibrated=True)
 
@@ -104,6 +104,6 @@ def lower_text_for_tensorrt(ready: ModelProto, scales: LayerScales) -> Lowering:
     """
     lowering = static_int8(ready, scales)
     lowered = store_tables_int8(lowering.model, for_engine=True)
-    tidied(lowered, ready.graph.name)
+    canonicalise(lowered, ready.graph.name)
     check_scales(lowered)
     return Lowering(lowered, lowering.session_options, lowering.simulated_on_cpu, lowering.calibrated)

@@ -20,7 +20,7 @@ from dmdkit.calibration.lowerings import Inputs, Lowering
 from dmdkit.calibration.search.planning import Int8Plan, Progress, Samples, SearchOptions, plan_int8
 from dmdkit.calibration.search.static import candidate, with_room
 from dmdkit.calibration.text.lowerings import lower_text_for_cpu, lower_text_for_tensorrt
-from dmdkit.calibration.text.smoothed_graph import prepared
+from dmdkit.calibration.text.smoothed_graph import smoothed
 from dmdkit.calibration.text.smoothing import OUTLIERS, activations_of, best_preparations
 from dmdkit.data.tokenise import encode_tokens
 from dmdkit.parity.int8_report import CandidateRecord, LayerChoice, LayerRecord
@@ -58,9 +58,9 @@ def plan_text_int8(model: ModelProto, samples: Samples, options: SearchOptions, 
 
     Args:
         model: That graph.
-        samples: Tokens, int64 (N, T) each, to calibrate on and to judge on; ``then`` makes features a score.
+        samples: Tokens, int64 (N, T) each, to calibrate on and to judge on; ``postprocess`` makes features a score.
         options: How to look.
-        progress: Who hears of it.
+        progress: Called at every step, and within long ones with (done, total).
 
     Raises:
         CalibrationError: No samples, or modelopt failed.
@@ -68,15 +68,15 @@ def plan_text_int8(model: ModelProto, samples: Samples, options: SearchOptions, 
     """
     progress = progress or Progress()
     deadline = time.monotonic() + options.seconds
-    progress.advance("text smoothing")
+    progress.on_step("text smoothing")
     activations = activations_of(model, samples.calibration)
-    ready = prepared(model, activations, best_preparations(model, activations, dynamic=False))
+    ready = smoothed(model, activations, best_preparations(model, activations, dynamic=False))
     layers = {layer.name for layer in layers_of(ready)}
-    told = Progress(lambda step: progress.advance(f"text {step}"), progress.tick)
+    told = Progress(lambda step: progress.on_step(f"text {step}"), progress.on_progress)
     plan = plan_int8(ready, samples, graphs={"text": layers}, options=options, cpu=False, progress=told)
-    progress.advance("text.int8-trt")
+    progress.on_step("text.int8-trt")
     for_engine = lower_text_for_tensorrt(ready, plan.scales)
-    progress.advance("text.int8-cpu")
+    progress.on_step("text.int8-cpu")
     preparations = best_preparations(model, activations, dynamic=True, outliers=OUTLIERS)
 
     def lowered(in_float: list[str]) -> Lowering:
@@ -104,15 +104,15 @@ def _for_cpu(
     deadline: float,
 ) -> tuple[list[str], Lowering, list[CandidateRecord]]:
     """Products kept in float, the graph, and what was tried: one product more in float until the verdict holds."""
-    assert samples.then is not None
-    score: Callable[[dict[str, Array]], dict[str, Array]] = samples.then
+    assert samples.postprocess is not None
+    score: Callable[[dict[str, Array]], dict[str, Array]] = samples.postprocess
     judge = with_room(samples.judge)
-    before = score(_features(model, {}, samples.held))
+    before = score(_features(model, {}, samples.validation))
     in_float: list[str] = []
     tried: list[CandidateRecord] = []
     while True:
         lowering = lowered(in_float)
-        after = score(_features(lowering.model, lowering.session_options, samples.held))
+        after = score(_features(lowering.model, lowering.session_options, samples.validation))
         what = "dynamic ranges, smoothed, outliers in float"
         if in_float:
             what += f", {len(in_float)} product{'s' if len(in_float) > 1 else ''} in float"

@@ -12,7 +12,7 @@ from dmdkit.calibration.graph.analysis import copy_of, replace_nodes
 from dmdkit.calibration.graph.cleanup import drop_unused
 from dmdkit.calibration.text.smoothing import ATTENTION_OUTPUT, Activations, Preparation, smoothing_factor, weight_products
 
-__all__ = ["prepared"]
+__all__ = ["smoothed"]
 
 Float = npt.NDArray[np.float32]
 
@@ -43,7 +43,7 @@ def _divide_values(model: ModelProto, name: str, factor: Float) -> bool:
     return True
 
 
-def prepared(
+def smoothed(
     model: ModelProto,
     activations: Mapping[str, Activations],
     preparations: Mapping[str, Preparation],

@@ -149,7 +149,7 @@ def build_engine(
         bundle: An opened bundle.
         graph: Name of one of its graphs.
         spec: What to build for.
-        progress: Hears every step; False stops the build.
+        progress: Called at every step; False stops the build.
         force: Whether to build also where there is one.
 
     Raises:

@@ -20,7 +20,7 @@ from dmdkit.runtime.engines.runner import TensorRtRunner
 from dmdkit.runtime.engines.tensorrt_api import installed_flavours
 from dmdkit.runtime.self_check import check_outputs
 
-__all__ = ["engine_runner", "has_engines", "open_checked", "prove"]
+__all__ = ["engine_runner", "open_checked", "prove"]
 
 _LOG = logging.getLogger(__name__)
 ENGINE_ORDER = ("fp16", "int8-trt", "fp32")
@@ -28,11 +28,6 @@ ENGINE_ORDER = ("fp16", "int8-trt", "fp32")
 
 _OWN_BATCH, _OWN_WORKSPACE_MIB = (1, 1, 16), 256
 Open = Callable[[Engine, Gpu], TensorRtRunner]
-
-
-def has_engines(bundle: Bundle) -> bool:
-    """Whether the bundle has a sidecar at all."""
-    return next(iter(engines_of(bundle)), None) is not None
 
 
 def open_checked(engine: Engine, gpu: Gpu) -> TensorRtRunner:

@@ -15,7 +15,7 @@ from dmdkit.runtime.engines.tensorrt_api import Flavour, configure, first_error,
 __all__ = ["Built", "ProductInfo", "Progress", "TensorInfo", "build"]
 
 Progress = Callable[[str, int, int], bool]
-"""Hears phase, step and steps; answers whether to go on."""
+"""Called with phase, step and number of steps; returns whether to go on."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,11 @@ class Built:
     products: tuple[ProductInfo, ...] = ()
 
 
-class _Ear:
-    """Hears the builder. What a listener raises is kept, stops the build, and is raised after it: C++ must not see it.
+class _BuildMonitor:
+    """Progress of the builder. What a callback raises is kept, stops the build, and is raised after it: C++ must not see it.
 
     Args:
-        progress: Hears every step; False stops the build.
+        progress: Called at every step; False stops the build.
     """
 
     def __init__(self, progress: Progress | None) -> None:
@@ -66,7 +66,7 @@ class _Ear:
         self.interrupt: BaseException | None = None
         self.stopped = False
 
-    def heard(self, phase: str, step: int, steps: int | None = None) -> bool:
+    def report(self, phase: str, step: int, steps: int | None = None) -> bool:
         """Whether to go on."""
         try:
             total = self._steps.setdefault(phase, step if steps is None else steps)
@@ -82,31 +82,31 @@ class _Ear:
 
 
 @contextmanager
-def _held_interrupt(ear: _Ear) -> Iterator[None]:
+def _deferred_interrupt(monitor: _BuildMonitor) -> Iterator[None]:
     """Ctrl-C stops the build at its next step; raised inside one of the builder's callbacks, it would end the process."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, lambda *_: ear.stop(KeyboardInterrupt()))
+    before = signal.signal(signal.SIGINT, lambda *_: monitor.stop(KeyboardInterrupt()))
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
 
 
-def _monitor(trt: Any, ear: _Ear) -> Any:
+def _monitor(trt: Any, monitor: _BuildMonitor) -> Any:
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            ear.heard(phase_name, 0, num_steps)
+            monitor.report(phase_name, 0, num_steps)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            return ear.heard(phase_name, step + 1)
+            return monitor.report(phase_name, step + 1)
 
         def phase_finish(self, phase_name: str) -> None:
-            ear.heard(phase_name, 1 << 30)
+            monitor.report(phase_name, 1 << 30)
 
     return Monitor()
 
@@ -169,22 +169,22 @@ def build(
         compute_capabilities: What to compile for ("8.6"); TensorRT-RTX only. Empty: this machine's GPU.
         batch: Smallest, tuned and largest batch, on the first axis of every input.
         workspace_bytes: Limit of the workspace pool.
-        progress: Hears every step; False cancels.
+        progress: Called at every step; False cancels.
 
     Raises:
         MissingDependencyError: The flavour is not installed.
         EngineError: The graph cannot be parsed, no plan can be built from it here, or ``progress`` stopped it.
         KeyboardInterrupt: After Ctrl-C, at the builder's next step.
     """
-    ear = _Ear(progress)
-    with _held_interrupt(ear):
+    monitor = _BuildMonitor(progress)
+    with _deferred_interrupt(monitor):
         try:
-            built = _build(flavour, onnx_model, name, compute_capabilities, batch, workspace_bytes, ear)
+            built = _build(flavour, onnx_model, name, compute_capabilities, batch, workspace_bytes, monitor)
         except EngineError:
-            if ear.interrupt is None:
+            if monitor.interrupt is None:
                 raise
-    if ear.interrupt is not None:
-        raise ear.interrupt
+    if monitor.interrupt is not None:
+        raise monitor.interrupt
     return built
 
 
@@ -195,7 +195,7 @@ def _build(
     compute_capabilities: Sequence[str],
     batch: tuple[int, int, int],
     workspace_bytes: int | None,
-    ear: _Ear,
+    monitor: _BuildMonitor,
 ) -> Built:
     if TYPE_CHECKING:
         import tensorrt as trt
@@ -232,10 +232,10 @@ def _build(
         profile.set_shape(tensor.name, *shapes)
     config.add_optimization_profile(profile)
     products = _products(network, trt)
-    monitor = _monitor(trt, ear)  # must outlive the build
+    monitor = _monitor(trt, monitor)  # must outlive the build
     config.progress_monitor = monitor
-    plan = None if ear.stopped else builder.build_serialized_network(network, config)
-    if ear.stopped:
+    plan = None if monitor.stopped else builder.build_serialized_network(network, config)
+    if monitor.stopped:
         raise EngineError(f"the build of {name} was stopped")
     if plan is None:
         raise EngineError(f"{who} cannot build {name}: {first_error(lines)}")

@@ -7,9 +7,9 @@ from dmdkit.data import Split
 from dmdkit.parity.compare import HopRecord, compare
 
 
-def samples_of(split: Split, held: Split | None = None) -> Samples:
+def samples_of(split: Split, validation: Split | None = None) -> Samples:
     """One split to calibrate on, and another, or the same, to judge on."""
-    judged = held if held is not None else split
+    judged = validation if validation is not None else split
 
     def judge(before, after) -> HopRecord:
         return compare(
@@ -24,4 +24,4 @@ def samples_of(split: Split, held: Split | None = None) -> Samples:
             ids=judged.ids,
         )
 
-    return Samples(split.features(), judged.features(), "held", judge)
+    return Samples(split.features(), judged.features(), "validation", judge)

@@ -103,14 +103,14 @@ def test_every_class_must_be_there() -> None:
 def test_search_samples_are_neither_calibrated_on_nor_judged_by() -> None:
     data = tiny_dataset(train=200, valid=60)
     chosen = calibration_set(data, RECORDS, count=64)
-    name, held = search_samples(data, chosen)
+    name, validation = search_samples(data, chosen)
     assert name == "valid"
-    assert set(held.ids) <= set(data.splits["valid"].ids)
-    name, held = search_samples(tiny_dataset(train=200, valid=16), chosen)
+    assert set(validation.ids) <= set(data.splits["valid"].ids)
+    name, validation = search_samples(tiny_dataset(train=200, valid=16), chosen)
     assert name == "train, without the calibration samples"
-    assert not set(held.ids) & set(chosen.split.ids)
+    assert not set(validation.ids) & set(chosen.split.ids)
     few = tiny_dataset(train=64)
-    name, held = search_samples(few, calibration_set(few, RECORDS))
+    name, validation = search_samples(few, calibration_set(few, RECORDS))
     assert name == "the calibration samples"
 
 
@@ -118,13 +118,13 @@ def test_what_parity_is_measured_on_chooses_nothing_also_where_it_is_the_validat
     data = tiny_dataset(train=200, valid=120)
     chosen = calibration_set(data, RECORDS, count=64)
     valid = data.splits["valid"]
-    name, held = search_samples(data, chosen, held_out={"valid": valid})
+    name, validation = search_samples(data, chosen, held_out={"valid": valid})
     assert name == "train, without the calibration samples"
     # A file of its own whose samples have other names but the same features.
     renamed = replace(valid.take(np.arange(60)), ids=tuple(f"other-{index}" for index in range(60)))
-    name, held = search_samples(data, chosen, held_out={"test": renamed})
+    name, validation = search_samples(data, chosen, held_out={"test": renamed})
     assert name == "valid"
-    assert set(held.ids) == set(valid.ids[60:])
+    assert set(validation.ids) == set(valid.ids[60:])
 
 
 def test_ids_numbered_anew_in_each_split_calibrate_and_the_search_still_has_its_samples() -> None:
@@ -134,8 +134,8 @@ def test_ids_numbered_anew_in_each_split_calibrate_and_the_search_still_has_its_
     parity = {"test": splits["test"]}
     chosen = calibration_set(numbered, RECORDS, held_out=parity, count=64)
     assert not chosen.ids_are_names
-    name, held = search_samples(numbered, chosen, held_out=parity)
-    assert (name, len(held)) == ("valid", 60)
+    name, validation = search_samples(numbered, chosen, held_out=parity)
+    assert (name, len(validation)) == ("valid", 60)
     # The same sample under another number is found by its content.
     splits["test"].text[3], splits["test"].audio[3], splits["test"].vision[3] = (
         array[int(chosen.split.ids[0])] for array in splits["train"].features().values()

@@ -195,10 +195,10 @@ def test_a_terminal_sees_a_bar_and_a_log_sees_plain_lines(monkeypatch: pytest.Mo
     for terminal in (True, False):
         stream = io.StringIO()
         monkeypatch.setattr(console, "err", Console(file=stream, force_terminal=terminal, width=100))
-        with console.counted_steps("exporting") as (advance, tick):
-            advance("int8 sensitivity [red]")
-            tick(3, 7)
-            tick(7, 7)
+        with console.counted_steps("exporting") as (on_step, on_progress):
+            on_step("int8 sensitivity [red]")
+            on_progress(3, 7)
+            on_progress(7, 7)
         said = stream.getvalue()
         assert "int8 sensitivity [red]" in said
         assert ("7/7" in said) == terminal

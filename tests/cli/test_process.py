@@ -61,13 +61,13 @@ def test_no_step_begins_after_an_interrupt_that_was_dropped():
         with suppress(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
         assert was_interrupted()
-        with steps("working") as advance, pytest.raises(KeyboardInterrupt):
-            advance("on")
-        with counted_steps("working") as (advance, tick):
+        with steps("working") as on_step, pytest.raises(KeyboardInterrupt):
+            on_step("on")
+        with counted_steps("working") as (on_step, on_progress):
             with pytest.raises(KeyboardInterrupt):
-                advance("on")
+                on_step("on")
             with pytest.raises(KeyboardInterrupt):
-                tick(1, 2)
+                on_progress(1, 2)
     with remembered_interrupts():
         assert not was_interrupted(), "the next command begins anew"
 

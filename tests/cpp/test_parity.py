@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from dmdkit.cli import main
 from dmdkit.data import load_dataset
-from dmdkit.parity.compare import LANGUAGE_MAX_ERROR
+from dmdkit.parity.compare import CPP_MAX_ERROR
 from dmdkit.runtime import Runtime
 from tests.conftest import shared_path
 
@@ -65,7 +65,7 @@ def test_languages_agree_on_every_sample(
             for name in ("logit_homo", "logit_hetero", "edges_homo", "edges_hetero"):
                 expected[name] = getattr(why, name)
             for name, array in expected.items():
-                np.testing.assert_allclose(found[name][here], array, rtol=0, atol=LANGUAGE_MAX_ERROR, err_msg=name)
+                np.testing.assert_allclose(found[name][here], array, rtol=0, atol=CPP_MAX_ERROR, err_msg=name)
         assert all(len(array) == count for array in found.values())
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from dmdkit.parity.compare import LANGUAGE_MAX_ERROR
+from dmdkit.parity.compare import CPP_MAX_ERROR
 from dmdkit.runtime import Runtime
 from tests.conftest import ROOT
 from tests.cpp import test_parity
@@ -46,7 +46,7 @@ def test_predicting_and_explaining_is_clean(
     assert "Sanitizer" not in done.stderr
     with Runtime.open(tiny_bundle, graph=graph) as runtime:
         expected = runtime.predict(**test_samples).score
-    np.testing.assert_allclose(load_file(out)["score"], expected, atol=10 * LANGUAGE_MAX_ERROR)  # other batches
+    np.testing.assert_allclose(load_file(out)["score"], expected, atol=10 * CPP_MAX_ERROR)  # other batches
 
 
 def test_self_check_and_bench_are_clean(sanitized: Path, tiny_bundle: Path) -> None:

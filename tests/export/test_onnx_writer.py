@@ -8,7 +8,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from dmdkit.calibration.graph.cleanup import tidied
+from dmdkit.calibration.graph.cleanup import canonicalise
 from dmdkit.errors import ExportError
 from dmdkit.export.onnx_writer import IR_VERSION, OPSET, check_contract, graph_from_module, subgraph
 
@@ -83,7 +83,7 @@ def test_equal_constants_are_stored_once() -> None:
     ones = np.ones(4, np.float32)
     nodes = [helper.make_node("Add", ["x", "p"], ["m"], "n1"), helper.make_node("Add", ["m", "q"], ["y"], "n2")]
     model = make(nodes, {"p": ones, "q": ones.copy()})
-    tidied(model, "g")
+    canonicalise(model, "g")
     assert len(model.graph.initializer) == 1
     check_contract(model)
 
@@ -95,7 +95,7 @@ def test_a_node_that_a_converter_inserts_takes_no_name_that_is_kept() -> None:
         for name, before, after in zip(names, ["x", "a", "b", "c"], ["a", "b", "c", "y"], strict=True)
     ]
     model = make(nodes, {})
-    tidied(model, "g")
+    canonicalise(model, "g")
     assert [node.name for node in model.graph.node] == ["/Cast_2", "/Cast_3", "/Cast", "/Cast_4"]
 
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from dmdkit.errors import ConfigError
-from dmdkit.export.targets import load_target, target_for, target_names
+from dmdkit.export.targets import load_target, target_names
 from tests.conftest import ROOT
 
 CAPABILITIES = {
@@ -93,13 +93,6 @@ def test_a_target_file_that_is_not_yaml_is_refused(tmp_path: Path) -> None:
     (tmp_path / "rtx-ada.yaml").write_text("name: [", encoding="utf-8")
     with pytest.raises(ConfigError, match="not YAML"):
         load_target("rtx-ada", tmp_path)
-
-
-def test_a_gpu_finds_its_target_by_capability_and_flavour() -> None:
-    found = target_for("8.9", "tensorrt_rtx")
-    assert found is not None
-    assert found.name == "rtx-ada"
-    assert target_for("7.0", "tensorrt") is None
 
 
 def test_targets_load_without_torch_or_onnx() -> None:

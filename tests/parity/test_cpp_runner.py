@@ -13,7 +13,7 @@ import pytest
 
 from dmdkit.cli import main
 from dmdkit.errors import RunnerError
-from dmdkit.parity.cpp_runner import NativeAnswers, NativeRunner, language_hop
+from dmdkit.parity.cpp_runner import CppRunner, NativeAnswers, cpp_hop
 from dmdkit.parity.ledger import run_graph
 from dmdkit.runtime.bundle import Bundle
 from tests.runtime.builders import golden_inputs
@@ -37,16 +37,16 @@ def program(folder: Path, body: str, *, mode: int = 0o755, first_line: str = f"#
 
 
 def run(bundle: Path, tool: Path, *, graph: str = "fusion.fp32", timeout_s: float = 60.0) -> NativeAnswers:
-    return NativeRunner(tool, timeout_s=timeout_s).run(Bundle.open(bundle), graph, golden_inputs(bundle), batch=4)
+    return CppRunner(tool, timeout_s=timeout_s).run(Bundle.open(bundle), graph, golden_inputs(bundle), batch=4)
 
 
 def test_a_missing_runner_and_one_that_may_not_run_are_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(RunnerError, match=r"no such runner; build one with `make native`"):
-        NativeRunner(tmp_path / "none")
+        CppRunner(tmp_path / "none")
     with pytest.raises(RunnerError, match="no such runner"):
-        NativeRunner(tmp_path)
+        CppRunner(tmp_path)
     with pytest.raises(RunnerError, match="not executable"):
-        NativeRunner(program(tmp_path, "", mode=0o644))
+        CppRunner(program(tmp_path, "", mode=0o644))
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def hop_of(bundle: Path, graph: str, change: float, backend: str = HERE):
     there[last][7] += np.float32(change)
     count = len(here["score"])
     ids = [f"s{i}" for i in range(count)]
-    return language_hop(graph, here, NativeAnswers(backend, there), manifest=opened.manifest, labels=None, ids=ids), count
+    return cpp_hop(graph, here, NativeAnswers(backend, there), manifest=opened.manifest, labels=None, ids=ids), count
 
 
 @pytest.mark.parametrize("graph", ["fusion.fp32", "explain.fp32", "explain.int8-cpu"])

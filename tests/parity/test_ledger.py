@@ -176,7 +176,7 @@ def test_features_far_outside_are_noted_in_the_ledger(bundle_copy: Path, held_ou
 
 def test_progress_hears_of_every_graph(bundle_copy: Path, held_out: Split):
     heard: list[int] = []
-    measured(bundle_copy, held_out, advance=lambda: heard.append(1))
+    measured(bundle_copy, held_out, on_step=lambda: heard.append(1))
     assert len(heard) == 8
 
 

@@ -59,9 +59,9 @@ def bench(
     opened = Bundle.open(bundle)
     opened.verify()
     wanted = targets(opened)
-    with _progress(rounds) as advance:
+    with _progress(rounds) as on_step:
         measured, failed = measure_latency(
-            opened, wanted, rounds=rounds, threads=threads, batch=batch, seconds=seconds, on_round=advance
+            opened, wanted, rounds=rounds, threads=threads, batch=batch, seconds=seconds, on_round=on_step
         )
     cache = None
     if batch == 1:

@@ -109,14 +109,14 @@ def check(
 
     Example: dmdkit check face.dmd --data mosi.pkl --split test --run runs/mosi
     """
-    from dmdkit.parity.cpp_runner import NativeRunner
+    from dmdkit.parity.cpp_runner import CppRunner
     from dmdkit.parity.int8_report import int8_report_or_why
     from dmdkit.parity.int8_verdict import judged_again
     from dmdkit.parity.ledger import measure
     from dmdkit.parity.verdicts import judged, outcome
     from dmdkit.runtime.bundle import Bundle
 
-    native = NativeRunner(runner, timeout_s=runner_timeout) if runner is not None else None
+    native = CppRunner(runner, timeout_s=runner_timeout) if runner is not None else None
     if run is not None and data is None:
         raise DataError("--run needs --data: the PyTorch hop is recomputed on held-out samples")
     opened = Bundle.open(bundle)
@@ -129,8 +129,8 @@ def check(
         for text in dataset.notes if opened.manifest.text is not None else ():
             note(f"{data}: {text}")
     held_out = split_for_bundle(dataset, split, opened.manifest) if dataset is not None else None
-    with steps("checking") as advance:
-        advance(f"{len(opened.manifest.graphs)} graphs")
+    with steps("checking") as on_step:
+        on_step(f"{len(opened.manifest.graphs)} graphs")
         ledger = measure(
             opened,
             split=held_out,

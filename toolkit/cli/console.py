@@ -125,7 +125,7 @@ def steps(title: str) -> Iterator[Callable[[str], None]]:
 
 @contextmanager
 def counted_steps(title: str) -> Iterator[tuple[Callable[[str], None], Callable[[int, int], None]]]:
-    """Like :func:`steps`, with a second function that hears how much of how much a long step has done: a bar on a terminal."""
+    """Like :func:`steps`, with a second function that takes (done, total) of a long step: a bar on a terminal."""
     if not err.is_terminal:
         yield _stoppable(lambda name: note(f"{title}: {name}")), lambda done, total: stop_if_interrupted()
         return

@@ -117,8 +117,8 @@ def export_run(
         golden=golden,  # type: ignore[arg-type]
         force=force,
     )
-    with counted_steps("exporting") as (advance, tick):
-        return export_bundle(run, out, options, advance, tick)
+    with counted_steps("exporting") as (on_step, on_progress):
+        return export_bundle(run, out, options, on_step, on_progress)
 
 
 def _named(out: Path) -> Path:

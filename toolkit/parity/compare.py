@@ -44,7 +44,7 @@ COMPRESSED_MIN_AGREEMENT = 0.98
 EDGE_MAX_CHANGE = 0.02
 """Every hop: largest change of a normalised edge."""
 
-LANGUAGE_MAX_ERROR = 1e-6
+CPP_MAX_ERROR = 1e-6
 """Python to C++, every output: both call one ONNX Runtime, so what differs is the reading of files and copying of arrays."""
 
 MIN_VERIFIED_SAMPLES = 50

@@ -20,11 +20,11 @@ from safetensors.numpy import load, save
 
 from dmdkit.errors import RunnerError
 from dmdkit.files import write_bytes
-from dmdkit.parity.compare import LANGUAGE_MAX_ERROR, HopRecord, compare
+from dmdkit.parity.compare import CPP_MAX_ERROR, HopRecord, compare
 from dmdkit.runtime.bundle import Bundle
 from dmdkit.runtime.manifest import Manifest
 
-__all__ = ["NativeAnswers", "NativeRunner", "language_hop"]
+__all__ = ["CppRunner", "NativeAnswers", "cpp_hop"]
 
 Array = npt.NDArray[np.float32]
 
@@ -46,7 +46,7 @@ class NativeAnswers:
     outputs: dict[str, Array]
 
 
-class NativeRunner:
+class CppRunner:
     """A ``dmdkit-run`` program. It comes from the caller alone; nothing that a bundle names is ever run.
 
     Args:
@@ -173,7 +173,7 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def language_hop(
+def cpp_hop(
     graph: str,
     here: dict[str, Array],
     there: NativeAnswers,
@@ -183,7 +183,7 @@ def language_hop(
     ids: tuple[str, ...] | list[str],
     distinct: int | None = None,
 ) -> HopRecord:
-    """The hop from a graph in Python to the same graph in C++, every output within ``LANGUAGE_MAX_ERROR``.
+    """The hop from a graph in Python to the same graph in C++, every output within ``CPP_MAX_ERROR``.
 
     That limit is for one ONNX Runtime in both. With two versions the numbers are reported, but neither prove nor disprove.
 
@@ -206,7 +206,7 @@ def language_hop(
         label_range=manifest.label_range,
         labels=labels,
         ids=ids,
-        max_error=LANGUAGE_MAX_ERROR,
+        max_error=CPP_MAX_ERROR,
         distinct=distinct,
     )
     backend = f"onnxruntime {ort.__version__}"

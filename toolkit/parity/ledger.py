@@ -16,7 +16,7 @@ from dmdkit.data.overlap import distinct_samples
 from dmdkit.errors import BundleError, DataError
 from dmdkit.files import write_json
 from dmdkit.parity.compare import HopRecord, compare
-from dmdkit.parity.cpp_runner import NativeRunner, language_hop
+from dmdkit.parity.cpp_runner import CppRunner, cpp_hop
 from dmdkit.parity.held_out import without_calibration
 from dmdkit.parity.text_hops import text_hops
 from dmdkit.parity.verdicts import judged
@@ -80,13 +80,13 @@ def run_graph(
     bundle: Bundle,
     name: str,
     features: dict[str, Array],
-    advance: Callable[[], None],
+    on_step: Callable[[], None],
     backend: BackendName = "onnxruntime",
 ) -> dict[str, Array]:
     """A graph's outputs on all samples, in batches, with one thread."""
     with open_runner(bundle, name, backend=backend) as runner:
         found = infer_batched(runner.infer, features, _BATCH)
-    advance()
+    on_step()
     return found
 
 
@@ -119,8 +119,8 @@ def measure(
     reference: Callable[[Split], dict[str, Array]] | None = None,
     backends: Sequence[BackendName] = ("onnxruntime",),
     sample_values: bool | None = None,
-    native: NativeRunner | None = None,
-    advance: Callable[[], None] = lambda: None,
+    native: CppRunner | None = None,
+    on_step: Callable[[], None] = lambda: None,
 ) -> Ledger:
     """Measures every hop of a bundle.
 
@@ -139,7 +139,7 @@ def measure(
             real, because a bundle whose golden samples are synthetic keeps its data to itself.
         native: The C++ runtime; adds a hop from each graph that a CPU runs to the same graph there, named
             ``fusion.fp32@cpp``.
-        advance: Called after each graph.
+        on_step: Called after each graph.
 
     Raises:
         DataError: The samples do not fit the bundle.
@@ -160,7 +160,7 @@ def measure(
 
     for kind in ("fusion", "explain"):
         outputs = {
-            name: run_graph(bundle, name, features, advance) for name, graph in manifest.graphs.items() if graph.kind == kind
+            name: run_graph(bundle, name, features, on_step) for name, graph in manifest.graphs.items() if graph.kind == kind
         }
         base = f"{kind}.fp32"
         if base not in outputs:
@@ -204,18 +204,18 @@ def measure(
             for name in outputs:
                 if backend == "onnxruntime" or not manifest.graphs[name].runs_in(backend):
                     continue
-                found = run_graph(bundle, name, features, advance, backend)
+                found = run_graph(bundle, name, features, on_step, backend)
                 elsewhere = hop(base, name, outputs[base], found, "measured")
                 proof = proof_name(backend, manifest.graphs[name].precision)
                 hops.append(elsewhere.model_copy(update={"target": f"{name}@{proof}"}))
         for name, here in outputs.items():
             if native is not None and not manifest.graphs[name].simulated_on_cpu:
                 there = native.run(bundle, name, features, batch=_BATCH)
-                hops.append(language_hop(name, here, there, manifest=manifest, labels=labels, ids=ids, distinct=distinct))
-                advance()
+                hops.append(cpp_hop(name, here, there, manifest=manifest, labels=labels, ids=ids, distinct=distinct))
+                on_step()
 
-    hops += _unit_failures(bundle, golden, advance)
-    hops += _text_hops(bundle, golden, split, reference, advance)
+    hops += _unit_failures(bundle, golden, on_step)
+    hops += _text_hops(bundle, golden, split, reference, on_step)
     shares = RangeGuard(manifest.inputs).shares(features)
     return Ledger(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -235,7 +235,7 @@ def _text_hops(
     golden: Golden,
     split: Split | None,
     reference: Callable[[Split], dict[str, Array]] | None,
-    advance: Callable[[], None],
+    on_step: Callable[[], None],
 ) -> list[HopRecord]:
     """The hops of the text graphs, on the split where it has tokens; without PyTorch, the first is that of the golden samples.
 
@@ -261,7 +261,7 @@ def _text_hops(
             labels=None,
             ids=tuple(manifest.golden.ids),
             score=score,
-            advance=advance,
+            on_step=on_step,
         )
     if split is not None and split.tokens is not None:
         hops += text_hops(
@@ -273,12 +273,12 @@ def _text_hops(
             ids=split.ids,
             distinct=distinct_samples(split),
             score=score,
-            advance=advance,
+            on_step=on_step,
         )
     return hops
 
 
-def _unit_failures(bundle: Bundle, golden: Golden, advance: Callable[[], None]) -> list[HopRecord]:
+def _unit_failures(bundle: Bundle, golden: Golden, on_step: Callable[[], None]) -> list[HopRecord]:
     """Failed hops of the GD-Unit graphs alone, on the golden samples: their inputs are recorded nowhere else.
 
     So few samples prove nothing, and the same edges are proven in the explain graph; only a failure says something new.
@@ -290,7 +290,7 @@ def _unit_failures(bundle: Bundle, golden: Golden, advance: Callable[[], None]) 
         edges = f"edges_{graph.kind.removeprefix('gd_')}"
         if edges not in golden.reference:
             raise BundleError(f"{bundle.path}: the golden samples hold no {edges} for {name}; export the bundle again")
-        found = run_graph(bundle, name, golden.inputs_of(graph.kind), advance)
+        found = run_graph(bundle, name, golden.inputs_of(graph.kind), on_step)
         hops.append(
             compare(
                 PYTORCH,

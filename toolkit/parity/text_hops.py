@@ -36,7 +36,7 @@ def text_hops(
     ids: tuple[str, ...],
     distinct: int | None = None,
     score: Score,
-    advance: Callable[[], None],
+    on_step: Callable[[], None],
 ) -> list[HopRecord]:
     """Every hop of the text graphs.
 
@@ -54,7 +54,7 @@ def text_hops(
         ids: N sample names.
         distinct: How many of the samples differ; None: all of them.
         score: A fusion graph's score on features.
-        advance: Called after each text graph.
+        on_step: Called after each text graph.
     """
     manifest = bundle.manifest
     names = [name for name, graph in manifest.graphs.items() if name == "text.fp32" or (lowerings and graph.kind == "text")]
@@ -62,7 +62,7 @@ def text_hops(
     for name in names:
         with open_runner(bundle, name) as runner:
             encoded[name] = {**features, "text": encode_tokens(runner, tokens)}
-        advance()
+        on_step()
 
     def hop(
         source: str, target: str, precision: str, before: Array, after: Array, *, recorded: bool, simulated: bool

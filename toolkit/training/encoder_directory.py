@@ -233,7 +233,7 @@ class TrainingEncoder:
     Attributes:
         settings: The recipe's section.
         directory: Where it came from.
-        encoder: It, with the weights it came with until training changes them.
+        encoder: The text encoder, with the weights it came with until training changes them.
     """
 
     settings: TextEncoderConfig

@@ -1,4 +1,4 @@
-"""What a caller hears while a training runs."""
+"""Callbacks of a training."""
 
 from __future__ import annotations
 

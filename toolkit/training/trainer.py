@@ -315,7 +315,7 @@ def train(
         device: auto, cpu, cuda, cuda:N or mps.
         force: Whether an existing run gives way, once this one has finished.
         resume: Whether to go on from ``out``'s last.ckpt.
-        progress: Told about every batch and epoch.
+        progress: Callbacks for every batch and epoch.
 
     Raises:
         DmdkitError: One readable message; a run directory that was not there before is left only once training began,

@@ -15,7 +15,7 @@ from dmdkit.calibration.graph.analysis import (
     weights,
 )
 from dmdkit.calibration.graph.weight_storage import quantize_per_channel
-from dmdkit.calibration.lowerings import SIMULATE_QDQ, lower_for_tensorrt
+from dmdkit.calibration.lowerings import SIMULATE_QDQ, modelopt_scales, static_int8
 from dmdkit.errors import CalibrationError
 
 GENERATOR = np.random.default_rng(5)
@@ -149,9 +149,9 @@ def test_an_all_zero_channel_has_scale_one_and_stays_zero() -> None:
 
 def test_quantising_without_samples_is_refused_because_modelopt_would_use_random_ones() -> None:
     with pytest.raises(CalibrationError, match="random inputs"):
-        lower_for_tensorrt(matmul(), {})
+        modelopt_scales(matmul(), {})
     with pytest.raises(CalibrationError, match="random inputs"):
-        lower_for_tensorrt(matmul(), {"x": np.zeros((0, 5, 24), np.float32)})
+        modelopt_scales(matmul(), {"x": np.zeros((0, 5, 24), np.float32)})
 
 
 @pytest.mark.slow
@@ -159,7 +159,7 @@ def test_static_lowering_computes_in_int8_and_leaves_its_input_alone() -> None:
     model = matmul()
     before = model.SerializeToString()
     samples = {"x": normal(40, 5, 24)}
-    lowered = lower_for_tensorrt(model, samples)
+    lowered = static_int8(model, modelopt_scales(model, samples))
     assert model.SerializeToString() == before
     assert share_computed_int8(lowered.model) == 1.0
     assert lowered.simulated_on_cpu

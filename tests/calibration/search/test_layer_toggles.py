@@ -13,7 +13,7 @@ from dmdkit.calibration.graph.layers import layers_of
 from dmdkit.calibration.graph.qdq import with_qdq
 from dmdkit.calibration.lowerings import SIMULATE_QDQ, modelopt_scales, static_int8
 from dmdkit.calibration.ranges import METHODS, Statistics, observe, scale_of
-from dmdkit.calibration.search.layer_toggles import Switchboard
+from dmdkit.calibration.search.layer_toggles import LayerToggles
 from dmdkit.calibration.search.sensitivity import LayerError, error_figures, rank, sensitivity
 from dmdkit.errors import CalibrationError
 from dmdkit.parity.int8_report import ErrorFigures
@@ -40,8 +40,8 @@ def placed(explain: onnx.ModelProto) -> dict[str, dict[int, float]]:
 
 
 @pytest.fixture(scope="module")
-def board(explain: onnx.ModelProto, placed: dict[str, dict[int, float]]) -> Switchboard:
-    return Switchboard(explain, placed, OUTPUTS)
+def board(explain: onnx.ModelProto, placed: dict[str, dict[int, float]]) -> LayerToggles:
+    return LayerToggles(explain, placed, OUTPUTS)
 
 
 def run(model: onnx.ModelProto, samples: dict[str, Array]) -> dict[str, Array]:

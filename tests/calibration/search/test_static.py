@@ -16,7 +16,7 @@ from dmdkit.calibration.integer_cpu import FORMS, can_be_integer, with_integer_a
 from dmdkit.calibration.lowerings import lower_for_cpu, modelopt_scales
 from dmdkit.calibration.ranges import observe
 from dmdkit.calibration.search.cpu import choose_cpu_arithmetic, layer_latencies
-from dmdkit.calibration.search.layer_toggles import Switchboard
+from dmdkit.calibration.search.layer_toggles import LayerToggles
 from dmdkit.calibration.search.planning import Progress, SearchOptions, plan_int8
 from dmdkit.calibration.search.sensitivity import LayerError
 from dmdkit.calibration.search.state import SearchState
@@ -60,8 +60,8 @@ def placed(explain: onnx.ModelProto, samples):
 
 
 @pytest.fixture(scope="module")
-def board(explain: onnx.ModelProto, placed) -> Switchboard:
-    return Switchboard(explain, placed, OUTPUTS)
+def board(explain: onnx.ModelProto, placed) -> LayerToggles:
+    return LayerToggles(explain, placed, OUTPUTS)
 
 
 def failing_unless(off: set[str], computed_layers: tuple[str, ...]):
@@ -79,9 +79,9 @@ def failing_unless(off: set[str], computed_layers: tuple[str, ...]):
 
 
 def test_layers_go_back_to_float_in_the_order_of_the_ranking_until_the_verdict_holds(board, ranges, samples):
-    choice = choose_method(board, ranges, samples.held, samples.judge, ("max",), calibration_samples=64)
+    choice = choose_method(board, ranges, samples.validation, samples.judge, ("max",), calibration_samples=64)
     ranking = list(board.computed[:5])
-    kept, tried = keep_in_float(board, samples.held, failing_unless(set(ranking[:2]), board.computed), choice, ranking)
+    kept, tried = keep_in_float(board, samples.validation, failing_unless(set(ranking[:2]), board.computed), choice, ranking)
     assert kept == ranking[:3]
     assert [record.layers_in_float for record in tried] == [1, 2, 3]
     assert [record.status for record in tried] == ["failed", "failed", "passed"]
@@ -90,13 +90,13 @@ def test_layers_go_back_to_float_in_the_order_of_the_ranking_until_the_verdict_h
 
 
 def test_a_search_without_time_keeps_nothing(board, ranges, samples):
-    choice = choose_method(board, ranges, samples.held, samples.judge, ("max",), calibration_samples=64)
-    kept, tried = keep_in_float(board, samples.held, samples.judge, choice, list(board.computed), deadline=0.0)
+    choice = choose_method(board, ranges, samples.validation, samples.judge, ("max",), calibration_samples=64)
+    kept, tried = keep_in_float(board, samples.validation, samples.judge, choice, list(board.computed), deadline=0.0)
     assert (kept, tried) == ([], [])
 
 
 def test_the_method_with_the_smallest_error_is_taken_and_all_are_reported(board, ranges, samples):
-    choice = choose_method(board, ranges, samples.held, samples.judge, ("max", "entropy", "mse"), calibration_samples=64)
+    choice = choose_method(board, ranges, samples.validation, samples.judge, ("max", "entropy", "mse"), calibration_samples=64)
     assert [record.method for record in choice.tried] == ["max", "entropy", "mse"]
     passed = [record for record in choice.tried if record.status != "failed"] or choice.tried
     assert choice.method == min(passed, key=lambda record: record.score_error.p99).method
@@ -104,7 +104,7 @@ def test_the_method_with_the_smallest_error_is_taken_and_all_are_reported(board,
 
 def test_integer_arithmetic_answers_like_float_in_both_forms(fusion, ranges, samples):
     def score(model: onnx.ModelProto) -> Array:
-        return cpu_session(model.SerializeToString()).run(["score"], dict(samples.held))[0]
+        return cpu_session(model.SerializeToString()).run(["score"], dict(samples.validation))[0]
 
     before = score(fusion)
     layers = [layer.name for layer in layers_of(fusion) if can_be_integer(layer)]
@@ -138,13 +138,13 @@ def test_products_of_two_activations_stay_in_float(fusion):
 
 
 def test_every_layer_that_can_be_integer_is_timed_and_remembered(fusion, ranges, samples, explain):
-    sample = {name: array[:1] for name, array in samples.held.items()}
-    state = SearchState(explain, {"held": samples.held}, "a test")
+    sample = {name: array[:1] for name, array in samples.validation.items()}
+    state = SearchState(explain, {"validation": samples.validation}, "a test")
     found = layer_latencies(fusion, sample, ranges, state=state)
     assert set(found) == {layer.name for layer in layers_of(fusion) if can_be_integer(layer)}
     assert all(ratio > 0 for ratios in found.values() for ratio in ratios.values())
     state.save(now=True)
-    again = SearchState(explain, {"held": samples.held}, "a test")
+    again = SearchState(explain, {"validation": samples.validation}, "a test")
     assert again.latencies == found
     assert layer_latencies(fusion, sample, ranges, state=again, deadline=0.0) == found, "nothing is left to measure"
 
@@ -154,7 +154,7 @@ def record(status: str) -> CandidateRecord:
 
 
 def test_layers_that_lose_alone_are_not_tried_and_a_failed_verdict_is_not_taken(fusion, ranges, samples):
-    sample = {name: array[:1] for name, array in samples.held.items()}
+    sample = {name: array[:1] for name, array in samples.validation.items()}
     layers = [layer.name for layer in layers_of(fusion) if can_be_integer(layer)]
 
     def lower(forms):
@@ -174,18 +174,18 @@ def test_layers_that_lose_alone_are_not_tried_and_a_failed_verdict_is_not_taken(
 
 
 def test_an_unreadable_or_foreign_state_is_measured_again(explain, samples):
-    first = SearchState(explain, {"held": samples.held}, "max")
+    first = SearchState(explain, {"validation": samples.validation}, "max")
     first.errors = {"/a": LayerError(ErrorFigures(max=1.0, p99=0.5, sqnr_db=3.0), None)}
     first.save(now=True)
     assert first.path is not None
-    assert SearchState(explain, {"held": samples.held}, "max").errors == first.errors
-    assert SearchState(explain, {"held": samples.held}, "entropy").errors == {}
-    moved = {name: array + 1 for name, array in samples.held.items()}
-    assert SearchState(explain, {"held": moved}, "max").errors == {}
+    assert SearchState(explain, {"validation": samples.validation}, "max").errors == first.errors
+    assert SearchState(explain, {"validation": samples.validation}, "entropy").errors == {}
+    moved = {name: array + 1 for name, array in samples.validation.items()}
+    assert SearchState(explain, {"validation": moved}, "max").errors == {}
     good = json.loads(first.path.read_text())
     for text in ("", "{", "[" * 10_000, json.dumps({**good, "key": "0" * 64}), json.dumps({**good, "seconds": -1})):
         first.path.write_text(text)
-        assert SearchState(explain, {"held": samples.held}, "max").errors == {}
+        assert SearchState(explain, {"validation": samples.validation}, "max").errors == {}
 
 
 def test_a_plan_goes_on_where_it_was_interrupted(explain, fusion, samples, monkeypatch, tmp_path):
@@ -202,10 +202,15 @@ def test_a_plan_goes_on_where_it_was_interrupted(explain, fusion, samples, monke
     options = SearchOptions(method="max")
     monkeypatch.setattr("dmdkit.calibration.search.state._SAVE_EVERY_S", 0.0)
     with pytest.raises(StoppedError):
-        plan_int8(explain, samples, graphs=graphs, options=options, hot=fusion, progress=Progress(tick=stop))
+        plan_int8(explain, samples, graphs=graphs, options=options, timed=fusion, progress=Progress(on_progress=stop))
     ticks: list[int] = []
     plan = plan_int8(
-        explain, samples, graphs=graphs, options=options, hot=fusion, progress=Progress(tick=lambda d, t: ticks.append(d))
+        explain,
+        samples,
+        graphs=graphs,
+        options=options,
+        timed=fusion,
+        progress=Progress(on_progress=lambda d, t: ticks.append(d)),
     )
     assert ticks[0] == 6, "five layers were known"
     assert plan.search is not None

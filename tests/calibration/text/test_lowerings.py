@@ -18,7 +18,7 @@ from dmdkit.calibration.text.lowerings import (
     lower_text_for_tensorrt,
     store_tables_int8,
 )
-from dmdkit.calibration.text.smoothed_graph import prepared
+from dmdkit.calibration.text.smoothed_graph import smoothed
 from dmdkit.calibration.text.smoothing import OUTLIERS, Preparation, activations_of, best_preparations, weight_products
 from dmdkit.errors import CalibrationError
 from dmdkit.export.onnx_writer import check_contract
@@ -72,13 +72,13 @@ def test_preparing_changes_nothing_in_float(graph: ModelProto):
     assert len(names) == 8
     for preparation in (Preparation(0.8), Preparation(0.8, (1, 5)), Preparation(None, (0, 2, 3))):
         for into_values in (False, True):
-            same = prepared(graph, activations, dict.fromkeys(names, preparation), into_values=into_values)
+            same = smoothed(graph, activations, dict.fromkeys(names, preparation), into_values=into_values)
             check_contract(same)
             np.testing.assert_allclose(run(same, tokens(5, 1)), run(graph, tokens(5, 1)), rtol=0, atol=2e-5)
             for_nothing = into_values and not preparation.outliers
             assert sum(node.name.endswith("/Smooth") for node in same.graph.node) == (6 if for_nothing else 8)
             assert sum(node.name.endswith("/Outliers/Gather") for node in same.graph.node) == (8 if preparation.outliers else 0)
-    untouched = prepared(graph, activations, dict.fromkeys(names, Preparation()))
+    untouched = smoothed(graph, activations, dict.fromkeys(names, Preparation()))
     assert len(untouched.graph.node) == len(graph.graph.node)
 
 
@@ -86,7 +86,7 @@ def test_dividing_values_and_outliers_of_the_product_that_makes_them_go_together
     activations = activations_of(graph, tokens(20))
     names = [weight.node.name for weight in weight_products(graph)]
     both = {name: Preparation(0.8) if "/out/" in name else Preparation(0.5, (1, 5)) for name in names}
-    same = prepared(graph, activations, both, into_values=True)
+    same = smoothed(graph, activations, both, into_values=True)
     assert not any(node.name.endswith("/out/MatMul/Smooth") for node in same.graph.node)
     np.testing.assert_allclose(run(same, tokens(5, 1)), run(graph, tokens(5, 1)), rtol=0, atol=2e-5)
 
@@ -113,7 +113,7 @@ def test_the_search_finds_large_channels_and_leaves_even_activations_alone():
         for name, values in (("even", even), ("spiky", spiky)):
             found = activations_of(model, {"x": values})  # type: ignore[dict-item]
             preparations = best_preparations(model, found, dynamic=dynamic)
-            lowered = dynamic_products(prepared(model, found, preparations), ["product"])
+            lowered = dynamic_products(smoothed(model, found, preparations), ["product"])
             plain = dynamic_products(model, ["product"])
             exact = values @ matrix
             errors[name] = [float(np.abs(run(m, {"x": values}) - exact).mean()) for m in (plain, lowered)]
@@ -135,7 +135,7 @@ def test_single_large_values_stay_in_float_and_nothing_else_does():
     for outliers in (0, 4):
         preparations = best_preparations(model, found, dynamic=True, outliers=outliers)
         assert (7 in preparations["product"].outliers) is bool(outliers)
-        lowered = dynamic_products(prepared(model, found, preparations), ["product"])
+        lowered = dynamic_products(smoothed(model, found, preparations), ["product"])
         errors.append(float(np.abs(run(lowered, {"x": values}) - values @ matrix).mean()))
     assert errors[1] < errors[0] / 2
 
@@ -151,7 +151,7 @@ def test_a_channel_that_slept_through_calibration_may_wake():
     found = activations_of(model, {"x": asleep})  # type: ignore[dict-item]
     preparations = best_preparations(model, found, dynamic=True)
     assert preparations["product"].strength is not None
-    lowered = dynamic_products(prepared(model, found, preparations), ["product"])
+    lowered = dynamic_products(smoothed(model, found, preparations), ["product"])
     errors = [float(np.abs(run(lowered, {"x": values}) - values @ matrix).mean()) for values in (asleep, awake)]
     assert errors[1] < 6 * errors[0]
 
@@ -196,7 +196,7 @@ def test_tables_gather_what_they_hold(graph: ModelProto, for_engine: bool):
 
 def test_the_form_for_engines_has_static_ranges(graph: ModelProto):
     activations = activations_of(graph, tokens(40))
-    ready = prepared(graph, activations, best_preparations(graph, activations, dynamic=False))
+    ready = smoothed(graph, activations, best_preparations(graph, activations, dynamic=False))
     lowering = lower_text_for_tensorrt(ready, modelopt_scales(ready, tokens(40)))
     check_contract(lowering.model)
     kinds = {node.op_type for node in lowering.model.graph.node}

@@ -44,7 +44,7 @@ def samples(largest_error: float | None = None) -> Samples:
         passed = error <= largest_error
         return hop.model_copy(update={"status": "passed" if passed else "failed", "reason": f"error {error}", "output_sd": 1e9})
 
-    return Samples(tokens(40), tokens(HELD, 1), "held", judge, score)
+    return Samples(tokens(40), tokens(HELD, 1), "validation", judge, score)
 
 
 def integers(found: TextPlan) -> int:
