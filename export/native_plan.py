@@ -15,7 +15,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from dmdkit.config import ModelShape
 from dmdkit.errors import ExportError
-from dmdkit.export.stream_groups import Stream, lane_lengths, lane_streams
+from dmdkit.export.stream_groups import Stream, group_lengths, group_streams
 from dmdkit.model.dmd import GRAPH_ORDER
 
 __all__ = ["PLAN_KEY", "PLAN_VERSION", "plan_of", "replan", "with_plan"]
@@ -29,7 +29,7 @@ _ANCHOR = "/readout/gate/Conv"
 
 @dataclass(frozen=True)
 class _Sizes:
-    """What the plan says of the model as a whole, and what the lanes follow from."""
+    """What the plan says of the model as a whole, and what the groups follow from."""
 
     model: dict[str, int]
     modalities: dict[str, dict[str, int]]
@@ -54,13 +54,13 @@ class _Sizes:
         for modality, sizes in self.modalities.items():
             yield from (f"{modality}.{name} {value}" for name, value in sizes.items())
 
-    def lanes(self) -> Iterator[tuple[int, list[str], list[Stream]]]:
-        """Number, targets and streams of every lane, in the order in which its weights are stacked."""
-        lengths = lane_lengths({m: sizes["steps"] - sizes["kernel"] + 1 for m, sizes in self.modalities.items()})
+    def groups(self) -> Iterator[tuple[int, list[str], list[Stream]]]:
+        """Number, targets and streams of every group, in the order in which its weights are stacked."""
+        lengths = group_lengths({m: sizes["steps"] - sizes["kernel"] + 1 for m, sizes in self.modalities.items()})
         totals = dict.fromkeys(lengths[m].total for m in GRAPH_ORDER)
         for number, total in enumerate(totals):
             targets = [m for m in GRAPH_ORDER if lengths[m].total == total]
-            yield number, targets, lane_streams(targets, lengths)
+            yield number, targets, group_streams(targets, lengths)
 
 
 class _Graph:
@@ -139,7 +139,7 @@ class _Graph:
 
 
 def _layer_lines(graph: _Graph, scope: str, place: int, width: int, span: tuple[int, int]) -> Iterator[tuple[str, str]]:
-    """The parts of one layer of the stream at ``place`` of a lane; ``span``: number of its span and its place in that."""
+    """The parts of one layer of the stream at ``place`` of a group; ``span``: number of its span and its place in that."""
     number, place_in_span = span
     for part, name, at, rows in (
         ("query", "query", place, width),
@@ -165,7 +165,7 @@ def _last_lines(graph: _Graph, scope: str, place: int, width: int, heads: int) -
 
 
 def _spans(streams: list[Stream]) -> list[tuple[int, int]]:
-    """Of every stream, the number of its span in the lane and its place in that."""
+    """Of every stream, the number of its span in the group and its place in that."""
     spans = groupby(streams, key=lambda stream: stream.keys.total)
     return [(number, place) for number, (_, group) in enumerate(spans) for place, _ in enumerate(group)]
 
@@ -185,25 +185,25 @@ def _front_lines(graph: _Graph) -> Iterator[str]:
 
 def _lane_lines(graph: _Graph, sizes: _Sizes) -> Iterator[str]:
     width, heads, levels = (sizes.model[name] for name in ("width", "heads", "levels"))
-    for number, targets, streams in sizes.lanes():
-        lane, crossed = f"lanes/{number}", [stream for stream in streams if stream.source is not None]
+    for number, targets, streams in sizes.groups():
+        group, crossed = f"groups/{number}", [stream for stream in streams if stream.source is not None]
         for level in range(levels):
             last = level == levels - 1
-            here, scope = (crossed, f"{lane}/last_crossed") if last else (streams, f"{lane}/layers/{level}")
+            here, scope = (crossed, f"{group}/last_crossed") if last else (streams, f"{group}/layers/{level}")
             for place, (stream, span) in enumerate(zip(here, _spans(here), strict=True)):
                 name = f"self.{stream.target}" if stream.source is None else f"cross.{stream.target}.{stream.source}"
                 yield from (f"{name}.{level}.{part} {found}" for part, found in _layer_lines(graph, scope, place, width, span))
-        (positions,) = graph.constants_of(lane, "Add")
+        (positions,) = graph.constants_of(group, "Add")
         shared = graph.constants[positions].dims[0] == 1
         for place, target in enumerate(targets):
-            lines = _last_lines(graph, f"{lane}/last_self", place, width, heads)
+            lines = _last_lines(graph, f"{group}/last_self", place, width, heads)
             yield from (f"self.{target}.last.{part} {found}" for part, found in lines)
-            yield f"memory.{target}.input {graph.layer(f'{lane}/into_memory')} row={2 * width * place}"
+            yield f"memory.{target}.input {graph.layer(f'{group}/into_memory')} row={2 * width * place}"
             yield f"memory.{target}.positions weight={positions} row={0 if shared else 2 * width * place}"
             for level in range(sizes.model["memory_levels"] - 1):
-                lines = _layer_lines(graph, f"{lane}/memory/{level}", place, 2 * width, (0, place))
+                lines = _layer_lines(graph, f"{group}/memory/{level}", place, 2 * width, (0, place))
                 yield from (f"memory.{target}.{level}.{part} {found}" for part, found in lines)
-            lines = _last_lines(graph, f"{lane}/last_memory", place, 2 * width, heads)
+            lines = _last_lines(graph, f"{group}/last_memory", place, 2 * width, heads)
             yield from (f"memory.{target}.last.{part} {found}" for part, found in lines)
 
 

@@ -1,8 +1,8 @@
-"""Lanes: all streams of the student with the same number of steps run through their layers together.
+"""Groups: all streams of the student with the same number of steps run through their layers together.
 
-With equal projected lengths there is one lane: six cross-modal and three self streams, then three memory streams. Slightly
-shorter modalities join it with empty steps in front; much shorter ones have a lane of their own, of the streams whose
-*target* they are. A lane's streams share every linear layer and normalisation; attention, which also depends on the
+With equal projected lengths there is one group: six cross-modal and three self streams, then three memory streams. Slightly
+shorter modalities join it with empty steps in front; much shorter ones have a group of their own, of the streams whose
+*target* they are. A group's streams share every linear layer and normalisation; attention, which also depends on the
 source's steps, is split into spans of streams whose sources have equally many.
 """
 
@@ -24,25 +24,25 @@ from dmdkit.model.dmd import CROSS_PAIRS, GRAPH_ORDER, Dmd
 from dmdkit.model.transformer import EncoderBlock, EncoderLayer, attention_mask
 
 __all__ = [
-    "Lane",
-    "LaneLayer",
     "Stream",
+    "StreamGroup",
+    "StreamGroupLayer",
     "fold_block",
-    "lane_lengths",
-    "lane_streams",
-    "lanes_of",
+    "group_lengths",
+    "group_streams",
     "memory_input",
     "memory_positions",
+    "stream_groups_of",
 ]
 
 
 SHORTEST_IN_LANE = 0.8
-"""A modality joins a lane if it has at least this share of the lane's steps. Empty steps cost their share of the linear
-layers and its square of the attention; a lane of its own costs about three times the nodes."""
+"""A modality joins a group if it has at least this share of the group's steps. Empty steps cost their share of the linear
+layers and its square of the attention; a group of its own costs about three times the nodes."""
 
 
-def lane_lengths(steps: dict[str, int]) -> dict[str, Length]:
-    """Each modality's steps after as many empty ones as bring it to the length of its lane."""
+def group_lengths(steps: dict[str, int]) -> dict[str, Length]:
+    """Each modality's steps after as many empty ones as bring it to the length of its group."""
     lengths: dict[str, Length] = {}
     total = 0
     for modality in sorted(steps, key=lambda name: -steps[name]):
@@ -54,7 +54,7 @@ def lane_lengths(steps: dict[str, int]) -> dict[str, Length]:
 
 @dataclass(frozen=True)
 class Stream:
-    """One block of the model in a lane; ``source`` is None for self-attention.
+    """One block of the model in a group; ``source`` is None for self-attention.
 
     Attributes:
         target: Modality whose steps are the queries.
@@ -76,7 +76,7 @@ class Stream:
         return torch.cat([mask[:1].expand(self.queries.empty, -1), mask])
 
 
-def lane_streams(targets: Sequence[str], lengths: dict[str, Length]) -> list[Stream]:
+def group_streams(targets: Sequence[str], lengths: dict[str, Length]) -> list[Stream]:
     """The cross-modal, then the self streams of ``targets``, those with equally long sources side by side."""
     own = lengths[targets[0]].total
     crossed = [Stream(t, source, lengths[t], lengths[source]) for t in targets for source in CROSS_PAIRS[t]]
@@ -97,7 +97,7 @@ class Span(nn.Module):
     Args:
         layers: Their layers.
         streams: The streams themselves.
-        start: The first one's place in the lane.
+        start: The first one's place in the group.
     """
 
     def __init__(self, layers: Sequence[FoldedLayer], streams: Sequence[Stream], start: int) -> None:
@@ -112,18 +112,18 @@ class Span(nn.Module):
         self.attend = Attend(layers[0].heads, torch.stack([stream.forbidden() for stream in streams]))
 
     def forward(self, q: Tensor, y: Tensor, crossed: Tensor | None) -> Tensor:
-        """Q and y (B, S*e, T_q) of this span and of the whole lane, source vectors (B, n*e, T_k) -> (B, S*e, T_q)."""
+        """Q and y (B, S*e, T_q) of this span and of the whole group, source vectors (B, n*e, T_k) -> (B, S*e, T_q)."""
         own = [y if self.own == slice(0, y.shape[1]) else y[:, self.own]] if self.own.start < self.own.stop else []
         source = torch.cat([*([] if crossed is None else [crossed]), *own], dim=1)
         return cast(Tensor, self.attend(q, self.key(source), self.value(source)))
 
 
-class LaneLayer(nn.Module):
-    """One layer of every stream of a lane: attention, then feed-forward, each added back.
+class StreamGroupLayer(nn.Module):
+    """One layer of every stream of a group: attention, then feed-forward, each added back.
 
     Args:
         layers: One folded layer a stream.
-        streams: The streams, ordered by :func:`lane_streams`.
+        streams: The streams, ordered by :func:`group_streams`.
     """
 
     def __init__(self, layers: Sequence[FoldedLayer], streams: Sequence[Stream]) -> None:
@@ -154,7 +154,7 @@ class LaneLayer(nn.Module):
         return cast(Tensor, self.feed_forward(x))
 
 
-class Lane(nn.Module):
+class StreamGroup(nn.Module):
     """The cross-modal, self and memory streams of all targets with the same number of steps, empty ones included.
 
     Args:
@@ -166,16 +166,16 @@ class Lane(nn.Module):
     def __init__(self, dmd: Dmd, targets: Sequence[str], lengths: dict[str, Length]) -> None:
         super().__init__()
         self.targets, self.width = tuple(targets), dmd.shape.width
-        streams = lane_streams(targets, lengths)
+        streams = group_streams(targets, lengths)
         n = len(streams) - len(targets)
         self.crossed, alone = streams[:n], streams[n:]
         blocks = [dmd.self_block[s.target] if s.source is None else dmd.cross_block[s.target][s.source] for s in streams]  # type: ignore[index]
         folded = [fold_block(block) for block in blocks]
         padding = torch.stack([stream.forbidden()[-1] for stream in alone])
         levels = range(dmd.shape.levels - 1)
-        self.layers = nn.ModuleList([LaneLayer([layers[i] for layers in folded], streams) for i in levels])
+        self.layers = nn.ModuleList([StreamGroupLayer([layers[i] for layers in folded], streams) for i in levels])
         # Memory blocks read every step of the cross-modal streams, the read-out only the last one of the self streams.
-        self.last_crossed = LaneLayer([layers[-1] for layers in folded[:n]], self.crossed)
+        self.last_crossed = StreamGroupLayer([layers[-1] for layers in folded[:n]], self.crossed)
         self.last_self = LastLayer([layers[-1] for layers in folded[n:]], padding)
         self.normalise = UnitNormalise(n, self.width)
 
@@ -189,7 +189,7 @@ class Lane(nn.Module):
         self.register_buffer("memory_positions", shared.float(), persistent=False)
         folded = [fold_block(dmd.memory_block[target]) for target in targets]
         levels = range(dmd.shape.memory_levels - 1)
-        self.memory = nn.ModuleList([LaneLayer([layers[i] for layers in folded], alone) for i in levels])
+        self.memory = nn.ModuleList([StreamGroupLayer([layers[i] for layers in folded], alone) for i in levels])
         self.last_memory = LastLayer([layers[-1] for layers in folded], padding)
 
     def forward(
@@ -204,7 +204,7 @@ class Lane(nn.Module):
         if len(self.layers):
             x = torch.cat([crossed, own], dim=1)
             for layer in self.layers:
-                x = layer(x, [read.get(tuple(names)) for names in cast(LaneLayer, layer).sources])
+                x = layer(x, [read.get(tuple(names)) for names in cast(StreamGroupLayer, layer).sources])
             crossed, own = torch.split(x, [crossed.shape[1], own.shape[1]], dim=1)
         crossed = self.normalise(last(crossed, [read[tuple(names)] for names in last.sources]))
         if self.order is not None:
@@ -240,7 +240,7 @@ def memory_positions(dmd: Dmd, target: str, length: Length) -> Tensor:
     return F.pad(centred_positions(cast(EncoderBlock, dmd.memory_block[target]), length.steps), (length.empty, 0))
 
 
-def lanes_of(dmd: Dmd, lengths: dict[str, Length]) -> list[Lane]:
-    """The lanes of a model, targets in graph order."""
+def stream_groups_of(dmd: Dmd, lengths: dict[str, Length]) -> list[StreamGroup]:
+    """The groups of a model, targets in graph order."""
     totals = dict.fromkeys(lengths[m].total for m in GRAPH_ORDER)
-    return [Lane(dmd, [m for m in GRAPH_ORDER if lengths[m].total == total], lengths) for total in totals]
+    return [StreamGroup(dmd, [m for m in GRAPH_ORDER if lengths[m].total == total], lengths) for total in totals]

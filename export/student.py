@@ -1,7 +1,7 @@
 """The student fusion path: what the score needs and nothing else, rewritten exactly for inference.
 
 The algebra is in :mod:`dmdkit.export.rewrites`, the layout in :mod:`dmdkit.export.channel_major`; this file says how the
-parts make the model: decouple, run every lane of streams, read out.
+parts make the model: decouple, run every group of streams, read out.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dmdkit.export.channel_major import UnitNormalise, grouped
 from dmdkit.export.decoupling import Decoupled, Decoupling
 from dmdkit.export.rewrites import fold_layer_norm, fold_residual_head
-from dmdkit.export.stream_groups import Lane, lane_lengths, lanes_of
+from dmdkit.export.stream_groups import StreamGroup, group_lengths, stream_groups_of
 from dmdkit.model.dmd import GRAPH_ORDER, Dmd
 from dmdkit.model.transformer import EncoderBlock
 
@@ -87,9 +87,9 @@ class StudentModule(nn.Module):
     @torch.no_grad()
     def __init__(self, dmd: Dmd) -> None:
         super().__init__()
-        lengths = lane_lengths(dmd.shape.projected_lengths)
+        lengths = group_lengths(dmd.shape.projected_lengths)
         self.front = Decoupling(dmd, lengths)
-        self.lanes = nn.ModuleList(lanes_of(dmd, lengths))
+        self.groups = nn.ModuleList(stream_groups_of(dmd, lengths))
         self.normalise = nn.ModuleDict({m: UnitNormalise(1, dmd.shape.width) for m in GRAPH_ORDER})
         self.readout = ReadOut(dmd)
 
@@ -99,9 +99,9 @@ class StudentModule(nn.Module):
         sources = {m: self.normalise[m](decoupled.exclusive[m]) for m in GRAPH_ORDER}
         last_memory: dict[str, Tensor] = {}
         last_self: dict[str, Tensor] = {}
-        for lane in self.lanes:
-            targets = cast(Lane, lane).targets
-            memory, own = lane(decoupled.exclusive, decoupled.common, sources)
+        for group in self.groups:
+            targets = cast(StreamGroup, group).targets
+            memory, own = group(decoupled.exclusive, decoupled.common, sources)
             last_memory |= zip(targets, memory.chunk(len(targets), dim=1), strict=True)
             last_self |= zip(targets, own.chunk(len(targets), dim=1), strict=True)
         memory, own = (torch.cat([last[m] for m in GRAPH_ORDER], dim=1) for last in (last_memory, last_self))

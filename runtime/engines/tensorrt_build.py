@@ -53,7 +53,7 @@ class Built:
     products: tuple[ProductInfo, ...] = ()
 
 
-class _BuildMonitor:
+class _BuildWatcher:
     """Progress of the builder. What a callback raises is kept, stops the build, and is raised after it: C++ must not see it.
 
     Args:
@@ -82,31 +82,31 @@ class _BuildMonitor:
 
 
 @contextmanager
-def _deferred_interrupt(monitor: _BuildMonitor) -> Iterator[None]:
+def _deferred_interrupt(watcher: _BuildWatcher) -> Iterator[None]:
     """Ctrl-C stops the build at its next step; raised inside one of the builder's callbacks, it would end the process."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, lambda *_: monitor.stop(KeyboardInterrupt()))
+    before = signal.signal(signal.SIGINT, lambda *_: watcher.stop(KeyboardInterrupt()))
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
 
 
-def _monitor(trt: Any, monitor: _BuildMonitor) -> Any:
+def _monitor(trt: Any, watcher: _BuildWatcher) -> Any:
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            monitor.report(phase_name, 0, num_steps)
+            watcher.report(phase_name, 0, num_steps)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            return monitor.report(phase_name, step + 1)
+            return watcher.report(phase_name, step + 1)
 
         def phase_finish(self, phase_name: str) -> None:
-            monitor.report(phase_name, 1 << 30)
+            watcher.report(phase_name, 1 << 30)
 
     return Monitor()
 
@@ -176,15 +176,15 @@ def build(
         EngineError: The graph cannot be parsed, no plan can be built from it here, or ``progress`` stopped it.
         KeyboardInterrupt: After Ctrl-C, at the builder's next step.
     """
-    monitor = _BuildMonitor(progress)
-    with _deferred_interrupt(monitor):
+    watcher = _BuildWatcher(progress)
+    with _deferred_interrupt(watcher):
         try:
-            built = _build(flavour, onnx_model, name, compute_capabilities, batch, workspace_bytes, monitor)
+            built = _build(flavour, onnx_model, name, compute_capabilities, batch, workspace_bytes, watcher)
         except EngineError:
-            if monitor.interrupt is None:
+            if watcher.interrupt is None:
                 raise
-    if monitor.interrupt is not None:
-        raise monitor.interrupt
+    if watcher.interrupt is not None:
+        raise watcher.interrupt
     return built
 
 
@@ -195,7 +195,7 @@ def _build(
     compute_capabilities: Sequence[str],
     batch: tuple[int, int, int],
     workspace_bytes: int | None,
-    monitor: _BuildMonitor,
+    watcher: _BuildWatcher,
 ) -> Built:
     if TYPE_CHECKING:
         import tensorrt as trt
@@ -232,10 +232,10 @@ def _build(
         profile.set_shape(tensor.name, *shapes)
     config.add_optimization_profile(profile)
     products = _products(network, trt)
-    monitor = _monitor(trt, monitor)  # must outlive the build
+    monitor = _monitor(trt, watcher)  # must outlive the build
     config.progress_monitor = monitor
-    plan = None if monitor.stopped else builder.build_serialized_network(network, config)
-    if monitor.stopped:
+    plan = None if watcher.stopped else builder.build_serialized_network(network, config)
+    if watcher.stopped:
         raise EngineError(f"the build of {name} was stopped")
     if plan is None:
         raise EngineError(f"{who} cannot build {name}: {first_error(lines)}")

@@ -18,7 +18,7 @@ from dmdkit.export.decoupling import Length, PadMask
 from dmdkit.export.explain import ExplainModule, explain_output_names
 from dmdkit.export.onnx_writer import graph_from_module, subgraph
 from dmdkit.export.rewrites import fold_layer
-from dmdkit.export.stream_groups import LaneLayer, Stream, lane_lengths, lane_streams, memory_input, memory_positions
+from dmdkit.export.stream_groups import Stream, StreamGroupLayer, group_lengths, group_streams, memory_input, memory_positions
 from dmdkit.export.student import StudentModule
 from dmdkit.model.dmd import CROSS_PAIRS
 from dmdkit.model.system import DmdSystem
@@ -177,7 +177,7 @@ def as_lane(x: Tensor) -> Tensor:
 def test_sibling_blocks_in_a_lane_are_the_blocks_one_by_one() -> None:
     blocks, x = blocks_and_streams(7, 3)
     streams = [Stream("text", None, Length(7), Length(7))] * 3
-    lane = LaneLayer([fold_layer(block.layers[0]) for block in blocks], streams)
+    lane = StreamGroupLayer([fold_layer(block.layers[0]) for block in blocks], streams)
     apart = torch.stack([block.layers[0](x[i], None, block.forbidden) for i, block in enumerate(blocks)])
     assert largest(lane(as_lane(x), [None]) - as_lane(apart)) < TOLERANCE
 
@@ -193,10 +193,10 @@ def test_the_last_query_alone_gives_the_last_step_of_the_whole_layer() -> None:
 def test_empty_steps_in_front_change_no_other_step() -> None:
     blocks, x = blocks_and_streams(7, 2)
     layers = [fold_layer(block.layers[0]) for block in blocks]
-    short = LaneLayer(layers, [Stream("text", None, Length(7), Length(7))] * 2)(as_lane(x), [None])
+    short = StreamGroupLayer(layers, [Stream("text", None, Length(7), Length(7))] * 2)(as_lane(x), [None])
     anything = F.pad(as_lane(x), (3, 0), value=0.7)
     streams = [Stream("text", None, Length(7, 3), Length(7, 3))] * 2
-    assert largest(LaneLayer(layers, streams)(anything, [None])[:, :, 3:] - short) < TOLERANCE
+    assert largest(StreamGroupLayer(layers, streams)(anything, [None])[:, :, 3:] - short) < TOLERANCE
     padding = torch.stack([stream.forbidden()[-1] for stream in streams])
     alone = LastLayer(layers, torch.zeros(2, 7, dtype=torch.bool))(as_lane(x))
     assert largest(LastLayer(layers, padding)(anything) - alone) < TOLERANCE
@@ -211,12 +211,12 @@ def test_empty_steps_hide_keys_and_keep_the_published_mask(queries: int, keys: i
 
 
 def test_close_lengths_share_a_lane_and_far_ones_do_not() -> None:
-    assert lane_lengths({"text": 46, "audio": 50, "vision": 48}) == {
+    assert group_lengths({"text": 46, "audio": 50, "vision": 48}) == {
         "text": Length(46, 4),
         "audio": Length(50),
         "vision": Length(48, 2),
     }
-    assert {m: length.empty for m, length in lane_lengths({"text": 46, "audio": 371, "vision": 496}).items()} == {
+    assert {m: length.empty for m, length in group_lengths({"text": 46, "audio": 371, "vision": 496}).items()} == {
         "text": 0,
         "audio": 0,
         "vision": 0,
@@ -224,10 +224,10 @@ def test_close_lengths_share_a_lane_and_far_ones_do_not() -> None:
 
 
 def test_streams_with_equally_long_sources_stand_side_by_side() -> None:
-    lengths = lane_lengths({"text": 5, "audio": 20, "vision": 20})
-    totals = [stream.keys.total for stream in lane_streams(["vision", "audio"], lengths)]
+    lengths = group_lengths({"text": 5, "audio": 20, "vision": 20})
+    totals = [stream.keys.total for stream in group_streams(["vision", "audio"], lengths)]
     assert totals == [5, 5, 20, 20, 20, 20]
-    equal = lane_streams(["text", "vision", "audio"], lane_lengths(dict.fromkeys(MODALITIES, 9)))
+    equal = group_streams(["text", "vision", "audio"], group_lengths(dict.fromkeys(MODALITIES, 9)))
     assert [(s.target, s.source) for s in equal[:6]] == [(t, s) for t in ("text", "vision", "audio") for s in CROSS_PAIRS[t]]
 
 
