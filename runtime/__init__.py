@@ -1,6 +1,14 @@
 """The runtime: opens a bundle, predicts, explains and checks itself, with numpy and ONNX Runtime alone."""
 
-from dmdkit.errors import AnswerError, BundleError, DmdkitError, EngineError, InputError, MissingDependencyError
+from dmdkit.errors import (
+    AnswerError,
+    BundleError,
+    DmdkitError,
+    EngineError,
+    InputError,
+    MissingDependencyError,
+    MissingLibraryError,
+)
 from dmdkit.runtime.answers import Explanation, Prediction
 from dmdkit.runtime.runtime import Runtime
 from dmdkit.runtime.self_check import GraphCheck, SelfCheck
@@ -14,6 +22,7 @@ __all__ = [
     "GraphCheck",
     "InputError",
     "MissingDependencyError",
+    "MissingLibraryError",
     "Prediction",
     "Runtime",
     "SelfCheck",
