@@ -51,8 +51,8 @@ def add_precision(
         dataset = dataset_for_bundle(parity_data, opened, parity_split, nan_policy=NanPolicy.refuse)
         split_for_bundle(dataset, parity_split, opened.manifest, "--parity-split")
         parity = (dataset, parity_split)
-    with steps(precision.value) as advance:
-        manifest, report = add_fp16_graphs(bundle, parity=parity, advance=advance)
+    with steps(precision.value) as on_step:
+        manifest, report = add_fp16_graphs(bundle, parity=parity, on_step=on_step)
     if not report.graphs:
         if json:
             print_json({"bundle": str(bundle), "added": []})
