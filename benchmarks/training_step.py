@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.published_loop import PublishedModel, published_step
-from dmdkit.config import ModelShape, load_run_config, recipe_path
+from dmdkit.config import load_run_config, recipe_path, shape_of
 from dmdkit.model import DmdSystem, loss_terms, total_loss
 
 MODALITIES = ("text", "audio", "vision")
@@ -31,7 +31,7 @@ def steps_of(recipe: str, lengths: tuple[int, ...], widths: tuple[int, ...]) -> 
     torch.manual_seed(0)
     model = load_run_config(recipe_path(recipe)).model
     sizes = dict(zip(MODALITIES, widths, strict=True)), dict(zip(MODALITIES, lengths, strict=True))
-    shape = ModelShape.from_config(model, *sizes, 1)
+    shape = shape_of(model, *sizes, 1)
     features = {m: torch.randn(BATCH, t, d) for m, t, d in zip(MODALITIES, lengths, widths, strict=True)}
     labels = torch.round(torch.randn(BATCH) * 7.5) / 5
 
