@@ -37,11 +37,13 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
 
-# mypy does not follow the editable install's mapping, so it checks an installed copy (a stale build/lib ships deleted modules).
+# Types, and imports that point down. Neither mypy nor import-linter follows the editable install's mapping, so both check an
+# installed copy (a stale build/lib ships deleted modules).
 types: $(READY) build/stubs/.ready
 	rm -rf build/lib build/bdist.* build/typecheck
 	$(PIP) install -q --no-deps --no-build-isolation --target build/typecheck .
 	MYPYPATH=build/typecheck:build/stubs $(BIN)/mypy -p dmdkit
+	PYTHONPATH=build/typecheck $(BIN)/lint-imports
 
 # The C++ side: configure, build, run its tests, install it, build a project against the installed package
 # and run it.

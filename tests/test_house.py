@@ -57,26 +57,6 @@ def test_every_document_that_is_linked_exists() -> None:
             assert (document.parent / target).exists(), f"{document.name} links to {target}"
 
 
-def test_ground_floor_never_imports_what_robots_do_not_have() -> None:
-    heavy = re.compile(r"^(?:import|from) (torch|onnx|modelopt|lightning_fabric)\b", re.M)
-    for folder in ("runtime", "toolkit/data", "toolkit/report"):
-        for path in (ROOT / folder).rglob("*.py"):
-            assert not heavy.search(path.read_text(encoding="utf-8")), path
-
-
-def test_imports_point_down() -> None:
-    above = {
-        "runtime": ("export", "calibration", "model", "training", "report", "cli"),
-        "toolkit/report": ("export", "calibration", "model", "training", "cli"),
-        "calibration": ("export", "report", "cli"),
-    }
-    for folder, forbidden in above.items():
-        for path in (ROOT / folder).rglob("*.py"):
-            text = path.read_text(encoding="utf-8")
-            for name in forbidden:
-                assert not re.search(rf"^\s*(?:import|from) dmdkit\.{name}\b", text, re.M), f"{path} imports {name}"
-
-
 @pytest.mark.parametrize("command", [["--help"], ["--version"]])
 def test_the_module_is_the_command(command: list[str]) -> None:
     done = subprocess.run([sys.executable, "-m", "dmdkit.cli", *command], capture_output=True, text=True, cwd="/", check=False)
