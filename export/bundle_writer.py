@@ -10,7 +10,6 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from safetensors.numpy import save as safetensors_bytes
 
 from dmdkit import __version__
 from dmdkit.calibration import CalibrationSet, calibration_set
@@ -18,29 +17,27 @@ from dmdkit.calibration.samples import DEFAULT_CALIBRATION_SAMPLES
 from dmdkit.calibration.search.planning import Int8Plan, Progress, SearchOptions
 from dmdkit.data import MODALITIES, Dataset, Split
 from dmdkit.errors import BundleError, CalibrationError, ExportError
+from dmdkit.export.bundle_files import file_records, golden_bytes, graph_files, record_outputs, write_bundle
 from dmdkit.export.explain import explain_output_names
 from dmdkit.export.fp16_forms import FP16_REPORT, Fp16Report, fp16_graphs
 from dmdkit.export.graphs import ExportedGraph, fp32_graphs, int8_graphs
 from dmdkit.export.int8_export import Int8Exporter, calibration_method, text_int8_graphs, write_int8
 from dmdkit.export.reference import reference_outputs, unit_inputs
 from dmdkit.export.text_export import TOKENIZER_FILE, TextExporter, tokens_of
-from dmdkit.files import atomic_directory, sha256_of_bytes, write_json
+from dmdkit.files import atomic_directory, write_json
 from dmdkit.model.dmd import GRAPH_ORDER
 from dmdkit.model.gd_unit import EDGES
 from dmdkit.model.system import DmdSystem
 from dmdkit.parity.held_out import CALIBRATION_FILE
 from dmdkit.parity.ledger import Ledger, measure, record
 from dmdkit.report import write_report
-from dmdkit.runtime.backends.onnxruntime import OnnxRuntimeRunner
 from dmdkit.runtime.bundle import Bundle, Golden
 from dmdkit.runtime.manifest import (
-    FileRecord,
     GoldenRecord,
     InputRecord,
     Manifest,
     OutputRecord,
     SourceRecord,
-    write_manifest,
 )
 from dmdkit.training.evaluation import load_system
 from dmdkit.training.run import InputFacts, Run, installed_versions
@@ -158,11 +155,6 @@ def _output_records(run: Run, *, gd_units: bool) -> dict[str, OutputRecord]:
     return {name: outputs[name] for name in explain_output_names(gd_units=gd_units)}
 
 
-def _recorded(graph: ExportedGraph, data: bytes, golden: Golden) -> dict[str, Array]:
-    with OnnxRuntimeRunner(graph.name, data, graph.session_options) as runner:
-        return runner.infer(golden.inputs_of(graph.kind))
-
-
 def _contiguous(arrays: dict[str, Array]) -> dict[str, Array]:
     return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
 
@@ -179,8 +171,7 @@ def _golden(
     )
     if text_exporter is not None:
         golden.unit_inputs["text"] = tokens_of(split)
-    for graph in graphs:
-        golden.recorded[graph.name] = _recorded(graph, files[graph.file], golden)
+    record_outputs(golden, graphs, files)
     return golden
 
 
@@ -303,13 +294,13 @@ def export_bundle(
     exported = _graphs(run, system, text_exporter, options, calibration, golden_split, Progress(on_step, on_progress))
     graphs = exported.graphs
     on_step("golden samples")
-    files = {graph.file: graph.model.SerializeToString(deterministic=True) for graph in graphs}
+    files = graph_files(graphs)
     golden = _golden(system, text_exporter, golden_split, graphs, files)
     if text_exporter is not None:
         files[TOKENIZER_FILE] = text_exporter.tokenizer
     if calibration is not None:
         files[CALIBRATION_FILE] = calibration.samples().model_dump_json(indent=1).encode()
-    files[GOLDEN_FILE] = safetensors_bytes(_contiguous(golden.tensors()))
+    files[GOLDEN_FILE] = golden_bytes(golden)
 
     spread = golden.reference["score"] if options.parity is None else reference_outputs(system, options.parity.split)["score"]
     manifest = Manifest(
@@ -337,13 +328,10 @@ def export_bundle(
         if calibration
         else None,
         golden=GoldenRecord(file=GOLDEN_FILE, kind=golden_kind, samples=len(golden_split), ids=list(golden_split.ids)),
-        files={name: FileRecord(sha256=sha256_of_bytes(data), size_bytes=len(data)) for name, data in files.items()},
+        files=file_records(files),
     )
     with atomic_directory(out, BundleError, replace=options.force) as directory:
-        for name, data in files.items():
-            (directory / name).parent.mkdir(exist_ok=True)
-            (directory / name).write_bytes(data)
-        write_manifest(directory, manifest)
+        write_bundle(directory, manifest, files)
         if exported.fp16 is not None:
             write_json(directory / FP16_REPORT, exported.fp16.model_dump(mode="json"), BundleError)
         ledger = None

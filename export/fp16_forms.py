@@ -11,24 +11,23 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors.numpy import save as safetensors_bytes
 
 from dmdkit.calibration.fp16 import lower_to_fp16
 from dmdkit.data import Dataset
 from dmdkit.errors import BundleError
+from dmdkit.export.bundle_files import file_records, golden_bytes, graph_files, record_outputs, write_bundle
 from dmdkit.export.fp16_check import probed
 from dmdkit.export.graphs import ExportedGraph
 from dmdkit.export.int8_export import with_fp16_rest
 from dmdkit.export.onnx_writer import check_contract
-from dmdkit.files import atomic_directory, sha256_of_bytes, write_json
+from dmdkit.files import atomic_directory, write_json
 from dmdkit.parity.int8_report import read_int8_report, write_int8_report
 from dmdkit.parity.int8_verdict import judged_again
 from dmdkit.parity.ledger import measure, record
 from dmdkit.report import write_report
 from dmdkit.runtime.backends.base import Feed
-from dmdkit.runtime.backends.onnxruntime import OnnxRuntimeRunner
-from dmdkit.runtime.bundle import Bundle, Golden
-from dmdkit.runtime.manifest import FileRecord, Manifest, write_manifest
+from dmdkit.runtime.bundle import Bundle
+from dmdkit.runtime.manifest import Manifest
 
 __all__ = ["FP16_REPORT", "Fp16Graph", "Fp16Report", "add_fp16_graphs", "fp16_graphs", "has_fp16_rest"]
 
@@ -182,25 +181,18 @@ def add_fp16_graphs(
         return manifest, report
     changed = [graph for graph in graphs if graph.name in report.graphs]
     on_step("golden samples")
-    files = {graph.file: graph.model.SerializeToString(deterministic=True) for graph in changed}
-    recorded = dict(golden.recorded)
-    for graph in changed:
-        with OnnxRuntimeRunner(graph.name, files[graph.file], graph.session_options) as runner:
-            recorded[graph.name] = runner.infer(golden.inputs_of(graph.kind))
-    complete = Golden(golden.inputs, golden.unit_inputs, golden.reference, recorded)
-    files[manifest.golden.file] = safetensors_bytes({k: np.ascontiguousarray(a) for k, a in complete.tensors().items()})
-    records = {name: FileRecord(sha256=sha256_of_bytes(data), size_bytes=len(data)) for name, data in files.items()}
+    files = graph_files(changed)
+    record_outputs(golden, changed, files)
+    files[manifest.golden.file] = golden_bytes(golden)
     updated = manifest.model_copy(
         update={
             "graphs": manifest.graphs | {graph.name: graph.record() for graph in changed},
-            "files": manifest.files | records,
+            "files": manifest.files | file_records(files),
         }
     )
     with atomic_directory(path, BundleError, replace=True) as directory:
         shutil.copytree(path, directory, dirs_exist_ok=True)
-        for name, data in files.items():
-            (directory / name).write_bytes(data)
-        write_manifest(directory, updated)
+        write_bundle(directory, updated, files)
         complete_report = Fp16Report(graphs=_earlier(path) | report.graphs)
         write_json(directory / FP16_REPORT, complete_report.model_dump(mode="json"), BundleError)
         on_step("parity")
