@@ -1,4 +1,9 @@
-"""Small, readable graph files: short value names, no debugging text, every constant once."""
+"""Small, readable graph files: short value names, no debugging text, every constant once.
+
+onnx_ir has passes for two of the steps, equal constants and unused ones, with the same result. Nodes named by module and values
+by number have none, and for the two a graph would go through another representation and back: on four exported graphs that took
+5 to 24 times as long as all of this (3 to 5 ms), and came out 2 to 12 per cent larger.
+"""
 
 from __future__ import annotations
 
