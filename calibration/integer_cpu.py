@@ -60,7 +60,7 @@ def integer_nodes(layer: Layer, constants: Mapping[str, Array], form: Form, rang
     Args:
         layer: One that :func:`can_be_integer`.
         constants: Initializers of its graph, as arrays.
-        form: How.
+        form: The way the integer product is written.
         ranges: Statistics of its input and its output tensor, by name; only ``static`` reads them.
     """
     assert layer.weight is not None

@@ -38,7 +38,7 @@ class Lowering:
     """An INT8 form of a graph.
 
     Attributes:
-        model: The graph.
+        model: The INT8 graph.
         session_options: What ONNX Runtime must be told to run it well.
         simulated_on_cpu: Whether a CPU only simulates it.
         calibrated: Whether activation ranges came from calibration samples.

@@ -47,9 +47,9 @@ class CalibrationSet:
     """The chosen samples.
 
     Attributes:
-        split: The samples.
+        split: The calibration samples.
         data_sha256: Hash of the file they came from.
-        coverage: What they cover.
+        coverage: Which labels, extremes and absent modalities the samples cover.
         ids_are_names: Whether an id of theirs names one sample in every split of that file.
     """
 
@@ -174,7 +174,7 @@ def calibration_set(
         dataset: The feature file given for calibration.
         inputs: What the run takes, with its training ranges where they are known.
         held_out: Further samples that must not be calibrated on (the parity data), by name.
-        count: How many to take at most.
+        count: Largest number of samples.
         own_sha256: Hash of the file the run was trained on, if known; other files must show enough of the labels.
         label_range: Of the run, for a regression; None: the file's own.
         classes: Of the run, for classes; None: the file's own.
@@ -227,9 +227,9 @@ def search_samples(
 
     Args:
         dataset: The feature file given for calibration.
-        calibration: The samples chosen from it.
+        calibration: The calibration samples chosen from the same data.
         held_out: Samples that must choose nothing (the parity data), by name.
-        count: How many to take at most.
+        count: Largest number of samples.
     """
     proof = list((held_out or {}).values())
     if "valid" in dataset.splits:

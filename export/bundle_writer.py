@@ -269,7 +269,7 @@ def export_bundle(
     Args:
         run: A finished run.
         out: The bundle's directory.
-        options: What to make.
+        options: Forms to export, calibration, parity and golden data.
         on_step: Called with the name of each step before its work.
         on_progress: Called within a long step with (done, total).
 

@@ -83,7 +83,7 @@ class Attend(nn.Module):
     """Scores, softmax and weighted sum of every head of every stream, on ready-made q, k, v.
 
     Args:
-        heads: Heads of a stream.
+        heads: Attention heads of one stream.
         forbidden: Boolean (S, T_q, T_k), true where a stream's query must not look.
     """
 

@@ -76,7 +76,7 @@ class Decouple(nn.Module):
 
     Args:
         dmd: The trained model.
-        modality: Which one.
+        modality: text, audio or vision.
         empty: Steps to put in front of its streams.
     """
 

@@ -30,7 +30,7 @@ class Fp16Errors:
     """Largest errors of an fp16 form against the graph it was made from.
 
     Attributes:
-        ordinary: On samples as they are.
+        ordinary: Largest error on samples as they are.
         hostile: On samples that fp16 holds worst.
         output_sd: Standard deviation of what is compared, the score or a text encoder's features on steps with any.
     """

@@ -141,7 +141,7 @@ def plan_for(
     Args:
         graphs: The fp32 graphs.
         samples: To calibrate, rank and judge with.
-        options: How to look.
+        options: Method, time limit and mode of the search.
         progress: Called at every step, and within long ones with (done, total).
     """
     models = {graph.kind: graph.model for graph in graphs if not graph.kind.startswith("gd_")}

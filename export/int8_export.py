@@ -59,7 +59,7 @@ class Int8Exporter:
         calibration: Samples to calibrate on.
         validation_name: Name of those samples, for the record.
         validation: Samples the search is scored on; parity is measured on others.
-        search: How to look.
+        search: Method, time limit and mode of the search.
         progress: Called at every step, and within long ones with (done, total).
     """
 
@@ -83,10 +83,10 @@ class Int8Exporter:
         """The stage for a run.
 
         Args:
-            run: The run.
+            run: The run that is exported.
             dataset: The feature file that calibrates.
-            calibration: The samples chosen from it.
-            search: How to look.
+            calibration: The calibration samples chosen from the dataset.
+            search: Method, time limit and mode of the search.
             held_out: What parity will be measured on, by name; it chooses nothing.
             progress: Called at every step, and within long ones with (done, total).
         """

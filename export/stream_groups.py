@@ -59,7 +59,7 @@ class Stream:
     Attributes:
         target: Modality whose steps are the queries.
         source: Modality whose steps are attended to.
-        queries: How many queries.
+        queries: Number of query steps.
         keys: How many steps they attend to.
     """
 
@@ -95,8 +95,8 @@ class Span(nn.Module):
     """Attention of neighbouring streams with equally long sources.
 
     Args:
-        layers: Their layers.
-        streams: The streams themselves.
+        layers: Folded layers, one a stream.
+        streams: Streams of the span.
         start: The first one's place in the group.
     """
 
@@ -160,7 +160,7 @@ class StreamGroup(nn.Module):
     Args:
         dmd: The trained model.
         targets: Those modalities, in graph order.
-        lengths: Of every modality.
+        lengths: Projected steps of every modality.
     """
 
     def __init__(self, dmd: Dmd, targets: Sequence[str], lengths: dict[str, Length]) -> None:

@@ -29,7 +29,7 @@ class Fused(NamedTuple):
         score: (B, C).
         last_memory: (B, 3*2d, 1) unit vectors of the memory blocks' last step, in graph order: h_m before the final
             LayerNorm's sqrt(2d), scale and shift.
-        decoupled: What the front gave.
+        decoupled: Output of the decoupling front.
     """
 
     score: Tensor

@@ -39,10 +39,10 @@ class TextExporter:
     """A run's text encoder on its way into a bundle.
 
     Attributes:
-        facts: How the run used it.
+        facts: The run's record of the encoder: tokens, padding, fine-tuning.
         encoder: The run's text encoder, in evaluation mode.
-        layout: How tokens fill its inputs.
-        tokenizer: Its ``tokenizer.json``.
+        layout: Length, padding side and padding id of its inputs.
+        tokenizer: Content of ``tokenizer.json``.
         encoder_sha256: Of its weights' file.
     """
 

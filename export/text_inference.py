@@ -82,7 +82,7 @@ class TextGraph(nn.Module):
 
     Args:
         encoder: The encoder, which is not changed.
-        steps: T.
+        steps: T, tokens of a sentence.
     """
 
     def __init__(self, encoder: TextEncoder, steps: int) -> None:
@@ -118,7 +118,7 @@ def text_graph(encoder: TextEncoder, steps: int) -> ModelProto:
 
     Args:
         encoder: The trained encoder.
-        steps: T.
+        steps: T, tokens of a sentence.
 
     Raises:
         ExportError: PyTorch could not export it.

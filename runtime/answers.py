@@ -57,7 +57,7 @@ class Explanation:
         logit_hetero: float32 (B, 3, C), the same for the exclusive part.
         edges_homo: float32 (B, 6), which modality teaches which; None for a bundle without GD-Units.
         edges_hetero: float32 (B, 6), the same in the exclusive space.
-        modality_order: Order of the axis of three.
+        modality_order: Modalities along the axis of length three.
         edge_order: (student, teacher) per edge.
         latency_ms: Time inside ``explain``.
         graph: The graph that answered.

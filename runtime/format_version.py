@@ -70,7 +70,7 @@ def without_unknown(values: dict[str, Any], errors: Sequence[Mapping[str, Any]])
 
     Args:
         values: The parsed manifest; changed in place.
-        errors: What pydantic found in it.
+        errors: Validation errors of the manifest.
 
     Returns:
         What was taken out, as ``graphs.fusion.fp8`` or ``inputs.text.rate``.

@@ -65,10 +65,10 @@ class GraphCheck:
     """One graph against its recorded outputs.
 
     Attributes:
-        graph: Its name.
+        graph: Name of the graph.
         worst_output: The output that used most of its tolerance.
         max_error: Its largest error; infinite where its outputs are missing, misshapen or not finite.
-        tolerance: What it may be.
+        tolerance: Largest error that passes.
         correlation: Of a compressed graph's scores with the recorded ones; None where undefined or not asked for.
         passed: Whether every output is within its tolerance.
     """
@@ -110,7 +110,7 @@ def check_outputs(
     """Compares a graph's outputs with what it gave when it was exported.
 
     Args:
-        graph: Its name.
+        graph: Name of the graph.
         precision: fp32, or a compressed one.
         found: Output name -> array, now.
         recorded: Output name -> array, then.
@@ -138,8 +138,8 @@ def limit_of(name: str, then: Array | None, output_sd: float, *, exact: bool, en
     """How far one output may be from what was recorded.
 
     Args:
-        name: The output.
-        then: What was recorded of it.
+        name: Name of the output.
+        then: Recorded values of the output.
         output_sd: Standard deviation of the model's score.
         exact: Whether the graph computes in fp32.
         engine: Whether an engine runs it. A GPU sums in another order than a CPU: in fp32 the fp32 hop's limit holds, not

@@ -19,12 +19,12 @@ class Layer:
     """A matrix product or convolution of an fp32 graph.
 
     Attributes:
-        name: Of its node.
-        kind: Its operator.
-        node: The node.
+        name: Name of its node.
+        kind: ONNX operator, such as MatMul.
+        node: The product in the graph.
         weight: Its constant operand; None where both operands are activations.
         activations: Operand -> name of the tensor, for the operands that are computed.
-        multiply_adds: Per sample.
+        multiply_adds: Multiply-adds for one sample.
     """
 
     name: str

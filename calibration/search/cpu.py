@@ -164,7 +164,7 @@ def choose_cpu_arithmetic(
 
     Args:
         timed: The fp32 graph whose latency counts.
-        sample: One sample of it.
+        sample: Input name -> (1, ...), one sample.
         latencies: From :func:`layer_latencies`.
         lower: Forms -> the INT8 graph with them as bytes, and its session options; no forms: float arithmetic.
         accept: Forms -> how far the answers are from fp32.

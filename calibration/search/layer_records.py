@@ -40,10 +40,10 @@ def layer_record(
     """The record of ``layer``.
 
     Args:
-        layer: The layer.
+        layer: The product the record is about.
         graphs: Graph kind -> names of the layers it holds.
         statistics: Per tensor, on the calibration samples.
-        decided: For all layers.
+        decided: What was decided for every layer.
     """
     error = decided.errors.get(layer.name)
     scales = decided.scales.get(layer.name, {})

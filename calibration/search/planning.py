@@ -59,8 +59,8 @@ class Samples:
     Attributes:
         calibration: Input name -> (N, ...), training samples.
         validation: The same for the samples to rank and judge on: neither calibration nor parity samples.
-        validation_name: What those are, for the record.
-        judge: The parity verdict on them.
+        validation_name: Name of those samples, for the record.
+        judge: Parity verdict on the validation samples.
         postprocess: What is made of a graph's outputs on ``validation`` before they are judged; a text encoder's features
             become a score.
     """
@@ -90,7 +90,7 @@ class Int8Plan:
         cpu_forms: The layers that ``int8-cpu`` computes in integers, and how.
         ranges: Statistics per tensor, for the static ones of these.
         layers: One record per layer.
-        tried: Precision -> everything that was tried for it.
+        tried: Precision -> records of every candidate.
         search: How it was searched; None without a search.
     """
 
@@ -120,7 +120,7 @@ def plan_int8(
             ``samples.postprocess`` makes it.
         samples: To calibrate and judge with.
         graphs: Graph kind -> names of the layers it holds.
-        options: How to look.
+        options: Method, time limit and mode of the search.
         timed: The graph whose latency on the CPU counts; None: ``model``.
         cpu: Whether integers are tried layer by layer on this CPU, if anything is searched.
         progress: Called at every step, and within long ones with (done, total).

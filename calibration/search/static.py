@@ -104,8 +104,8 @@ def choose_method(
     Args:
         toggles: The graph with its switches.
         statistics: Per activation tensor, on the calibration samples.
-        validation: Samples to judge on.
-        judge: The parity verdict.
+        validation: Input name -> (N, ...), samples the search is scored on.
+        judge: Parity verdict on the validation samples.
         methods: To try, at least one; on equal errors the first wins.
         calibration_samples: Behind ``statistics``, for the record.
         output: The output whose error counts.

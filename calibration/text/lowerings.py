@@ -81,8 +81,8 @@ def lower_text_for_cpu(
 
     Args:
         model: The fp32 graph; it is not changed.
-        activations: What its products are fed.
-        preparations: How they are prepared, each of them.
+        activations: Node name -> statistics of the product's input.
+        preparations: Node name -> smoothing of the product.
         in_float: Products that compute in float, on INT8 weights.
     """
     integer = {name: preparation for name, preparation in preparations.items() if name not in in_float}

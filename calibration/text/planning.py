@@ -37,8 +37,8 @@ class TextPlan:
     """The INT8 forms of a text graph.
 
     Attributes:
-        for_cpu: ``text.int8-cpu``.
-        for_engine: ``text.int8-trt``.
+        for_cpu: Form for a CPU, ``text.int8-cpu``.
+        for_engine: Form for an engine, ``text.int8-trt``.
         plan: The records that explain both.
     """
 
@@ -57,9 +57,9 @@ def plan_text_int8(model: ModelProto, samples: Samples, options: SearchOptions, 
     """The INT8 forms of ``text.fp32``.
 
     Args:
-        model: That graph.
+        model: The fp32 text graph.
         samples: Tokens, int64 (N, T) each, to calibrate on and to judge on; ``postprocess`` makes features a score.
-        options: How to look.
+        options: Method, time limit and mode of the search.
         progress: Called at every step, and within long ones with (done, total).
 
     Raises:

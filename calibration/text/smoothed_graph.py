@@ -54,7 +54,7 @@ def smoothed(
 
     Args:
         model: The fp32 graph.
-        activations: What its products are fed.
+        activations: Node name -> statistics of the product's input.
         preparations: By product; an absent one is left alone.
         into_values: Whether attention's output is divided where it is made, for nothing at run time. Not where the product of
             attention weights and values is in INT8 too, with one range for all values: it would lose what is gained here.

@@ -183,9 +183,9 @@ def best_preparations(
 
     Args:
         model: The fp32 graph.
-        activations: What its products are fed.
+        activations: Node name -> statistics of the product's input.
         dynamic: Whether activations get their range from each call, or one for all.
-        outliers: How many channels may stay in float, where that is worth it.
+        outliers: Largest number of channels that stay in float, where that is worth it.
     """
     chosen: dict[str, Preparation] = {}
     for weight in weight_products(model):

@@ -42,7 +42,7 @@ class BuildSpec:
 
     Attributes:
         target: Its name, for file names and the sidecar.
-        flavour: Which package builds.
+        flavour: Package that builds: tensorrt or tensorrt_rtx.
         compute_capabilities: What a plan may be for; TensorRT builds for the one of them that is here.
         batch: Smallest, tuned and largest batch.
         workspace_mib: Limit of the workspace pool.
@@ -148,9 +148,9 @@ def build_engine(
     Args:
         bundle: An opened bundle.
         graph: Name of one of its graphs.
-        spec: What to build for.
+        spec: Target, flavour, capabilities and batch profile.
         progress: Called at every step; False stops the build.
-        force: Whether to build also where there is one.
+        force: Whether to build although a finished engine exists.
 
     Raises:
         MissingDependencyError: The flavour is not installed.

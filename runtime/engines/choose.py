@@ -122,8 +122,8 @@ def engine_runner(
         graph: A precision or full name that was asked for; None: any whose graph passed parity.
         allow_build: Whether to build one where none fits and the builder is installed.
         prefer: The precision that is tried first where several fit.
-        gpu: Finds the GPU.
-        opener: Opens a plan.
+        gpu: Function that finds the GPU.
+        opener: Function that opens a plan.
     """
     refused: list[str] = []
     for engine in _candidates(bundle, kind, graph, prefer, refused):

@@ -22,7 +22,7 @@ class Gpu:
     """A GPU.
 
     Attributes:
-        name: As its driver calls it.
+        name: Product name as the driver reports it.
         capability: Compute capability, "8.7".
         driver: CUDA version of the driver, "13.0".
         integrated: Whether it shares memory with the CPU.

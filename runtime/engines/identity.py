@@ -31,7 +31,7 @@ class EngineIdentity:
         graph: Name of the graph.
         graph_sha256: SHA-256 of its ONNX file.
         flavour: Package that builds: tensorrt or tensorrt_rtx.
-        version: Its exact version.
+        version: Exact version of that package.
         capabilities: Compute capabilities the plan is for.
         gpu: Name of the GPU the plan is bound to; None: any of those capabilities.
         batch: Smallest, tuned and largest batch.

@@ -46,7 +46,7 @@ class PrecisionProof:
         expected_int8: Share the graph computes in INT8.
         found_int8: Share the plan computes in INT8.
         status: failed when the plan falls short, or the inspector does not tell.
-        reason: In words.
+        reason: The verdict in one sentence.
     """
 
     layout: Literal["tensorrt-10", "tensorrt-11"]

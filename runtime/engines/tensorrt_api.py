@@ -122,7 +122,7 @@ class OpenEngine:
     """A deserialised engine with an execution context.
 
     Attributes:
-        engine: The engine.
+        engine: TensorRT's engine object.
         context: Its context, with the first optimisation profile.
         captures_itself: Whether the flavour records its own CUDA graphs, so that the caller must not.
         runtime_cache: TensorRT-RTX's compiled kernels, or None.
@@ -163,8 +163,8 @@ def open_engine(flavour: Flavour, plan: bytes, name: str, kernels: bytes | None 
     """Deserialises a plan whose sidecar was checked.
 
     Args:
-        flavour: Which package built it.
-        plan: The plan.
+        flavour: Package that built the plan.
+        plan: Content of the plan file.
         name: What to call it in messages.
         kernels: What :meth:`OpenEngine.compiled_kernels` gave before.
 

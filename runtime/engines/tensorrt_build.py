@@ -32,8 +32,8 @@ class ProductInfo:
     """A matrix product or convolution of the parsed network.
 
     Attributes:
-        name: The ONNX node's.
-        multiply_adds: For one sample.
+        name: Name of the ONNX node.
+        multiply_adds: Multiply-adds for one sample.
         int8: Whether both operands come out of a dequantisation.
     """
 
@@ -163,7 +163,7 @@ def build(
     """Builds a plan.
 
     Args:
-        flavour: Which package builds.
+        flavour: Package that builds: tensorrt or tensorrt_rtx.
         onnx_model: The graph file's bytes.
         name: What to call the graph in messages.
         compute_capabilities: What to compile for ("8.6"); TensorRT-RTX only. Empty: this machine's GPU.

@@ -29,10 +29,10 @@ class Layout:
     """How the tokens of a sentence fill the steps of an input.
 
     Attributes:
-        max_tokens: T.
+        max_tokens: T, tokens of a sentence.
         pad_id: What stands where the mask is 0.
         padding_side: Where a shorter sentence is filled up.
-        vocabulary_size: Ids are below it.
+        vocabulary_size: Number of token ids.
     """
 
     max_tokens: int
@@ -65,7 +65,7 @@ def lay_out(rows: Sequence[Sequence[int]], layout: Layout) -> TokenBatch:
 
     Args:
         rows: The ids of each sentence, special tokens included, without padding.
-        layout: How to fill up.
+        layout: Length, padding side and padding id.
 
     Raises:
         InputError: No token, too many, or an id that is not in the vocabulary.

@@ -231,14 +231,14 @@ def compare(
         before: Output name -> array with the batch first; ``score`` (N, C) must be there, ``edges_*`` (N, 6) may.
         after: The same outputs of the target; one that is missing, misshapen or not finite fails the hop.
         precision: fp32 asks for equality up to rounding; anything else for the compressed limits.
-        task: What the score is.
+        task: regression or classification.
         label_range: Range of a regression label.
         labels: (N,), or None where the samples have none; metrics are then left out.
         ids: N sample names.
-        kind: How the outputs were had.
+        kind: measured, simulated or recorded.
         max_error: Largest difference allowed on any output, edges too, in place of the precision's limits: for one graph
             run by two programs.
-        distinct: How many of the samples differ; None: all of them.
+        distinct: Number of different samples; None: all of them.
     """
     assert before["score"].shape[0] == len(ids), "every sample has a name"
     worst = ids[_worst_sample(before["score"], after.get("score"))]

@@ -69,7 +69,7 @@ class CppRunner:
 
         Args:
             bundle: An opened bundle.
-            graph: Key in its graphs.
+            graph: Key in the manifest's graphs.
             features: Modality -> (N, T, D) raw features.
             batch: Samples per call, as whoever is compared with it ran them: sums may depend on it.
 
@@ -189,12 +189,12 @@ def cpp_hop(
 
     Args:
         graph: Key in the manifest's graphs.
-        here: Its outputs in Python.
+        here: Outputs of the graph in Python.
         there: Those in C++, on the same samples.
-        manifest: Of the bundle.
+        manifest: The bundle's manifest.
         labels: (N,) or None.
         ids: N sample names.
-        distinct: How many of the samples differ; None: all of them.
+        distinct: Number of different samples; None: all of them.
     """
     hop = compare(
         graph,

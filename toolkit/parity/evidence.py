@@ -44,7 +44,7 @@ class ErrorHistogram(_Record):
     """How many samples err by how much: the largest absolute error of each sample's score.
 
     Attributes:
-        exact: Samples without any error.
+        exact: Number of samples without any error.
         bounds: Ascending, a quarter of a decade apart; one more than ``counts``. The errors' own unit.
         counts: Samples per bin; with ``exact`` they add up to all.
     """
@@ -76,7 +76,7 @@ class Evidence(_Record):
     """What the figures of one hop show.
 
     Attributes:
-        histogram: Of every sample.
+        histogram: Histogram of every sample's largest error.
         worst: The samples with the largest errors, worst first.
         points: (score before, score after) of up to :data:`MAX_POINTS` samples; for classes, the logit of the class that was
             on top before. Empty where values may not leave.
@@ -128,10 +128,10 @@ def evidence_of(
     """The evidence of one hop.
 
     Args:
-        before: Finite scores (N, C) before it.
-        after: The same samples' scores after it.
+        before: Finite scores (N, C) of the source.
+        after: Scores (N, C) of the target on the same samples.
         labels: (N,), or None.
-        ids: N names.
+        ids: N sample names.
     """
     old, new = before.reshape(len(ids), -1).astype(np.float64), after.reshape(len(ids), -1).astype(np.float64)
     errors = np.abs(new - old).max(1)

@@ -74,7 +74,7 @@ def judge_targets(
     """A record per INT8 graph of the bundle.
 
     Args:
-        manifest: With its verdicts.
+        manifest: The manifest with its verdicts.
         ledger: Parity as measured now; None: it was not.
         tried: Graph name -> how it came about.
         latencies: Graph name -> latency on this machine, where it was measured.

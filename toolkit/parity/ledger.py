@@ -44,8 +44,8 @@ class Ledger(BaseModel):
     """``report/parity.json``.
 
     Attributes:
-        samples: How many were measured on.
-        calibration_samples: How many more were given and left out, because INT8 was calibrated on them.
+        samples: Number of samples measured on.
+        calibration_samples: Number of samples left out because INT8 was calibrated on them.
         sample_values: Whether scores and labels of single samples may stand in it.
     """
 
@@ -128,7 +128,7 @@ def measure(
         bundle: An opened bundle.
         split: Samples with labels; those that INT8 was calibrated on are left out. None, or when none is left, uses the
             golden samples, which prove nothing but show drift.
-        split_name: Its name.
+        split_name: Name of the split.
         source: Where the samples came from, for the report.
         data_sha256: Hash of that file.
         reference: The PyTorch model's outputs (score, logit_*, edges_*) on the samples; None: only the outputs recorded

@@ -48,7 +48,7 @@ def latency_record(bundle: Bundle, graph: str, *, rounds: int = ROUNDS, seconds:
     Args:
         bundle: An opened bundle.
         graph: A graph that the CPU runs for real, not one it only simulates.
-        rounds: How many at most.
+        rounds: Largest number of rounds.
         seconds: No round begins after so long.
 
     Raises:

@@ -52,7 +52,7 @@ def text_hops(
         lowerings: Whether the other hops are wanted.
         labels: (N,), or None.
         ids: N sample names.
-        distinct: How many of the samples differ; None: all of them.
+        distinct: Number of different samples; None: all of them.
         score: A fusion graph's score on features.
         on_step: Called after each text graph.
     """

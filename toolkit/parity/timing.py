@@ -82,7 +82,7 @@ class Footprint:
 
     Attributes:
         open_ms: Reading the manifest, checking the hash, loading the graph.
-        first_ms: The first prediction.
+        first_ms: Time of the first prediction.
         peak_bytes: Peak resident memory, the interpreter and libraries included.
     """
 
