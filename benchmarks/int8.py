@@ -142,7 +142,7 @@ def latencies(run: Run, data: Path, work: Path, rounds: int) -> list[Row]:
 
 
 def markdown(result: Row) -> str:
-    """The tables of docs/int8.md."""
+    """The tables of benchmarks/RESULTS.md."""
     lines = ["| samples | method | p99 / sd, valid | SQNR dB | edges | p99 / sd, test | SQNR dB | edges |", "|---" * 8 + "|"]
     for row in result["sweep"]:
         cells = [f"{row[f'{n}_p99_sd']:.4f} | {row[f'{n}_sqnr_db']:.1f} | {row[f'{n}_edges']:.4f}" for n in ("valid", "test")]

@@ -107,6 +107,45 @@ def test_every_make_target_and_module_of_a_page_exists(page: Path) -> None:
         assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), name
 
 
+ROOMS = {"export": "export", "calibration": "calibration", "runtime": "runtime"}
+ROOMS |= {name: f"toolkit/{name}" for name in ("parity", "training", "model", "data", "report", "cli")}
+
+
+def is_there(dotted: str) -> bool:
+    """Whether ``room.module`` or ``room.module.name`` is a package, a module, or something that a module defines."""
+    room, *names = dotted.removeprefix("dmdkit.").split(".")
+    path = ROOT / ROOMS[room]
+    while names and (path / names[0]).is_dir():
+        path /= names.pop(0)
+    if not names:
+        return path.is_dir()
+    module = path / f"{names[0]}.py"
+    if module.is_file():
+        names.pop(0)
+    text = (module if module.is_file() else path / "__init__.py").read_text(encoding="utf-8")
+    return all(re.search(rf"\b{name}\b", text) for name in names)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_file_and_module_that_a_page_names_is_there(page: Path) -> None:
+    tracked = re.compile(r"(?:toolkit|export|calibration|runtime|tests|benchmarks|scripts|docs)/[\w./-]*[\w/]")
+    prefix = r"(?:dmdkit\.)?" if page.name == "architecture.md" else r"dmdkit\."  # elsewhere `runtime.notes` is an object's
+    module = re.compile(rf"{prefix}(?:{'|'.join(ROOMS)})(?:\.\w+)+")
+    for span in code_of(page.read_text(encoding="utf-8")):
+        if tracked.fullmatch(span) and span != "calibration/samples.json" and not re.search("[A-Z]{3}", span):  # of a bundle
+            assert (ROOT / span).exists(), span
+        if module.fullmatch(span) and not span.endswith((".json", ".html", ".safetensors")):
+            assert is_there(span), span
+
+
+@pytest.mark.parametrize(
+    ("dotted", "there"),
+    [("parity.ledger.measure", True), ("runtime.engines", True), ("parity.ledger.fly", False), ("export.fly", False)],
+)
+def test_a_module_that_is_not_there_is_found(dotted: str, there: bool) -> None:
+    assert is_there(dotted) == there
+
+
 def anchors_of(page: Path) -> set[str]:
     """The anchors that a heading gets: lower case, hyphens for spaces, punctuation left out."""
     titles = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.M)
