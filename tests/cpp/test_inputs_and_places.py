@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
     ("arrays", "words"),
     [
         ({"text": np.zeros((2, 6, 7), np.float64)}, "array 'text' is not float32; dmdkit-run takes features"),
-        ({"text": np.zeros((2, 6, 7), np.float16)}, "text': dtype: expected one of F32, I64, F64, found 'F16'"),
+        ({"text": np.zeros((2, 6, 7), np.float16)}, "text'.dtype: expected one of F32, I64, F64, found 'F16'"),
         ({"text": np.zeros((0, 6, 7), np.float32)}, "input 'text' holds no samples"),
         ({"text_bert": np.ones((2, 3, 6), np.int64)}, "array 'text_bert' is not float32"),
         ({"input_ids": np.ones((2, 6), np.int64), "attention_mask": np.ones((2, 6), np.int64)}, "array 'input_ids' is not"),
