@@ -192,11 +192,13 @@ def open_runner(
         if not record.runs_in("native"):
             raise BundleError(f"{graph}: the native kernels run the fp32 and the int8-cpu graph of fusion alone")
         runner = NativeKernelsRunner(graph, model, threads=threads)
-    else:
+    elif backend == "onnxruntime":
         from dmdkit.runtime.backends.onnxruntime import OnnxRuntimeRunner
 
         options = dict[str, str](record.session_options.items())
         runner = OnnxRuntimeRunner(graph, model, options, threads=threads, device=device)
+    else:  # a name that was added to the registry and not here must not run somewhere else
+        raise InputError(f"backend={backend!r} opens no graphs")
     if not record.kind.startswith("gd_"):
         expected, outputs = _signature(bundle.manifest, record.kind)
         if set(runner.inputs) != expected or not outputs <= set(runner.outputs):

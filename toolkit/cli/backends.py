@@ -33,5 +33,5 @@ def backends_to_check(choice: BackendChoice) -> list[BackendName]:
     if choice is BackendChoice.auto:
         return installed_backends()
     check_backend(choice.value, "cpu")
-    asked: list[BackendName] = ["openvino"] if choice is BackendChoice.openvino else ["native"]
-    return ["onnxruntime"] if choice is BackendChoice.onnxruntime else ["onnxruntime", *asked]
+    asked: BackendName = choice.value
+    return [asked] if asked == "onnxruntime" else ["onnxruntime", asked]
