@@ -167,6 +167,67 @@ def test_the_old_directory_survives_a_failure_between_the_two_renames(
     assert names(tmp_path) == ["d"]
 
 
+@pytest.mark.parametrize("what", ["directory", "file", "link"])
+def test_what_appears_in_its_place_meanwhile_is_left_alone(tmp_path: Path, what: str):
+    target = tmp_path / "d"
+
+    def write() -> None:
+        with atomic_directory(target, BundleError) as temporary:
+            (temporary / "new").write_bytes(b"")
+            appear()
+
+    def appear() -> None:
+        if what == "directory":
+            target.mkdir()
+            (target / "notes").write_bytes(b"precious")
+        elif what == "file":
+            target.write_bytes(b"precious")
+        else:
+            target.symlink_to(tmp_path / "elsewhere")
+
+    with pytest.raises(BundleError, match="appeared while it was being written, and is left alone"):
+        write()
+    assert names(tmp_path) == ["d"]
+    if what == "link":
+        assert target.is_symlink()
+    else:
+        assert (target / "notes" if what == "directory" else target).read_bytes() == b"precious"
+
+
+def test_what_is_to_be_kept_moves_into_the_directory_that_replaces(tmp_path: Path):
+    (tmp_path / "d" / "engines").mkdir(parents=True)
+    with atomic_directory(tmp_path / "d", BundleError, replace=True, keep=("engines", "absent")) as temporary:
+        (temporary / "new").write_bytes(b"")
+        (tmp_path / "d" / "engines" / "a.plan").write_bytes(b"built meanwhile")
+    assert names(tmp_path) == ["d"]
+    assert names(tmp_path / "d") == ["engines", "new"]
+    assert names(tmp_path / "d" / "engines") == ["a.plan"]
+
+
+def test_new_files_and_directories_have_the_permissions_that_the_umask_leaves(tmp_path: Path):
+    before = os.umask(0o027)
+    try:
+        write_bytes(tmp_path / "a", b"")
+        with atomic_directory(tmp_path / "d"):
+            pass
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
+    assert stat.S_IMODE((tmp_path / "d").stat().st_mode) == 0o750
+
+
+def test_what_a_killed_writer_left_goes_and_what_a_living_one_writes_stays(tmp_path: Path):
+    (tmp_path / ".d-0badc0de.tmp").mkdir()
+    (tmp_path / ".d-0badc0de.tmp" / "half").write_bytes(b"")
+    (tmp_path / ".d-notes.tmp").mkdir()
+    with atomic_directory(tmp_path / "d", replace=True) as living:
+        assert names(tmp_path) == sorted([living.name, ".d-notes.tmp"])
+        with atomic_directory(tmp_path / "d") as other:
+            assert living.is_dir()
+            assert other != living
+    assert names(tmp_path) == [".d-notes.tmp", "d"]
+
+
 def test_a_locked_directory_is_made_kept_if_used_and_gone_if_left_empty(tmp_path: Path):
     with locked_directory(tmp_path / "a" / "b"):
         assert (tmp_path / "a" / "b").is_dir()

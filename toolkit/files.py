@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -60,20 +61,19 @@ def _fsync(path: Path) -> None:
 def atomic_path(path: Path, error: type[DmdkitError] = DmdkitError) -> Iterator[Path]:
     """Yields a temporary name beside ``path``; on a clean exit it is synced and renamed onto ``path``.
 
-    The temporary keeps the suffix of ``path``, because several writers choose their format by it.
+    The temporary keeps the suffix of ``path``, because several writers choose their format by it. Its permissions are those
+    that the umask leaves, as of any other new file.
 
     Raises:
         DmdkitError: Of class ``error``, when the directory cannot be written.
     """
+    temporary = path.parent / f".{path.stem}-{secrets.token_hex(4)}.tmp{path.suffix}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=f".tmp{path.suffix}", dir=path.parent)
-        os.close(descriptor)
+        temporary.touch(exist_ok=False)
     except OSError as cause:
         raise error(f"cannot write {path}: {cause.strerror or cause}; choose a writable place") from cause
-    temporary = Path(name)
     try:
-        temporary.chmod(0o644)
         yield temporary
         _fsync(temporary)
         temporary.replace(path)
@@ -84,35 +84,88 @@ def atomic_path(path: Path, error: type[DmdkitError] = DmdkitError) -> Iterator[
 
 
 @contextmanager
-def atomic_directory(path: Path, error: type[DmdkitError] = DmdkitError, *, replace: bool = False) -> Iterator[Path]:
+def atomic_directory(
+    path: Path, error: type[DmdkitError] = DmdkitError, *, replace: bool = False, keep: Sequence[str] = ()
+) -> Iterator[Path]:
     """Yields a temporary directory beside ``path``; on a clean exit it becomes ``path``, otherwise it is removed.
+
+    What a killed process left of an earlier attempt is removed first. Without ``replace``, nothing that appears at ``path``
+    while the body runs is touched: only an empty directory gives way.
 
     Args:
         path: The directory to make.
         error: What to raise when it cannot be.
         replace: Whether an existing ``path`` gives way (it is moved aside first, so it survives a failure).
+        keep: Names of entries of an existing ``path`` that move into the new directory.
     """
     if path.exists() and not replace:
         raise error(f"{path} exists; choose another name or pass --force to replace it")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", suffix=".tmp", dir=path.parent))
-        temporary.chmod(0o755)
+        _remove_abandoned(path)
+        temporary, descriptor = _temporary_directory(path)
     except OSError as cause:
         raise error(f"cannot write {path}: {cause.strerror or cause}; choose a writable place") from cause
     try:
         yield temporary
-        _replace_directory(temporary, path)
+        if replace and path.exists():
+            _replace_directory(temporary, path, keep)
+        else:
+            _rename_to_nothing(temporary, path, error)
     except OSError as cause:
         raise error(f"cannot write {path}: {cause.strerror or cause}; choose a writable place with free space") from cause
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        if descriptor is not None:
+            os.close(descriptor)
 
 
-def _replace_directory(temporary: Path, path: Path) -> None:
-    if not path.exists():
-        temporary.replace(path)
+def _temporary_directory(path: Path) -> tuple[Path, int | None]:
+    """A new directory beside ``path``, and the descriptor whose lock says that its process lives, where there are locks."""
+    while True:
+        temporary = path.parent / f".{path.name}-{secrets.token_hex(4)}.tmp"
+        temporary.mkdir()
+        if fcntl is None:
+            return temporary, None
+        with suppress(FileNotFoundError):  # taken for abandoned before its lock was held
+            descriptor = os.open(temporary, os.O_RDONLY)
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if temporary.is_dir():
+                return temporary, descriptor
+            os.close(descriptor)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Removes temporary directories for ``path`` whose process ended without a chance to."""
+    try:
+        entries = list(path.parent.iterdir()) if fcntl is not None else []
+    except OSError:  # a folder may be writable and not readable
         return
+    for entry in entries:
+        if not (entry.name.startswith(f".{path.name}-") and entry.name.endswith(".tmp") and entry.is_dir()):
+            continue
+        if len(entry.name) != len(f".{path.name}-01234567.tmp") or entry.is_symlink():
+            continue
+        with suppress(OSError):  # its process lives, or it is somebody else's
+            descriptor = os.open(entry, os.O_RDONLY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(entry, ignore_errors=True)
+            finally:
+                os.close(descriptor)
+
+
+def _rename_to_nothing(temporary: Path, path: Path, error: type[DmdkitError]) -> None:
+    try:
+        temporary.rename(path)  # the system refuses any target but an empty directory
+    except OSError as cause:
+        if not (path.exists() or path.is_symlink()):
+            raise
+        raise error(f"{path} appeared while it was being written, and is left alone; choose another name") from cause
+
+
+def _replace_directory(temporary: Path, path: Path, keep: Sequence[str]) -> None:
     aside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", suffix=".old", dir=path.parent))
     old = aside / path.name
     try:
@@ -124,6 +177,10 @@ def _replace_directory(temporary: Path, path: Path) -> None:
         with suppress(OSError):
             aside.rmdir()
         raise
+    finally:  # also where an interrupt came after the second rename: what is kept is nowhere else
+        for name in keep if old.exists() else ():
+            if (old / name).exists() and not (path / name).exists():
+                (old / name).replace(path / name)
     shutil.rmtree(aside, ignore_errors=True)
 
 

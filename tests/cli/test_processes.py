@@ -222,6 +222,48 @@ def test_a_closed_pipe_is_no_error(tiny_bundle):
         assert process.stderr.read() == ""
 
 
+def with_closed_pipe(*arguments: object) -> tuple[int, str]:
+    """Exit code and standard error of a command whose reader of standard output is gone before it writes."""
+    command = [*COMMAND, *(str(argument) for argument in arguments)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        _, said = process.communicate(timeout=120)
+    return process.returncode, said
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_a_closed_pipe_hides_no_verdict_and_loses_none(form, bundle_copy, tiny_data):
+    before = (bundle_copy / "report/parity.json").read_bytes()
+    code, said = with_closed_pipe(
+        "check", bundle_copy, "--data", tiny_data, "--split", "train", "--backend", "onnxruntime", *form
+    )
+    assert code == 2, said
+    assert "Traceback" not in said
+    assert "report.html" in said, "the rest of the command was done"
+    assert (bundle_copy / "report/parity.json").read_bytes() != before
+
+
+def test_a_closed_pipe_turns_no_other_answers_into_the_same(bundle_copy):
+    from safetensors.numpy import load_file, save_file
+
+    from dmdkit.files import sha256_of_file
+
+    golden, manifest = bundle_copy / "golden/golden.safetensors", bundle_copy / "manifest.json"
+    arrays, old = load_file(golden), sha256_of_file(golden)
+    arrays["recorded/fusion.fp32/score"] = arrays["recorded/fusion.fp32/score"] + 1
+    size = golden.stat().st_size
+    save_file(arrays, golden)
+    text = manifest.read_text().replace(old, sha256_of_file(golden))
+    manifest.write_text(text.replace(f'"size_bytes": {size}', f'"size_bytes": {golden.stat().st_size}'))
+    code, said = with_closed_pipe("inspect", bundle_copy)
+    assert code == 2, said
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["check", "--help"]])
+def test_a_page_of_help_in_a_closed_pipe_is_no_error(arguments):
+    assert with_closed_pipe(*arguments) == (0, "")
+
+
 def test_names_that_the_terminal_cannot_encode_are_escaped(tmp_path, tiny_data):
     name = shutil.copy(tiny_data, tmp_path / "gefühl七.npz")
     # The file's name is read as UTF-8 whatever the locale of whoever runs the tests.
@@ -309,7 +351,7 @@ def test_a_full_disk_keeps_the_old_bundle(tiny_run, bundle_copy, monkeypatch, ca
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("dmdkit.export.bundle_writer.write_manifest", full)
+    monkeypatch.setattr("dmdkit.export.bundle_files.write_manifest", full)
     assert in_process("export", tiny_run, "--out", bundle_copy, "--force") == 1
     assert "No space left on device" in capsys.readouterr().err.splitlines()[-1]
     assert tree(bundle_copy.parent) == before

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import io
-import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -55,8 +54,9 @@ _UsageError = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ 
 def _version(show: bool) -> None:
     if show:
         from dmdkit import __version__
+        from dmdkit.cli.console import say
 
-        typer.echo(f"dmdkit {__version__}")
+        say(f"dmdkit {__version__}")
         raise typer.Exit
 
 
@@ -74,9 +74,14 @@ def _one_line(error: Any) -> str:
     return f"{error.format_message().rstrip('.')}; see: {command} --help"
 
 
-def _discard_output() -> None:
-    """Sends standard output nowhere: what it still holds cannot be written, and trying again at exit would say so twice."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _flush() -> None:
+    """Writes what a library left in standard output; the command is done, whether anybody reads that or not."""
+    from dmdkit.cli.process import discard_output
+
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        discard_output(sys.stdout)
 
 
 def _check_utf8(arguments: Sequence[str]) -> None:
@@ -88,14 +93,14 @@ def _check_utf8(arguments: Sequence[str]) -> None:
 
 def _run(arguments: Sequence[str] | None) -> int:  # noqa: PLR0911 - one return an exit code
     from dmdkit.cli.console import print_error
-    from dmdkit.cli.process import was_interrupted
+    from dmdkit.cli.process import discard_output, was_interrupted
 
     try:
         _check_utf8(sys.argv[1:] if arguments is None else arguments)
         result = get_command(app).main(
             args=list(arguments) if arguments is not None else None, prog_name="dmdkit", standalone_mode=False
         )
-        sys.stdout.flush()
+        _flush()
         if result == ExitCode.INTERRUPTED:  # typer turns Ctrl-C into this code without a word
             print_error("interrupted")
     except DmdkitError as error:
@@ -107,13 +112,10 @@ def _run(arguments: Sequence[str] | None) -> int:  # noqa: PLR0911 - one return 
         return int(ExitCode.INTERRUPTED)
     except typer.Exit as end:
         return int(end.exit_code)
-    except BrokenPipeError:
-        _discard_output()
-        return int(ExitCode.GOOD)
-    except SystemExit as end:  # typer's way to end at a closed pipe
+    except SystemExit as end:  # the page of help, which typer prints itself, at a closed pipe
         if not isinstance(end.__context__, BrokenPipeError):
             raise
-        _discard_output()
+        discard_output(sys.stdout)
         return int(ExitCode.GOOD)
     except Exception as error:
         if was_interrupted():
@@ -126,7 +128,7 @@ def _run(arguments: Sequence[str] | None) -> int:  # noqa: PLR0911 - one return 
             print_error(_one_line(error))
             return int(ExitCode.USER_ERROR)
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            _discard_output()
+            discard_output(sys.stdout)
             print_error(f"{error.strerror}; free some space, or write elsewhere")
             return int(ExitCode.USER_ERROR)
         traceback.print_exc()

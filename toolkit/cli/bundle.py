@@ -54,13 +54,8 @@ def _reference(run: Run) -> Callable[[Split], dict[str, Any]]:
     return lambda split: reference_outputs(system, split)
 
 
-def _keep(bundle: Bundle, ledger: Ledger, report: Int8Report | None, status: str) -> Path:
-    """Writes what was measured into the bundle, after it was printed; returns the report for people.
-
-    Raises:
-        BundleError: The bundle cannot be written, and the verdict passed.
-        Exit: It cannot, and the verdict did not.
-    """
+def _keep(bundle: Bundle, ledger: Ledger, report: Int8Report | None) -> Path | BundleError:
+    """Writes what was measured into the bundle; returns the report for people, or why the bundle cannot be written."""
     from dmdkit.parity.int8_report import write_int8_report
     from dmdkit.parity.ledger import record
     from dmdkit.report import write_report
@@ -71,11 +66,19 @@ def _keep(bundle: Bundle, ledger: Ledger, report: Int8Report | None, status: str
             write_int8_report(bundle.path, report)
         return write_report(bundle.path)
     except BundleError as cause:
-        said = f"the verdict is not kept in the bundle: {cause}, or check a copy of it"
-        if status == "passed":
-            raise BundleError(said) from cause
-        note(said)
-        raise typer.Exit(int(ExitCode.NOT_PASSED)) from cause
+        return cause
+
+
+def _say_where(page: Path | BundleError, bundle: Path, data: Path | None, status: str) -> None:
+    """Says where the verdict is kept, or that it is not; a verdict that passed and is lost is an error of its own."""
+    if isinstance(page, Path):
+        features = shlex.quote(str(data)) if data is not None else "FEATURES"
+        finish(str(page), f"dmdkit predict {shlex.quote(str(bundle))} --data {features}")
+        return
+    said = f"the verdict is not kept in the bundle: {page}, or check a copy of it"
+    if status == "passed":
+        raise BundleError(said) from page
+    note(said)
 
 
 def check(
@@ -149,6 +152,7 @@ def check(
     if report is not None:
         report = judged_again(report, manifest, ledger)
     status = outcome(ledger, manifest)
+    page = _keep(opened, ledger, report)
     if ledger.calibration_samples:
         note(
             f"{data}: {ledger.calibration_samples} {split} samples calibrated INT8 and are left out of the verdict"
@@ -166,9 +170,7 @@ def check(
         if report is not None:
             verdict_sentences(report)
         out.print(Text.assemble("verdict: ", verdict_text(status)))
-    page = _keep(opened, ledger, report, status)
-    features = shlex.quote(str(data)) if data is not None else "FEATURES"
-    finish(str(page), f"dmdkit predict {shlex.quote(str(bundle))} --data {features}")
+    _say_where(page, bundle, data, status)
     if status != "passed":
         raise typer.Exit(int(ExitCode.NOT_PASSED))
 

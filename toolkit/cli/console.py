@@ -10,12 +10,12 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, ConsoleDimensions
 from rich.text import Text
 
-from dmdkit.cli.process import stop_if_interrupted
+from dmdkit.cli.process import discard_output, stop_if_interrupted
 from dmdkit.printable import visible
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ COMFORTABLE = 120
 
 
 class _Console(Console):
-    """Writes text as it is, and leaves a closed pipe to the command's end, which is no error."""
+    """Writes text as it is; where its reader went away, the rest goes nowhere and the command works on to its own end."""
 
     def __init__(self, *, stderr: bool = False) -> None:
         super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
@@ -60,8 +60,8 @@ class _Console(Console):
         """Columns and lines; a pipe or a file is wide, whatever the terminal behind it."""
         return super().size if self.is_terminal else ConsoleDimensions(WIDE, 25)
 
-    def on_broken_pipe(self) -> NoReturn:
-        raise BrokenPipeError
+    def on_broken_pipe(self) -> None:
+        discard_output(self.file)
 
 
 out = _Console()
@@ -76,8 +76,11 @@ def print_json(value: Any) -> None:
     It is flushed, as everything the consoles write: what is said after it on standard error stands after it where both go
     to one file.
     """
-    sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        discard_output(sys.stdout)
 
 
 def print_error(message: str) -> None:

@@ -14,11 +14,18 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import IO, Any
 
 from dmdkit.errors import DmdkitError
 
-__all__ = ["OutputClosedError", "open_streams", "remembered_interrupts", "stop_if_interrupted", "was_interrupted"]
+__all__ = [
+    "OutputClosedError",
+    "discard_output",
+    "open_streams",
+    "remembered_interrupts",
+    "stop_if_interrupted",
+    "was_interrupted",
+]
 
 _interrupt = threading.Event()
 
@@ -51,6 +58,18 @@ def open_streams() -> None:
         sys.stdout = _ClosedOutput()
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115 - lives as long as the process
+
+
+def discard_output(stream: IO[str]) -> None:
+    """Sends the rest of a standard stream nowhere: what it still holds cannot be written either.
+
+    A reader that went away (``| head -1``) says nothing about the command, which goes on to its own exit code.
+    """
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, stream.fileno())
+    finally:
+        os.close(nowhere)
 
 
 @contextmanager

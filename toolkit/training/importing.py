@@ -82,10 +82,11 @@ def import_checkpoint(
         text=text_facts(settings) if settings is not None else None,
     )
     with ExitStack() as held:
-        if out.exists():  # a training may be writing there
+        there = out.exists()
+        if there:  # a training may be writing there
             held.enter_context(locked_directory(out, RunError, busy=WRITING))
             check_target(out, force=force)
-        target = held.enter_context(atomic_directory(out, RunError, replace=True))
+        target = held.enter_context(atomic_directory(out, RunError, replace=there))
         write_beginning(target, config, facts)
         write_json(target / METRICS_FILE, {"imported": True, "splits": {}}, RunError)
         if encoder is not None and directory is not None:
