@@ -2,19 +2,55 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save as safetensors_bytes
 
+from dmdkit.errors import BundleError
 from dmdkit.export.graphs import ExportedGraph
-from dmdkit.files import sha256_of_bytes
+from dmdkit.files import foreign_entries, sha256_of_bytes
 from dmdkit.runtime.backends.onnxruntime import OnnxRuntimeRunner
 from dmdkit.runtime.bundle import Golden
+from dmdkit.runtime.engines.record import ENGINES
 from dmdkit.runtime.manifest import FileRecord, Manifest, write_manifest
 
-__all__ = ["file_records", "golden_bytes", "graph_files", "record_outputs", "write_bundle"]
+__all__ = ["check_replaceable", "file_records", "golden_bytes", "graph_files", "record_outputs", "write_bundle"]
+
+
+_FOLDERS = r"(graphs/|golden/|calibration/|report/)?"
+_OURS = re.compile(
+    r"manifest\.json|tokenizer\.json|golden/golden\.safetensors|calibration/samples\.json"
+    r"|graphs/(fusion|explain|text|gd_homo|gd_hetero)(\.[a-z0-9-]+)?\.onnx"
+    r"|report/(parity\.json|int8\.json|fp16\.json|report\.html)"
+    rf"|{_FOLDERS}\.[a-z0-9]+-\w{{8}}\.tmp\.(json|html)"  # of a check that was killed
+    rf"|{ENGINES}/.*",  # stays whole, so whatever is in it is not in the way
+    re.DOTALL,
+)
+
+
+def check_replaceable(out: Path, *, force: bool) -> None:
+    """Checks that a bundle may be written to ``out``: nothing is there, or with ``force`` nothing but a bundle.
+
+    ``engines/`` may hold anything: it moves into the new bundle, whose runtime opens only what was built from its graphs.
+
+    Raises:
+        BundleError: It exists without ``force``, is no bundle, or holds anything that is not a bundle's.
+    """
+    if not out.exists():
+        return
+    if not force:
+        raise BundleError(f"{out} exists; choose another --out, or pass --force to replace it")
+    if not (out / "manifest.json").is_file():
+        raise BundleError(f"{out} is not a bundle, so --force does not replace it; choose another --out")
+    foreign = foreign_entries(out, lambda name: _OURS.fullmatch(name) is not None)
+    if foreign:
+        shown = ", ".join(foreign[:5])
+        raise BundleError(
+            f"{out} holds what is not a bundle's ({shown}), so it is left alone; move that, or choose another --out"
+        )
 
 
 def graph_files(graphs: Sequence[ExportedGraph]) -> dict[str, bytes]:

@@ -17,14 +17,14 @@ from dmdkit.calibration.samples import DEFAULT_CALIBRATION_SAMPLES
 from dmdkit.calibration.search.planning import Int8Plan, Progress, SearchOptions
 from dmdkit.data import MODALITIES, Dataset, Split
 from dmdkit.errors import BundleError, CalibrationError, ExportError
-from dmdkit.export.bundle_files import file_records, golden_bytes, graph_files, record_outputs, write_bundle
+from dmdkit.export.bundle_files import check_replaceable, file_records, golden_bytes, graph_files, record_outputs, write_bundle
 from dmdkit.export.explain import explain_output_names
 from dmdkit.export.fp16_forms import FP16_REPORT, Fp16Report, fp16_graphs
 from dmdkit.export.graphs import ExportedGraph, fp32_graphs, int8_graphs
 from dmdkit.export.int8_export import Int8Exporter, calibration_method, text_int8_graphs, write_int8
 from dmdkit.export.reference import reference_outputs, unit_inputs
 from dmdkit.export.text_export import TOKENIZER_FILE, TextExporter, tokens_of
-from dmdkit.files import atomic_directory, write_json
+from dmdkit.files import atomic_directory, sha256_of_bytes, write_json
 from dmdkit.model.dmd import GRAPH_ORDER
 from dmdkit.model.gd_unit import EDGES
 from dmdkit.model.system import DmdSystem
@@ -32,6 +32,7 @@ from dmdkit.parity.held_out import CALIBRATION_FILE
 from dmdkit.parity.ledger import Ledger, measure, record
 from dmdkit.report import write_report
 from dmdkit.runtime.bundle import Bundle, Golden
+from dmdkit.runtime.engines.record import ENGINES
 from dmdkit.runtime.manifest import (
     GoldenRecord,
     InputRecord,
@@ -76,7 +77,7 @@ class ExportOptions:
         search: How layers and the calibration method are chosen.
         parity: Where to measure parity; None leaves every verdict ``unverified``.
         golden: real: held-out samples go into the bundle; synthetic: they do not; auto: real where there are any.
-        force: Whether an existing bundle gives way.
+        force: Whether an existing bundle gives way; its ``engines/`` stays.
     """
 
     int8: bool = False
@@ -173,13 +174,6 @@ def _golden(
         golden.unit_inputs["text"] = tokens_of(split)
     record_outputs(golden, graphs, files)
     return golden
-
-
-def _check_out(out: Path, *, force: bool) -> None:
-    if out.exists() and not force:
-        raise BundleError(f"{out} exists; choose another --out, or pass --force to replace it")
-    if out.exists() and not (out / "manifest.json").is_file():
-        raise BundleError(f"{out} is not a bundle, so --force does not replace it; choose another --out")
 
 
 def _check_parity_data(run: Run, parity: ParityData) -> None:
@@ -279,12 +273,13 @@ def export_bundle(
     Raises:
         DmdkitError: One readable message.
     """
-    _check_out(out, force=options.force)
+    check_replaceable(out, force=options.force)
     if options.parity is not None:
         _check_parity_data(run, options.parity)
     records = _input_records(run, options.calibration)
     calibration = _calibration(run, options, records) if options.int8 else None
-    system = load_system(run)
+    weights, weights_time = run.model_file.read_bytes(), run.model_file.stat().st_mtime  # a training may replace the file
+    system = load_system(run, weights=weights)
     golden_split, golden_kind = _golden_split(options, records)
 
     text_exporter = TextExporter.of(run)
@@ -310,9 +305,9 @@ def export_bundle(
         source=SourceRecord(
             run=run.path.resolve().name,
             origin=run.facts.origin,
-            model_sha256=run.model_sha256,
+            model_sha256=sha256_of_bytes(weights),
             data_sha256=run.config.data.sha256,
-            created=datetime.fromtimestamp(run.model_file.stat().st_mtime, timezone.utc).isoformat(timespec="seconds"),
+            created=datetime.fromtimestamp(weights_time, timezone.utc).isoformat(timespec="seconds"),
         ),
         model=run.facts.shape,
         task=run.facts.task,
@@ -330,7 +325,7 @@ def export_bundle(
         golden=GoldenRecord(file=GOLDEN_FILE, kind=golden_kind, samples=len(golden_split), ids=list(golden_split.ids)),
         files=file_records(files),
     )
-    with atomic_directory(out, BundleError, replace=options.force) as directory:
+    with atomic_directory(out, BundleError, replace=options.force, keep=(ENGINES,)) as directory:
         write_bundle(directory, manifest, files)
         if exported.fp16 is not None:
             write_json(directory / FP16_REPORT, exported.fp16.model_dump(mode="json"), BundleError)
@@ -343,6 +338,8 @@ def export_bundle(
             kept = exported.fp16.beside_int8() if exported.fp16 is not None else {}
             write_int8(directory, exported.plans, calibration, manifest, ledger, options.search, on_step, kept)
         write_report(directory)
+        if options.force:
+            check_replaceable(out, force=True)  # minutes later
     return manifest, ledger
 
 

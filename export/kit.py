@@ -13,8 +13,9 @@ import numpy as np
 from dmdkit.errors import ExportError
 from dmdkit.export.dry_run import Finding
 from dmdkit.export.targets import Target
-from dmdkit.files import atomic_directory, sha256_of_bytes
+from dmdkit.files import atomic_directory, foreign_entries, sha256_of_bytes
 from dmdkit.runtime.bundle import Bundle
+from dmdkit.runtime.engines.record import ENGINES
 from dmdkit.runtime.self_check import Limit, limit_of
 
 __all__ = ["trtexec_line", "write_kit"]
@@ -140,6 +141,33 @@ def _readme(bundle: Bundle, graphs: list[str], target: Target, findings: list[Fi
     return "\n".join(lines)
 
 
+def _check_replaceable(out: Path, *, force: bool) -> None:
+    """Lets only a kit of ours give way, and only with ``force``; the ``engines/`` that its device built stays.
+
+    Raises:
+        ExportError: Something else is there or in it, or ``force`` is missing.
+    """
+    if not out.exists():
+        return
+    if not (force and (out / "kit.json").is_file()):
+        raise ExportError(f"{out} exists; choose another --kit" + ("" if force else ", or pass --force to replace a kit"))
+    try:
+        written = {"kit.json", *json.loads((out / "kit.json").read_bytes())["files"]}
+    except (OSError, ValueError, KeyError, TypeError) as cause:
+        raise ExportError(
+            f"{out / 'kit.json'} cannot be read, so what the kit holds is not known; choose another --kit"
+        ) from cause
+
+    def ours(name: str) -> bool:
+        compiled = name.startswith("lib/") and "/__pycache__/" in name and name.endswith(".pyc")
+        return name in written or compiled or name.startswith(f"{ENGINES}/")
+
+    foreign = foreign_entries(out, ours)
+    if foreign:
+        shown = ", ".join(foreign[:5])
+        raise ExportError(f"{out} holds what is not a kit's ({shown}), so it is left alone; move that, or choose another --kit")
+
+
 def write_kit(bundle: Bundle, graphs: list[str], target: Target, findings: list[Finding], out: Path, *, force: bool) -> None:
     """Writes the kit; nothing is left behind on failure.
 
@@ -149,7 +177,7 @@ def write_kit(bundle: Bundle, graphs: list[str], target: Target, findings: list[
         target: The device.
         findings: What the dry run found; a problem stops here.
         out: The folder to write.
-        force: Whether an existing kit gives way.
+        force: Whether an existing kit gives way; its ``engines/`` stays.
 
     Raises:
         ConfigError: The target needs no kit, or is not named.
@@ -159,8 +187,7 @@ def write_kit(bundle: Bundle, graphs: list[str], target: Target, findings: list[
     problem = next((finding for finding in findings if finding.status == "problem"), None)
     if problem is not None:
         raise ExportError(f"--kit: {problem.graph}: {problem.check}: {problem.detail}; no kit was written")
-    if out.exists() and not (force and (out / "kit.json").is_file()):
-        raise ExportError(f"{out} exists; choose another --kit" + ("" if force else ", or pass --force to replace a kit"))
+    _check_replaceable(out, force=force)
     contents: dict[str, bytes] = {bundle.graph(name).file: bundle.read(bundle.graph(name).file) for name in graphs}
     contents["golden.npz"] = _golden(bundle, graphs)
     contents["build_and_check.py"] = files("dmdkit.runtime.engines").joinpath("device_kit.py").read_bytes()
@@ -180,9 +207,11 @@ def write_kit(bundle: Bundle, graphs: list[str], target: Target, findings: list[
         "graphs": [_graph(bundle, name) for name in graphs],
         "files": {name: sha256_of_bytes(data) for name, data in sorted(contents.items())},
     }
-    with atomic_directory(out, ExportError, replace=force) as directory:
+    with atomic_directory(out, ExportError, replace=force, keep=(ENGINES,)) as directory:
         for name, data in contents.items():
             path = directory / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
         (directory / "kit.json").write_text(json.dumps(kit, indent=2) + "\n", encoding="utf-8")
+        if force:
+            _check_replaceable(out, force=True)

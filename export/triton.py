@@ -7,6 +7,7 @@ https://github.com/triton-inference-server/server/blob/main/docs/user_guide/mode
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 import onnxruntime
 
 from dmdkit.errors import ExportError
-from dmdkit.files import atomic_directory
+from dmdkit.files import atomic_directory, foreign_entries
 from dmdkit.runtime.bundle import Bundle
 from dmdkit.runtime.engines.record import Engine, engines_of
 
@@ -178,13 +179,30 @@ def _ensemble(signatures: Mapping[str, _Signature]) -> str:
 
 
 def _check_replaceable(out: Path, *, force: bool) -> None:
-    """Lets only a repository of ours give way, and only with ``force``.
+    """Lets only a repository of ours give way, and only with ``force``; a model of somebody else's in it stays.
 
     Raises:
-        ExportError: Something else is there, or ``force`` is missing.
+        ExportError: Something else is there or in it, or ``force`` is missing.
     """
-    if out.exists() and not (force and (out / ENSEMBLE / "config.pbtxt").is_file()):
+    ensemble = out / ENSEMBLE / "config.pbtxt"
+    if not out.exists():
+        return
+    if not (force and ensemble.is_file()):
         raise ExportError(f"{out} exists; choose another OUT" + ("" if force else ", or pass --force to replace a repository"))
+    # The models that our ensemble runs are ours by that; a plan says itself where it came from.
+    models = {ENSEMBLE, *re.findall(r'model_name: "(\w+)"', ensemble.read_text(encoding="utf-8", errors="replace"))}
+    for config in out.glob("*/config.pbtxt"):
+        if 'key: "dmdkit_built_with"' in config.read_text(encoding="utf-8", errors="replace"):
+            models.add(config.parent.name)
+
+    def ours(name: str) -> bool:
+        model, _, file = name.partition("/")
+        return model in models and file in ("config.pbtxt", "1/model.onnx", "1/model.plan")
+
+    foreign = foreign_entries(out, ours)
+    if foreign:
+        shown = ", ".join(foreign[:5])
+        raise ExportError(f"{out} holds what dmdkit did not write ({shown}), so it is left alone; choose another OUT")
 
 
 def write_triton(bundle: Bundle, out: Path, *, force: bool = False) -> list[str]:
@@ -193,7 +211,7 @@ def write_triton(bundle: Bundle, out: Path, *, force: bool = False) -> list[str]
     Args:
         bundle: An opened bundle whose fp32 graphs passed parity.
         out: The repository's directory.
-        force: Whether an existing repository of ours gives way.
+        force: Whether an existing repository that holds nothing but ours gives way.
 
     Returns:
         The names of the models.
@@ -216,4 +234,6 @@ def write_triton(bundle: Bundle, out: Path, *, force: bool = False) -> list[str]
             (directory / model.name / "config.pbtxt").write_text(model.config, encoding="utf-8")
         (directory / ENSEMBLE / "1").mkdir(parents=True)  # an ensemble has a version, and nothing in it
         (directory / ENSEMBLE / "config.pbtxt").write_text(ensemble, encoding="utf-8")
+        if force:
+            _check_replaceable(out, force=True)
     return [*(model.name for model in models), ENSEMBLE]

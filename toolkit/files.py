@@ -24,6 +24,7 @@ except ImportError:  # pragma: no cover - Windows
 __all__ = [
     "atomic_directory",
     "atomic_path",
+    "foreign_entries",
     "locked_directory",
     "sha256_of_bytes",
     "sha256_of_file",
@@ -266,6 +267,22 @@ def write_json(path: Path, value: Any, error: type[DmdkitError] = DmdkitError) -
         plain = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False)
         text = text if is_utf8(plain) else plain
     write_text(path, text + "\n", error)
+
+
+def foreign_entries(directory: Path, known: Callable[[str], bool]) -> list[str]:
+    """Files and links in a directory that whoever wrote it did not write, as sorted paths relative to it.
+
+    Args:
+        directory: An existing directory; links in it are not followed.
+        known: Whether a relative path, its parts separated by ``/``, is one that the writer may have written.
+    """
+    found = []
+    for folder, folders, files in os.walk(directory):
+        inner = Path(folder)
+        for entry in (*(inner / name for name in files), *(inner / name for name in folders if (inner / name).is_symlink())):
+            relative = entry.relative_to(directory).as_posix()
+            found += [] if known(relative) else [relative]
+    return sorted(found)
 
 
 def stays_inside(file: Path, directory: Path) -> bool:

@@ -1,7 +1,9 @@
 """Bundles as written: what is in them, what is refused, and that a failure leaves nothing."""
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -10,9 +12,14 @@ from onnx import TensorProto
 
 from dmdkit.cli import main
 from dmdkit.data import write_dataset
+from dmdkit.errors import BundleError
+from dmdkit.export.bundle_files import check_replaceable
+from dmdkit.export.bundle_writer import ExportOptions, export_bundle
+from dmdkit.files import sha256_of_file
 from dmdkit.runtime.bundle import Bundle
+from dmdkit.training.evaluation import load_system
 from dmdkit.training.run import Run
-from tests.conftest import tiny_dataset
+from tests.conftest import ROOT, tiny_dataset
 
 
 def test_bundle_holds_what_the_manifest_says_and_nothing_else(tiny_bundle: Path) -> None:
@@ -140,6 +147,65 @@ def test_an_existing_bundle_is_replaced_only_with_force(tiny_run: Path, tmp_path
     assert main(["export", str(tiny_run), "--out", str(out)]) == 1
     assert main(["export", str(tiny_run), "--out", str(out), "--force"]) == 1, "not a bundle, so force does not apply"
     assert (out / "mine.txt").read_text() == "keep me"
+
+
+@pytest.mark.parametrize("mine", ["notes.txt", "report/notes.txt", "graphs/mine.onnx", "run/model.safetensors", "golden/.x"])
+def test_a_bundle_that_holds_anything_else_is_left_alone(tiny_run: Path, bundle_copy: Path, mine: str, capsys: Any) -> None:
+    path = bundle_copy / mine
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("keep me")
+    assert main(["export", str(tiny_run), "--out", str(bundle_copy), "--force"]) == 1
+    assert f"holds what is not a bundle's ({mine}), so it is left alone" in " ".join(capsys.readouterr().err.split())
+    assert path.read_text() == "keep me"
+
+
+def test_a_run_in_a_bundle_is_not_replaced_by_its_own_export(tiny_run: Path, bundle_copy: Path) -> None:
+    run = shutil.copytree(tiny_run, bundle_copy / "run")
+    assert main(["export", str(run), "--out", str(bundle_copy), "--force"]) == 1
+    assert sorted(path.name for path in run.iterdir()) == sorted(path.name for path in tiny_run.iterdir())
+
+
+def test_every_bundle_so_far_may_be_replaced(tiny_bundle: Path) -> None:
+    older = ROOT / "tests/fixtures/bundles/0.1"
+    for bundle in (tiny_bundle, older / "features", older / "words"):
+        check_replaceable(bundle, force=True)
+
+
+def test_a_bundle_names_the_weights_it_was_made_from(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    made_from = sha256_of_file(run / "model.safetensors")
+
+    def replaced(*arguments: Any, **options: Any) -> Any:
+        system = load_system(*arguments, **options)
+        (run / "model.safetensors").write_bytes(b"of a later training")
+        return system
+
+    monkeypatch.setattr("dmdkit.export.bundle_writer.load_system", replaced)
+    manifest, _ = export_bundle(Run.open(run), tmp_path / "b.dmd", ExportOptions())
+    assert manifest.source.model_sha256 == made_from
+
+
+def test_replacing_a_bundle_keeps_its_engines_and_spares_what_appears_meanwhile(
+    tiny_run: Path, bundle_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (bundle_copy / "engines").mkdir()
+    (bundle_copy / "engines/a.plan").write_bytes(b"hours on a device")
+    before = (bundle_copy / "manifest.json").read_bytes()
+    late = bundle_copy / "notes.txt"
+
+    def reported(directory: Path) -> None:
+        late.write_text("keep me")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dmdkit.export.bundle_writer.write_report", reported)
+        with pytest.raises(BundleError, match=r"holds what is not a bundle's \(notes.txt\)"):
+            export_bundle(Run.open(tiny_run), bundle_copy, ExportOptions(force=True))
+    assert late.read_text() == "keep me"
+    assert (bundle_copy / "manifest.json").read_bytes() == before
+    late.unlink()
+    export_bundle(Run.open(tiny_run), bundle_copy, ExportOptions(force=True))
+    assert (bundle_copy / "engines/a.plan").read_bytes() == b"hours on a device"
+    assert (bundle_copy / "manifest.json").read_bytes() != before
 
 
 def test_parity_report_names_every_hop(tiny_bundle: Path) -> None:

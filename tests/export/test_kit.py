@@ -20,9 +20,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from dmdkit.cli import main
-from dmdkit.errors import BundleError, EngineError
+from dmdkit.errors import BundleError, EngineError, ExportError
 from dmdkit.export.dry_run import dry_run
-from dmdkit.export.kit import trtexec_line
+from dmdkit.export.kit import trtexec_line, write_kit
 from dmdkit.export.targets import load_target
 from dmdkit.files import sha256_of_bytes
 from dmdkit.runtime.backends.onnxruntime import OnnxRuntimeRunner
@@ -304,6 +304,28 @@ def test_a_kit_is_replaced_only_with_force_and_only_if_it_is_one(
     assert (mine / "photo.jpg").exists()
     assert main(["build", str(engine_bundle), "--target", "rtx-ada", "--kit", str(tmp_path / "rtx")]) == 1
     assert "built without the device; leave --kit out" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_kit_keeps_what_its_device_built_and_whatever_is_not_a_kits(tiny_bundle: Path, tmp_path: Path) -> None:
+    bundle, target, out = Bundle.open(tiny_bundle), load_target("jetson-orin-nano"), tmp_path / "kit"
+
+    def write() -> None:
+        write_kit(bundle, ["fusion.fp32"], target, [], out, force=True)
+
+    write()
+    for name in ("engines/a.plan", "lib/dmdkit/__pycache__/errors.pyc", "notes.txt"):
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_bytes(b"x")
+    with pytest.raises(ExportError, match=r"holds what is not a kit's \(notes.txt\), so it is left alone"):
+        write()
+    assert (out / "notes.txt").exists()
+    (out / "notes.txt").unlink()
+    write()
+    assert (out / "engines/a.plan").exists()
+    assert not (out / "lib/dmdkit/__pycache__").exists()
+    (out / "kit.json").write_text("{")
+    with pytest.raises(ExportError, match="cannot be read, so what the kit holds is not known"):
+        write()
 
 
 def broken(change: str) -> onnx.ModelProto:

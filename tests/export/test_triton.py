@@ -247,6 +247,19 @@ def test_the_command_writes_a_repository_from_a_bundle_and_keeps_what_is_not_one
     assert json.loads(capsys.readouterr().out)["models"] == ["fusion", "explain", "emotion"]
 
 
+@pytest.mark.parametrize("theirs", ["yolo/config.pbtxt", "fusion/2/model.onnx", "emotion/labels.txt", "text/1/model.onnx"])
+def test_a_repository_with_models_of_others_is_left_alone(
+    proven: Path, tmp_path: Path, theirs: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "models"
+    assert main(["triton", str(proven), str(out)]) == 0
+    (out / theirs).parent.mkdir(parents=True, exist_ok=True)
+    (out / theirs).write_text('name: "x"')
+    assert main(["triton", str(proven), str(out), "--force"]) == 1
+    assert f"holds what dmdkit did not write ({theirs}), so it is left alone" in " ".join(capsys.readouterr().err.split())
+    assert (out / theirs).read_text() == 'name: "x"'
+
+
 def test_a_run_in_a_bundles_place_is_one_line(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["triton", str(tiny_run), str(tmp_path / "models")]) == 1
     (line,) = capsys.readouterr().err.splitlines()

@@ -203,7 +203,8 @@ def build(
         bool, typer.Option("--dry-run", help="Check all that can be checked without the device, and list the rest.")
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Replace an existing kit; build also where an engine is there already.")
+        bool,
+        typer.Option("--force", help="Replace an existing kit, but its engines/; build also where an engine is there already."),
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the sidecars, or the checks, as JSON.")] = False,
 ) -> None:
@@ -255,7 +256,8 @@ def build(
                 f"{name} is {verdict.status} ({verdict.reason}): a runtime opens its engine only where it is asked for by name"
             )
     quoted = shlex.quote(str(bundle))
-    finish(f"{bundle}/engines/", f"dmdkit predict {quoted} --data FEATURES")
+    written = dict.fromkeys(f"{result.engine.path.parent}/" for result in results)  # a read-only bundle's are in a cache
+    finish(", ".join(written), f"dmdkit predict {quoted} --data FEATURES")
     failed = [r for r in results if r.engine.record.precision and r.engine.record.precision.status == "failed"]
     failed += [r for r in results if r.engine.record.check is not None and not r.engine.record.check.passed]
     if failed:

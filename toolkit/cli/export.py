@@ -188,7 +188,7 @@ def export(
         GoldenChoice, typer.Option(help="Golden samples: real held-out ones, or synthetic ones for privacy.")
     ] = GoldenChoice.auto,
     out: Annotated[Path | None, typer.Option(help="The bundle; without it, the run's name with .dmd.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle; its engines/ stays.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the manifest's graphs and the ledger as JSON.")] = False,
 ) -> None:
     """Export the student path, the explanation and the GD-Units of a run to a bundle, and prove it.

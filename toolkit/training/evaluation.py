@@ -26,20 +26,25 @@ def features_on(split: Split, device: torch.device | str) -> dict[str, Tensor]:
     return {name: torch.from_numpy(array).to(device) for name, array in split.features().items()}
 
 
-def load_system(run: Run, device: torch.device | str = "cpu") -> DmdSystem:
+def load_system(run: Run, device: torch.device | str = "cpu", *, weights: bytes | None = None) -> DmdSystem:
     """The run's model in evaluation mode.
+
+    Args:
+        run: A finished run.
+        device: Where the model computes.
+        weights: Content of the run's ``model.safetensors``, where the caller has read it; None reads it now.
 
     Raises:
         RunError: The weights do not belong to the run's shape.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     system = DmdSystem(
         run.facts.shape, run.config.model.dropout, standardised=run.facts.standardised, gd_units=run.facts.gd_units
     )
     try:
-        system.load_state_dict(load_file(run.model_file))
+        system.load_state_dict(load(run.model_file.read_bytes() if weights is None else weights))
     except (SafetensorError, OSError, RuntimeError) as cause:
         raise RunError(f"{run.model_file}: damaged or not of this run: {' '.join(str(cause).split()):.300}") from cause
     return system.to(device).eval()
