@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from dmdkit.calibration.coverage import cover, observed_share
 from dmdkit.data import Dataset, Split, same_samples, sample_hashes
+from dmdkit.data.fingerprints import Fingerprints
 from dmdkit.data.overlap import ids_are_names, ids_are_row_numbers, stands_in
 from dmdkit.errors import CalibrationError
 from dmdkit.files import sha256_of_bytes
@@ -63,6 +64,10 @@ class CalibrationSet:
         known = dict(zip(self.split.ids, sample_hashes(self.split), strict=True))
         return CalibrationSamples(ids_are_names=self.ids_are_names, samples=known)
 
+    def fingerprints(self) -> Fingerprints:
+        """What a bundle keeps besides, to know the samples where they were rounded or scaled."""
+        return Fingerprints.of(self.split, ids_are_names=self.ids_are_names)
+
     def record(self, method: str, used_by: Iterable[str]) -> CalibrationRecord:
         """What the manifest keeps of it."""
         hashes = sample_hashes(self.split)
@@ -86,17 +91,20 @@ def _check_overlap(chosen: Split, held_out: Mapping[str, Split], source: str, *,
     """Refuses samples that also stand in held-out data: by content, and by name where names say something."""
     ids = set(chosen.ids) if by_name else set()
     for name, split in held_out.items():
+        advice = "calibrate with training samples only, or the parity would be measured on what was calibrated"
+        if name == "train":
+            advice = "these are training samples: measure parity on held-out ones (--parity-split, --parity-data)"
         shared = [] if ids_are_row_numbers(split.ids) else [sample for sample in split.ids if sample in ids]
         if shared:
             raise CalibrationError(
                 f"{source}: calibration sample {shared[0]!r} also stands in the {name} data ({len(shared)} shared ids); "
-                "calibrate with training samples only, or the parity would be measured on what was calibrated"
+                f"{advice}"
             )
         same = same_samples(chosen, split)
         if same:
             raise CalibrationError(
                 f"{source}: calibration sample {same[0][0]!r} has the same features as {same[0][1]!r} in the {name} data "
-                f"({len(same)} such pairs); calibrate with training samples only"
+                f"({len(same)} such pairs); {advice}"
             )
 
 

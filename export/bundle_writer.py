@@ -16,6 +16,7 @@ from dmdkit.calibration import CalibrationSet, calibration_set
 from dmdkit.calibration.samples import DEFAULT_CALIBRATION_SAMPLES
 from dmdkit.calibration.search.planning import Int8Plan, Progress, SearchOptions
 from dmdkit.data import MODALITIES, Dataset, Split
+from dmdkit.data.fingerprints import Fingerprints, SeenSamples
 from dmdkit.errors import BundleError, CalibrationError, ExportError
 from dmdkit.export.bundle_files import check_replaceable, file_records, golden_bytes, graph_files, record_outputs, write_bundle
 from dmdkit.export.explain import explain_output_names
@@ -28,7 +29,7 @@ from dmdkit.files import atomic_directory, sha256_of_bytes, write_json
 from dmdkit.model.dmd import GRAPH_ORDER
 from dmdkit.model.gd_unit import EDGES
 from dmdkit.model.system import DmdSystem
-from dmdkit.parity.held_out import CALIBRATION_FILE
+from dmdkit.parity.held_out import CALIBRATION_FILE, SEEN_FILE
 from dmdkit.parity.ledger import Ledger, measure, record
 from dmdkit.report import write_report
 from dmdkit.runtime.bundle import Bundle, Golden
@@ -41,7 +42,7 @@ from dmdkit.runtime.manifest import (
     SourceRecord,
 )
 from dmdkit.training.evaluation import load_system
-from dmdkit.training.run import InputFacts, Run, installed_versions
+from dmdkit.training.run import InputFacts, Run, installed_versions, read_seen
 from dmdkit.training.statistics import input_facts
 
 __all__ = ["ExportOptions", "ParityData", "export_bundle"]
@@ -211,11 +212,12 @@ def _name_of(out: Path) -> str:
 
 @dataclass(frozen=True)
 class _Graphs:
-    """Graphs, what planned their INT8 forms, and what became of their fp16 forms."""
+    """Graphs, what planned their INT8 forms, what became of their fp16 forms, and the samples a search was scored on."""
 
     graphs: list[ExportedGraph]
     plans: list[Int8Plan]
     fp16: Fp16Report | None
+    searched: Split | None
 
 
 def _graphs(
@@ -248,7 +250,19 @@ def _graphs(
         ranges = calibration.split if calibration is not None else golden
         tokens = tokens_of(ranges) if text_exporter is not None else None
         graphs, report = fp16_graphs(graphs, ranges.features(), progress.on_step, tokens)
-    return _Graphs(graphs, plans, report)
+    searched = int8.validation if int8 is not None and options.search.mode == "auto" else None
+    return _Graphs(graphs, plans, report, searched)
+
+
+def _seen(run: Run, calibration: CalibrationSet | None, searched: Split | None) -> SeenSamples:
+    """Which samples made the bundle: those of the run, as far as it knows them, and those of this export."""
+    known = read_seen(run.path)
+    seen = dict(known.seen) if known is not None else {}
+    if calibration is not None:
+        seen["calibrated"] = calibration.fingerprints()
+        if searched is not None:
+            seen["searched"] = Fingerprints.of(searched, ids_are_names=calibration.ids_are_names)
+    return SeenSamples(seen=seen)
 
 
 def export_bundle(
@@ -295,6 +309,9 @@ def export_bundle(
         files[TOKENIZER_FILE] = text_exporter.tokenizer
     if calibration is not None:
         files[CALIBRATION_FILE] = calibration.samples().model_dump_json(indent=1).encode()
+    seen = _seen(run, calibration, exported.searched)
+    if seen.seen:
+        files[SEEN_FILE] = seen.model_dump_json(indent=1).encode()
     files[GOLDEN_FILE] = golden_bytes(golden)
 
     spread = golden.reference["score"] if options.parity is None else reference_outputs(system, options.parity.split)["score"]

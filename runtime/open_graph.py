@@ -21,6 +21,10 @@ __all__ = ["GraphOpener", "OpenOptions", "open_runner", "repeats_golden"]
 OpenableKind = Literal["fusion", "explain", "text"]
 
 
+MAX_THREADS = 1024
+"""More threads than a machine has cores only wait; so many are a mistake, which would exhaust it before it is noticed."""
+
+
 @dataclass(frozen=True)
 class OpenOptions:
     """What a caller asked of :meth:`dmdkit.runtime.Runtime.open`.
@@ -43,8 +47,8 @@ class OpenOptions:
     allow_build: bool = False
 
     def __post_init__(self) -> None:
-        if self.threads < 1:
-            raise InputError(f"threads={self.threads}: expected 1 or more")
+        if not isinstance(self.threads, int) or isinstance(self.threads, bool) or not 1 <= self.threads <= MAX_THREADS:
+            raise InputError(f"threads={self.threads!r:.50}: expected a whole number from 1 to {MAX_THREADS:,}")
         if self.device not in ("auto", "cpu", "cuda"):
             raise InputError(f"device={self.device!r}: expected auto, cpu or cuda")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import reprlib
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -311,9 +312,16 @@ def load_run_config(path: Path, assignments: Sequence[str] = ()) -> RunConfig:
     values = plain_yaml(text, str(path))
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected the sections data, model, training, found {type(values).__name__}")
+    if not assignments:
+        return validated(RunConfig, values, str(path))
+    changed = deepcopy(values)
     for assignment in assignments:
-        _assign(values, assignment)
-    return validated(RunConfig, values, str(path))
+        _assign(changed, assignment)
+    try:
+        return validated(RunConfig, changed, f"settings given ({', '.join(assignments):.200})")
+    except ConfigError:
+        validated(RunConfig, values, str(path))  # where the recipe itself is wrong, that is the thing to say
+        raise
 
 
 def _assign(values: dict[str, Any], assignment: str) -> None:

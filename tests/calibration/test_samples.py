@@ -149,3 +149,10 @@ def test_an_id_of_two_different_samples_in_one_file_is_no_reason_to_refuse_it() 
     test = data.splits["test"]
     shared = replace(data, splits={**data.splits, "test": replace(test, ids=("train-3", *test.ids[1:]))})
     assert len(calibration_set(shared, RECORDS, held_out={"test": shared.splits["test"]}).split) == 64
+
+
+def test_training_samples_as_parity_data_are_named_as_the_mistake() -> None:
+    data = tiny_dataset(train=64)
+    with pytest.raises(CalibrationError, match=r"measure parity on held-out ones \(--parity-split") as caught:
+        calibration_set(data, RECORDS, held_out={"train": data.splits["train"]}, count=64)
+    assert "calibrate with training samples only" not in str(caught.value)

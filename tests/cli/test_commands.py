@@ -48,6 +48,7 @@ def test_train_ends_with_what_it_wrote_and_the_next_command(tiny_data, tmp_path,
         "last.ckpt",
         "metrics.json",
         "model.safetensors",
+        "samples.json",
     ]
 
 
@@ -97,6 +98,7 @@ def test_evaluate_repeats_the_metrics_of_training(tiny_run, tiny_data, capsys, d
             found = json_answer(capsys, "evaluate", tiny_run, *data, "--split", split, "--device", device)
             assert found.pop("run") == str(tiny_run)
             assert found.pop("split") == split
+            assert found.pop("seen_samples") == ({"validated": 16} if split == "valid" else {})
             assert found == pytest.approx(metrics[split], abs=1e-5)
     out, err = answer(capsys, "evaluate", tiny_run)
     assert "acc2_has_zero" in out

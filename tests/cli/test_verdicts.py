@@ -33,7 +33,7 @@ def test_check_leaves_calibration_samples_out_and_says_how_many(bundle_copy: Pat
     assert "64 train samples calibrated INT8 and are left out of the verdict; none is left" in said.err
     assert "verdict: unverified" in said.out
     page = (bundle_copy / "report/report.html").read_text()
-    assert "all 64 samples given had calibrated INT8" in page
+    assert "all 64 samples given calibrated INT8" in page
     assert "held-out samples (train split" not in page
 
 

@@ -1,4 +1,4 @@
-"""No verdict rests on what INT8 was calibrated on, whatever the samples are called."""
+"""No verdict rests on what trained, chose or calibrated anything, whatever the samples are called."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from dmdkit.data import Split, load_dataset
+from dmdkit.data.fingerprints import SeenSamples
 from dmdkit.errors import BundleError
-from dmdkit.parity.held_out import CALIBRATION_FILE, without_calibration
+from dmdkit.parity.held_out import CALIBRATION_FILE, SEEN_FILE, held_out
 from dmdkit.parity.ledger import measure
 from dmdkit.parity.verdicts import judged, outcome
 from dmdkit.runtime.bundle import Bundle
@@ -40,21 +41,21 @@ def joined(first: Split, second: Split) -> Split:
 
 def test_calibration_samples_are_known_by_id_and_by_content(tiny_bundle: Path, train: Split, held: Split):
     bundle = Bundle.open(tiny_bundle)
-    assert len(without_calibration(bundle, train)) == 0
-    assert len(without_calibration(bundle, renamed(train))) == 0, "other names"
-    assert len(without_calibration(bundle, replace(train, audio=train.audio * np.float32(1.001)))) == 0, "extracted anew"
-    assert without_calibration(bundle, held).ids == held.ids
-    assert without_calibration(bundle, joined(renamed(train), held)).ids == held.ids
+    assert len(held_out(bundle, train).split) == 0
+    assert len(held_out(bundle, renamed(train)).split) == 0, "other names"
+    assert len(held_out(bundle, replace(train, audio=train.audio * np.float32(1.001))).split) == 0, "extracted anew"
+    assert held_out(bundle, held).split.ids == held.ids
+    assert held_out(bundle, joined(renamed(train), held)).split.ids == held.ids
 
 
 def test_ids_that_count_rows_leave_nothing_out(bundle_copy: Path, train: Split, held: Split):
     numbered = {"ids_are_names": True, "samples": {str(index): "0" * 64 for index in range(64)}}
     put_file(bundle_copy, CALIBRATION_FILE, json.dumps(numbered).encode())
-    assert len(without_calibration(Bundle.open(bundle_copy), renamed(held, ""))) == 60
+    assert len(held_out(Bundle.open(bundle_copy), renamed(held, "")).split) == 60
     content = json.loads(Bundle.open(bundle_copy).read(CALIBRATION_FILE))
     put_file(bundle_copy, CALIBRATION_FILE, json.dumps({**content, "ids_are_names": False}).encode())
     shuffled = renamed(held, "").take(np.arange(60)[::-1].copy())
-    assert len(without_calibration(Bundle.open(bundle_copy), shuffled)) == 60
+    assert len(held_out(Bundle.open(bundle_copy), shuffled).split) == 60
 
 
 def test_a_bundle_made_before_content_was_kept_still_knows_the_ids(bundle_copy: Path, train: Split, held: Split):
@@ -63,13 +64,58 @@ def test_a_bundle_made_before_content_was_kept_still_knows_the_ids(bundle_copy: 
     write_manifest(bundle_copy, manifest.model_copy(update={"files": files}))
     (bundle_copy / CALIBRATION_FILE).unlink()
     bundle = Bundle.open(bundle_copy)
-    assert without_calibration(bundle, joined(train, held)).ids == held.ids
+    assert held_out(bundle, joined(train, held)).split.ids == held.ids
 
 
 def test_a_damaged_record_is_an_error_not_an_empty_one(bundle_copy: Path, held: Split):
     put_file(bundle_copy, CALIBRATION_FILE, b'{"samples": 3}')
     with pytest.raises(BundleError, match=r"calibration/samples\.json: damaged"):
-        without_calibration(Bundle.open(bundle_copy), held)
+        held_out(Bundle.open(bundle_copy), held)
+
+
+def test_a_damaged_record_of_what_made_the_model_is_an_error(bundle_copy: Path, held: Split):
+    put_file(bundle_copy, SEEN_FILE, b'{"seen": {"trained": {"ids_are_names": true, "samples": {"a": "AAAA"}}}}')
+    with pytest.raises(BundleError, match=r"provenance/samples\.json: damaged: .*expected 96 bytes, found 3"):
+        held_out(Bundle.open(bundle_copy), held)
+
+
+@pytest.mark.parametrize("change", [lambda a: a.astype(np.float16).astype(np.float32), lambda a: a * np.float32(1.00001)])
+def test_calibration_samples_are_known_rounded_scaled_and_renumbered(tiny_bundle: Path, train: Split, held: Split, change):
+    near = replace(renamed(train, ""), **{name: change(array) for name, array in train.features().items()})
+    bundle = Bundle.open(tiny_bundle)
+    found = held_out(bundle, joined(near, held))
+    assert (found.split.ids, found.left_out) == (held.ids, {"calibrated": 64})
+
+
+def test_what_chose_the_epoch_is_left_out(tiny_bundle: Path, tiny_data: Path, held: Split):
+    valid = load_dataset(tiny_data).splits["valid"]
+    found = held_out(Bundle.open(tiny_bundle), joined(renamed(valid), held))
+    assert (found.split.ids, found.left_out) == (held.ids, {"validated": 16})
+
+
+def test_what_trained_is_left_out_where_nothing_was_calibrated(bundle_copy: Path, train: Split, held: Split):
+    seen = SeenSamples.model_validate_json((bundle_copy / SEEN_FILE).read_bytes())
+    assert set(seen.seen) == {"trained", "validated", "calibrated"}
+    put_file(bundle_copy, SEEN_FILE, SeenSamples(seen={"trained": seen.seen["trained"]}).model_dump_json().encode())
+    manifest = read_manifest(bundle_copy)
+    files = {name: record for name, record in manifest.files.items() if name != CALIBRATION_FILE}
+    write_manifest(bundle_copy, manifest.model_copy(update={"files": files, "calibration": None}))
+    bundle = Bundle.open(bundle_copy)
+    found = held_out(bundle, joined(renamed(train), held))
+    assert (found.split.ids, found.left_out) == (held.ids, {"trained": 64})
+    ledger = measure(bundle, split=renamed(train), split_name="test", source="x", data_sha256="a" * 64)
+    assert (ledger.split, ledger.calibration_samples, ledger.seen_samples) == ("golden", 0, {"trained": 64})
+    assert outcome(ledger, judged(bundle.manifest, ledger)) == "unverified"
+
+
+def test_a_bundle_without_fingerprints_knows_exact_copies_alone(bundle_copy: Path, train: Split, held: Split):
+    manifest = read_manifest(bundle_copy)
+    files = {name: record for name, record in manifest.files.items() if name != SEEN_FILE}
+    write_manifest(bundle_copy, manifest.model_copy(update={"files": files}))
+    bundle = Bundle.open(bundle_copy)
+    near = replace(train, audio=train.audio * np.float32(1.00001))
+    assert held_out(bundle, joined(renamed(train), held)).left_out == {"calibrated": 64}
+    assert held_out(bundle, joined(renamed(near), held)).left_out == {}
 
 
 def test_what_calibrated_is_left_out_of_the_ledger_and_counted(tiny_bundle: Path, train: Split, held: Split):

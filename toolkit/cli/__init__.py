@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -91,6 +92,17 @@ def _check_utf8(arguments: Sequence[str]) -> None:
             raise ConfigError(f"{visible(argument)}: expected an argument that is UTF-8, found other bytes; rename the file")
 
 
+def _system_advice(error: Exception) -> str | None:
+    """What to do about what the system refused anywhere in a command; None for another error."""
+    code = error.errno if isinstance(error, OSError) else None
+    if code == errno.ENOSPC:
+        return f"{os.strerror(errno.ENOSPC)}; free some space, or write elsewhere"
+    if code == errno.ENAMETOOLONG:
+        name = visible(str(error.filename))  # type: ignore[attr-defined]
+        return f"{name:.60}...: expected a path this system can hold, found a longer name; shorten it"
+    return None
+
+
 def _run(arguments: Sequence[str] | None) -> int:  # noqa: PLR0911 - one return an exit code
     from dmdkit.cli.console import print_error
     from dmdkit.cli.process import discard_output, was_interrupted
@@ -127,9 +139,11 @@ def _run(arguments: Sequence[str] | None) -> int:  # noqa: PLR0911 - one return 
         if isinstance(error, _UsageError):
             print_error(_one_line(error))
             return int(ExitCode.USER_ERROR)
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            discard_output(sys.stdout)
-            print_error(f"{error.strerror}; free some space, or write elsewhere")
+        advice = _system_advice(error)
+        if advice is not None:
+            if error.errno == errno.ENOSPC:  # type: ignore[attr-defined]
+                discard_output(sys.stdout)
+            print_error(advice)
             return int(ExitCode.USER_ERROR)
         traceback.print_exc()
         print_error("this is a bug in dmdkit; please report the lines above with the output of `dmdkit doctor --json`")

@@ -39,8 +39,8 @@ def _progress(rounds: int) -> Iterator[Callable[[int], None]]:
 def bench(
     bundle: Annotated[Path, typer.Argument(help="A bundle directory.")],
     rounds: Annotated[int, typer.Option(min=3, help="Interleaved rounds; each runs every graph once.")] = 200,
-    threads: Annotated[int, typer.Option(min=1, help="Threads inside one prediction.")] = 1,
-    batch: Annotated[int, typer.Option(min=1, help="Samples a call; only 1 is kept for `auto`.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, max=1024, help="Threads inside one prediction.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, max=4096, help="Samples a call; only 1 is kept for `auto`.")] = 1,
     seconds: Annotated[float, typer.Option(min=1.0, help="Begin no further round after so long.")] = 120.0,
     memory: Annotated[bool, typer.Option("--memory/--no-memory", help="Peak memory, each in a process of its own.")] = True,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

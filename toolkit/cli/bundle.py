@@ -12,7 +12,7 @@ from rich.text import Text
 
 from dmdkit.cli.backends import BackendChoice, backends_to_check
 from dmdkit.cli.console import finish, note, out, parity_table, print_json, print_table, say, steps, verdict_text
-from dmdkit.cli.feature_files import NanPolicy, dataset_for_bundle, split_for_bundle
+from dmdkit.cli.feature_files import NanPolicy, dataset_for_bundle, note_changes, split_for_bundle
 from dmdkit.cli.int8 import verdict_sentences
 from dmdkit.cli.requirements import require
 from dmdkit.errors import BundleError, DataError, ExitCode, InputError
@@ -107,11 +107,12 @@ def check(
 ) -> None:
     """Measure parity: every hop from PyTorch to INT8, on held-out samples, with a verdict per graph.
 
-    Exit code 0 when everything passed, 2 when something failed or could not be verified. Samples that INT8 was calibrated on
-    are left out. Writes report/parity.json, report/report.html, and the verdicts in the manifest.
+    Exit code 0 when everything passed, 2 when something failed or could not be verified. Samples that trained the model, chose
+    something or calibrated INT8 are left out. Writes report/parity.json, report/report.html, and the verdicts in the manifest.
 
     Example: dmdkit check face.dmd --data mosi.pkl --split test --run runs/mosi
     """
+    from dmdkit.data.fingerprints import said_of_uses
     from dmdkit.parity.cpp_runner import CppRunner
     from dmdkit.parity.int8_report import int8_report_or_why
     from dmdkit.parity.int8_verdict import judged_again
@@ -129,8 +130,7 @@ def check(
     dataset = None
     if data is not None:
         dataset = dataset_for_bundle(data, opened, split, nan_policy=nan_policy, encode_with=opened_run)
-        for text in dataset.notes if opened.manifest.text is not None else ():
-            note(f"{data}: {text}")
+        note_changes(dataset, "replaced by 0", "set to 0", "were cut")
     held_out = split_for_bundle(dataset, split, opened.manifest) if dataset is not None else None
     with steps("checking") as on_step:
         on_step(f"{len(opened.manifest.graphs)} graphs")
@@ -153,15 +153,11 @@ def check(
         report = judged_again(report, manifest, ledger)
     status = outcome(ledger, manifest)
     page = _keep(opened, ledger, report)
-    if ledger.calibration_samples:
-        note(
-            f"{data}: {ledger.calibration_samples} {split} samples calibrated INT8 and are left out of the verdict"
-            + (
-                ""
-                if ledger.split == split
-                else "; none is left, so the bundle's golden samples are compared, which prove nothing"
-            )
+    if ledger.left_out:
+        rest = (
+            "" if ledger.split == split else "; none is left, so the bundle's golden samples are compared, which prove nothing"
         )
+        note(f"{data}: {said_of_uses(ledger.left_out, split)} and are left out of the verdict{rest}")
     if json:
         int8 = [target.model_dump(mode="json") for target in report.targets] if report is not None else []
         print_json({"status": status, **ledger.model_dump(mode="json"), "int8": int8})
@@ -202,6 +198,7 @@ def predict(
         opened = Bundle.open(bundle)
         dataset = dataset_for_bundle(data, opened, split, nan_policy=nan_policy, for_verdict=False, encode=False)
         part = split_for_bundle(dataset, split, runtime.manifest)
+        note_changes(dataset, "replaced by 0", "set to 0", "warning: ")
         rows = []
         for index in range(min(len(part), limit or len(part))):
             sample: dict[str, Any] = {name: array[index] for name, array in part.features().items()}

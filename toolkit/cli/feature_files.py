@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dmdkit.cli.console import note
 from dmdkit.cli.requirements import require
 from dmdkit.errors import DataError
 
@@ -32,6 +33,8 @@ __all__ = [
     "dataset_for_bundle",
     "dataset_for_run",
     "load_data",
+    "note_changes",
+    "other_padding",
     "own_dataset_of_run",
     "split_for_bundle",
     "split_of",
@@ -126,6 +129,10 @@ def dataset_for_run(
     )
     dataset = _with_text(dataset, run, only, device)
     check_fits(dataset, run.facts.shape, run.facts.task, str(run.path))
+    sides = {name: facts.padding_side for name, facts in (run.facts.inputs or {}).items()}
+    other = other_padding(dataset, sides, str(run.path))
+    if other is not None:
+        raise DataError(other)
     return dataset
 
 
@@ -179,8 +186,9 @@ def dataset_for_bundle(
         bundle: The bundle.
         split: The split that is needed.
         nan_policy: What to do with NaN and infinities.
-        for_verdict: Whether something is measured on the split: its labels must be there and lie in the bundle's range, and its
-            samples must not be those of the training split.
+        for_verdict: Whether something is measured on the split: its labels must be there and lie in the bundle's range, its
+            samples must not be those of the training split, and padding must be where it was in training. Without it, padding
+            on the other side is a note: a few samples may end in silence.
         encode: Whether text becomes what the encoder makes of the words; else whoever takes the tokens does it.
         encode_with: The run whose PyTorch encoder does that; else the bundle's own ``text.fp32``.
 
@@ -209,7 +217,11 @@ def dataset_for_bundle(
     found = dataset.splits.get(split)
     lacks_features = not encode and found is not None and found.tokens is not None
     check_fits(dataset, manifest.model, manifest.task, "the bundle", skip=("text",) if lacks_features else ())
-    return dataset
+    sides = {name: record.padding_side for name, record in manifest.inputs.items()}
+    other = other_padding(dataset, sides, "the bundle")
+    if other is not None and for_verdict:
+        raise DataError(other)
+    return dataset if other is None else replace(dataset, notes=(*dataset.notes, f"warning: {other}"))
 
 
 def split_for_bundle(dataset: Dataset, name: str, manifest: Manifest, option: str = "--split") -> Split:
@@ -239,6 +251,35 @@ def split_of(dataset: Dataset, name: str, option: str = "--split") -> Split:
     if name not in dataset.splits:
         raise DataError(f"{dataset.source}: no {name!r} split; name one it has with {option}: {', '.join(dataset.splits)}")
     return dataset.splits[name]
+
+
+def note_changes(dataset: Dataset, *kinds: str) -> None:
+    """Notes on standard error what the reader changed or doubts: those notes of a dataset that hold one of ``kinds``."""
+    for text in dataset.notes:
+        if any(kind in text for kind in kinds):
+            note(text if text.startswith("warning: ") else f"{dataset.source}: {text}")
+
+
+def other_padding(dataset: Dataset, sides: Mapping[str, str], model: str) -> str | None:
+    """What is wrong where a dataset is padded on the other side than a model's training data; None where nothing is.
+
+    A dataset without padding fits any model, and any dataset fits where the model's side is not known.
+
+    Args:
+        dataset: The features.
+        sides: Modality -> the model's side; other words than "left" and "right" fit anything.
+        model: What to call the model.
+    """
+    opposite = {"left": "right", "right": "left"}
+    made_of_words = any(split.tokens is not None for split in dataset.splits.values())
+    for name, side in sides.items():
+        if side in opposite and dataset.padding_side[name] == opposite[side] and not (name == "text" and made_of_words):
+            return (
+                f"{dataset.source}: {name} is padded on the {opposite[side]}, {model} was trained with steps of zeros on the "
+                f"{side}: the scores would be wrong; move each sample's features to the {opposite[side]} end, its zeros "
+                f"then on the {side}, or make the features as those it was trained on"
+            )
+    return None
 
 
 def check_fits(dataset: Dataset, shape: ModelShape, task: str, model: str, skip: Collection[str] = ()) -> None:

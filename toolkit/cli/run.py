@@ -317,9 +317,10 @@ def evaluate(
     Example: dmdkit evaluate runs/mosi --data mosi.pkl --split test
     """
     require("evaluation", "train", "torch")
+    from dmdkit.data.fingerprints import counted_by_use, said_of_uses
     from dmdkit.training.devices import checked_device
     from dmdkit.training.evaluation import load_system, predict, subset_metrics, task_metrics
-    from dmdkit.training.run import Run
+    from dmdkit.training.run import Run, read_seen
 
     place = checked_device(device)
     opened = Run.open(run)
@@ -335,9 +336,18 @@ def evaluate(
         "samples": len(part),
         **task_metrics(predicted, part.labels, opened.facts.task, opened.facts.label_range),
     }
+    known = read_seen(run)
+    seen = counted_by_use(known.stand_in(part), len(part))[1] if known is not None else {}
+    if seen:
+        note(
+            f"warning: {dataset.source}: {said_of_uses(seen, split)}, of {len(part)}, by id or by content: these metrics are "
+            "not those of held-out data"
+        )
     parts = subset_metrics(system, part, opened.facts.task, opened.facts.label_range, place) if subsets else {}
     if json:
-        print_json({"run": str(run), "split": split, **metrics, **({"subsets": parts} if subsets else {})})
+        print_json(
+            {"run": str(run), "split": split, **metrics, "seen_samples": seen, **({"subsets": parts} if subsets else {})}
+        )
         return
     print_metrics({"splits": {split: metrics}})
     for there, found in parts.items():

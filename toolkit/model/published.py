@@ -84,6 +84,15 @@ def published_key(key: str) -> str | None:
     return None
 
 
+def _refused_object(message: str) -> str | None:
+    """Why ``torch.load`` refused to make an object, without its advice to load it nevertheless; None for another error."""
+    if "weights_only" not in message and "Weights only load failed" not in message:
+        return None
+    found = re.search(r"(?:GLOBAL|Unsupported (?:global|class|operand)):? (?:GLOBAL )?([\w.]+)", message)
+    name = f" ({found[1]})" if found else ""
+    return f"it holds something other than tensors{name}, which is never loaded, because loading it could run code"
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a ``.pth`` (loaded with ``weights_only=True``) or safetensors file; nothing in it is executed.
 
@@ -105,7 +114,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as cause:  # torch raises many kinds here, all of them meaning the file is not what it should be
-        reason = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
+        reason = _refused_object(str(cause)) or (str(cause).splitlines()[0] if str(cause) else type(cause).__name__)
         raise WeightsError(
             f"{path}: not a checkpoint of plain tensors (a state_dict saved with torch.save): {reason:.200}"
         ) from cause

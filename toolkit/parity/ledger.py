@@ -9,15 +9,16 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from dmdkit.data.dataset import Split
+from dmdkit.data.fingerprints import SeenAs
 from dmdkit.data.overlap import distinct_samples
 from dmdkit.errors import BundleError, DataError
 from dmdkit.files import write_json
 from dmdkit.parity.compare import HopRecord, compare
 from dmdkit.parity.cpp_runner import CppRunner, cpp_hop
-from dmdkit.parity.held_out import without_calibration
+from dmdkit.parity.held_out import held_out
 from dmdkit.parity.text_hops import text_hops
 from dmdkit.parity.verdicts import judged
 from dmdkit.records import read_record
@@ -46,6 +47,7 @@ class Ledger(BaseModel):
     Attributes:
         samples: Number of samples measured on.
         calibration_samples: Number of samples left out because INT8 was calibrated on them.
+        seen_samples: What the samples left out did otherwise -> how many did that: they trained or chose something.
         sample_values: Whether scores and labels of single samples may stand in it.
     """
 
@@ -57,9 +59,16 @@ class Ledger(BaseModel):
     split: str
     samples: int
     calibration_samples: int = 0
+    seen_samples: dict[SeenAs, int] = Field(default_factory=dict)
     out_of_range: dict[str, float]
     sample_values: bool = True
     hops: list[HopRecord]
+
+    @property
+    def left_out(self) -> dict[SeenAs, int]:
+        """What the samples left out did -> how many did that."""
+        calibrated: dict[SeenAs, int] = {"calibrated": self.calibration_samples} if self.calibration_samples else {}
+        return calibrated | self.seen_samples
 
 
 def read_ledger(bundle_path: Path) -> Ledger | None:
@@ -100,13 +109,13 @@ def _check_split(bundle: Bundle, split: Split, source: str) -> None:
             )
 
 
-def _judged_on(bundle: Bundle, split: Split | None, source: str) -> tuple[Split | None, int]:
-    """What is left of a split without calibration samples, None where that is nothing, and how many those were."""
+def _judged_on(bundle: Bundle, split: Split | None, source: str) -> tuple[Split | None, dict[SeenAs, int]]:
+    """What is left of a split without the samples that made the model, None where that is nothing, and what those did."""
     if split is None:
-        return None, 0
+        return None, {}
     _check_split(bundle, split, source)
-    kept = without_calibration(bundle, split)
-    return kept if len(kept) else None, len(split) - len(kept)
+    found = held_out(bundle, split)
+    return found.split if len(found.split) else None, found.left_out
 
 
 def measure(
@@ -126,8 +135,8 @@ def measure(
 
     Args:
         bundle: An opened bundle.
-        split: Samples with labels; those that INT8 was calibrated on are left out. None, or when none is left, uses the
-            golden samples, which prove nothing but show drift.
+        split: Samples with labels; those that trained, chose or calibrated something are left out. None, or when none is
+            left, uses the golden samples, which prove nothing but show drift.
         split_name: Name of the split.
         source: Where the samples came from, for the report.
         data_sha256: Hash of that file.
@@ -223,7 +232,8 @@ def measure(
         data_sha256=data_sha256,
         split=split_name,
         samples=len(ids),
-        calibration_samples=left_out,
+        calibration_samples=left_out.pop("calibrated", 0),
+        seen_samples=left_out,
         out_of_range={name: share for name, share in shares.items() if share >= OUT_OF_RANGE_SHARE},
         sample_values=keep_values,
         hops=hops if keep_values else [hop.without_sample_values() for hop in hops],

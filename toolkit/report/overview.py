@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dmdkit.data.fingerprints import SEEN_AS
 from dmdkit.parity.compare import MIN_VERIFIED_SAMPLES, HopRecord
 from dmdkit.report.facts import Facts, is_explaining, kind_of
 from dmdkit.report.markup import Child, Markup, join, tag
@@ -42,14 +43,12 @@ def _where(facts: Facts) -> str:
     if facts.ledger is None:
         return "no samples"
     if facts.ledger.split == "golden":
-        left_out = (
-            f"; all {facts.ledger.calibration_samples} samples given had calibrated INT8"
-            if facts.ledger.calibration_samples
-            else ""
-        )
+        given = sum(facts.ledger.left_out.values())
+        done = " or ".join(SEEN_AS[use] for use in facts.ledger.left_out)
+        left_out = f"; all {given} samples given {done}" if given else ""
         return f"the bundle's own {facts.ledger.samples} golden samples ({facts.manifest.golden.kind}){left_out}"
     kind = "training" if facts.ledger.split == "train" else "held-out"
-    left_out = f", {facts.ledger.calibration_samples} calibration samples left out" if facts.ledger.calibration_samples else ""
+    left_out = "".join(f", {count} that {SEEN_AS[use]} left out" for use, count in facts.ledger.left_out.items())
     return f"{facts.ledger.samples} {kind} samples ({facts.ledger.split} split of {facts.ledger.data}{left_out})"
 
 

@@ -10,12 +10,14 @@ import numpy.typing as npt
 
 from dmdkit.config import TrainingConfig
 from dmdkit.data.dataset import Dataset
+from dmdkit.data.fingerprints import Fingerprints, SeenAs, SeenSamples
+from dmdkit.data.overlap import ids_are_names
 from dmdkit.training.baselines import Baselines, compare
 from dmdkit.training.checkpoint import TrainingState
 from dmdkit.training.evaluation import task_metrics
 from dmdkit.training.planning import ENOUGH_STEPS, Schedule
 
-__all__ = ["outcome"]
+__all__ = ["outcome", "seen_samples"]
 
 
 def outcome(
@@ -55,6 +57,13 @@ def outcome(
         metrics["baselines"][name] = {kind: measured(values) for kind, values in simple.items()}
         metrics["against_ridge"][name] = {"ridge": baselines.ridge.kind, **compare(predicted, simple, split).as_dict()}
     return metrics
+
+
+def seen_samples(dataset: Dataset) -> SeenSamples:
+    """Fingerprints of the samples that trained and of those that chose the best epoch."""
+    uses: dict[SeenAs, str] = {"trained": "train", "validated": "valid"}
+    by_name = ids_are_names(dataset.splits)
+    return SeenSamples(seen={use: Fingerprints.of(dataset.splits[name], ids_are_names=by_name) for use, name in uses.items()})
 
 
 def _warnings(state: TrainingState, schedule: Schedule, settings: TrainingConfig, samples: int) -> list[str]:

@@ -1,8 +1,8 @@
 """A run: what ``dmdkit train`` and ``dmdkit import`` leave behind and ``dmdkit export`` reads.
 
 ``config.yaml`` the recipe as used, ``model.safetensors`` the weights (written last, when the run is finished),
-``facts.json`` what later stages must know about the training data, ``history.csv``, ``metrics.json``,
-``environment.json``, and ``last.ckpt`` to resume from.
+``facts.json`` what later stages must know about the training data, ``samples.json`` fingerprints of its training and
+validation samples, ``history.csv``, ``metrics.json``, ``environment.json``, and ``last.ckpt`` to resume from.
 How a directory becomes one is in :mod:`dmdkit.training.run_directory`.
 """
 
@@ -17,6 +17,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dmdkit.config import ModelShape, PaddedSteps, RunConfig, TokensFrom, plain_yaml, validated
+from dmdkit.data.fingerprints import SeenSamples
 from dmdkit.errors import ConfigError, RunError
 from dmdkit.files import sha256_of_file
 
@@ -31,12 +32,15 @@ __all__ = [
     "newest_run",
     "read_config",
     "read_facts",
+    "read_seen",
 ]
 
 MODEL_FILE = "model.safetensors"
 CONFIG_FILE = "config.yaml"
 FACTS_FILE = "facts.json"
 METRICS_FILE = "metrics.json"
+SAMPLES_FILE = "samples.json"
+"""Fingerprints of the training and validation samples."""
 HISTORY_FILE = "history.csv"
 ENVIRONMENT_FILE = "environment.json"
 CHECKPOINT_FILE = "last.ckpt"
@@ -51,7 +55,7 @@ RUN_PAGE = "report.html"
 PASSING_FILES = (PREVIOUS_FILE, RUN_PAGE)
 """What a run directory may hold besides a run's files; they go when the run goes."""
 
-RUN_FILES = (MODEL_FILE, CONFIG_FILE, FACTS_FILE, METRICS_FILE, HISTORY_FILE, ENVIRONMENT_FILE, CHECKPOINT_FILE)
+RUN_FILES = (MODEL_FILE, CONFIG_FILE, FACTS_FILE, SAMPLES_FILE, METRICS_FILE, HISTORY_FILE, ENVIRONMENT_FILE, CHECKPOINT_FILE)
 
 
 class InputFacts(BaseModel):
@@ -155,6 +159,22 @@ def read_facts(path: Path) -> RunFacts:
         return RunFacts.model_validate_json((path / FACTS_FILE).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, ValidationError) as cause:
         raise RunError(f"{path / FACTS_FILE}: damaged: {' '.join(str(cause).split()):.300}") from cause
+
+
+def read_seen(path: Path) -> SeenSamples | None:
+    """Fingerprints of the training and validation samples of a run directory; None of an imported or older run.
+
+    Raises:
+        RunError: They are damaged.
+    """
+    file = path / SAMPLES_FILE
+    if not file.exists():
+        return None
+    try:
+        return SeenSamples.model_validate_json(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ValidationError) as cause:
+        advice = "delete it, and the run opens without"
+        raise RunError(f"{file}: damaged: {' '.join(str(cause).split()):.300}; {advice}") from cause
 
 
 def _check_agreement(path: Path, config: RunConfig, facts: RunFacts) -> None:

@@ -48,7 +48,7 @@ from dmdkit.training.encoder_directory import (
     write_encoder_directory,
 )
 from dmdkit.training.evaluation import predict, task_metrics
-from dmdkit.training.outcome import outcome
+from dmdkit.training.outcome import outcome, seen_samples
 from dmdkit.training.planning import resolved, schedule_of
 from dmdkit.training.progress import Progress, SilentProgress
 from dmdkit.training.readout_line import ReadoutLine
@@ -60,6 +60,7 @@ from dmdkit.training.run import (
     METRICS_FILE,
     MODEL_FILE,
     PREVIOUS_FILE,
+    SAMPLES_FILE,
     TEXT_DIR,
     Run,
     RunFacts,
@@ -76,7 +77,6 @@ from dmdkit.training.run_directory import (
 from dmdkit.training.statistics import input_facts, standardisation
 
 __all__ = ["Progress", "SilentProgress", "train"]
-
 
 _ENCODER_PREFIX = "text_encoder."
 
@@ -373,8 +373,14 @@ def _finish(trainer: _Trainer, state: TrainingState, out: Path, text: TrainingEn
         line = ReadoutLine.fitted(trainer.predict("valid"), trainer.dataset.splits["valid"].labels.astype(np.float32))
         best = line.applied(best)
         trainer.load(best)
-    outputs = {split: trainer.predict(split) for split in ("valid", "test") if split in trainer.dataset.splits}
+    outputs, warnings = {"valid": trainer.predict("valid")}, []
+    if "test" in trainer.dataset.splits:
+        try:
+            outputs["test"] = trainer.predict("test")
+        except RunError as cause:  # test data chooses nothing, so it does not take the weights away either
+            warnings = [f"the test split could not be measured: {str(cause).partition(';')[0]}; look at its features"]
     metrics = outcome(state, trainer.schedule, settings, trainer.dataset, outputs)
+    metrics["warnings"] += warnings
     metrics["readout_line"] = None if line is None else vars(line)
     if trainer.encode is not None:
         learnt = encoded_split(trainer.dataset.splits["train"], trainer.encode, trainer.fabric.device)
@@ -389,5 +395,6 @@ def _finish(trainer: _Trainer, state: TrainingState, out: Path, text: TrainingEn
         if text is not None:
             write_json(out / FACTS_FILE, facts.model_dump(mode="json"), RunError)
             write_encoder_directory(out / TEXT_DIR, text.encoder, text.directory.tokenizer)
+        write_json(out / SAMPLES_FILE, seen_samples(trainer.dataset).model_dump(mode="json"), RunError)
         write_json(out / METRICS_FILE, metrics, RunError)
     (out / PREVIOUS_FILE).unlink(missing_ok=True)
