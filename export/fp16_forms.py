@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +20,17 @@ from dmdkit.export.fp16_check import probed
 from dmdkit.export.graphs import ExportedGraph
 from dmdkit.export.int8_export import with_fp16_rest
 from dmdkit.export.onnx_writer import check_contract
-from dmdkit.files import atomic_directory, write_json
+from dmdkit.files import atomic_directory, locked_directory, write_json
 from dmdkit.parity.int8_report import read_int8_report, write_int8_report
 from dmdkit.parity.int8_verdict import judged_again
-from dmdkit.parity.ledger import measure, record
+from dmdkit.parity.ledger import CHANGING, REPORT_FILE, measure, record
 from dmdkit.report import write_report
 from dmdkit.runtime.backends.base import Feed
 from dmdkit.runtime.bundle import Bundle
-from dmdkit.runtime.manifest import Manifest
+from dmdkit.runtime.engines.record import ENGINES
+from dmdkit.runtime.manifest import MANIFEST_FILE, Manifest
 
-__all__ = ["FP16_REPORT", "Fp16Graph", "Fp16Report", "add_fp16_graphs", "fp16_graphs", "has_fp16_rest"]
+__all__ = ["FP16_REPORT", "Fp16Graph", "Fp16Report", "add_fp16_graphs", "fp16_graphs", "has_fp16_rest", "proven_int8_trt"]
 
 Array = npt.NDArray[np.float32]
 FP16_REPORT = "report/fp16.json"
@@ -103,6 +104,7 @@ def fp16_graphs(
     samples: Mapping[str, Array],
     on_step: Callable[[str], None],
     tokens: Mapping[str, npt.NDArray[np.int64]] | None = None,
+    leave: Collection[str] = (),
 ) -> tuple[list[ExportedGraph], Fp16Report]:
     """``graphs`` with the fp16 forms they lack, and ``int8-trt`` with fp16 in place of its fp32 layers.
 
@@ -114,6 +116,7 @@ def fp16_graphs(
         samples: float32 (N, T, D) per modality, to see the ranges.
         on_step: Called with each graph name before its work.
         tokens: int64 (N, T) per input of the text encoder; None only where there is none.
+        leave: Names of ``int8-trt`` graphs that stay as they are.
     """
     features = _spread(samples)
     words = _spread(tokens) if tokens is not None else {}
@@ -122,7 +125,7 @@ def fp16_graphs(
     report: dict[str, Fp16Graph] = {}
     for graph in graphs:
         whole = not graph.kind.startswith("gd_")
-        again = graph.precision == "int8-trt" and whole and not has_fp16_rest(graph.model)
+        again = graph.precision == "int8-trt" and whole and graph.name not in leave and not has_fp16_rest(graph.model)
         if not again:
             found.append(graph)
         if again or (whole and graph.precision == "fp32" and f"{graph.kind}.fp16" not in held):
@@ -155,6 +158,23 @@ def _load(bundle: Bundle) -> list[ExportedGraph]:
     ]
 
 
+def _state(path: Path) -> list[bytes | None]:
+    """What a check or another precision added to a bundle would change."""
+    files = (path / MANIFEST_FILE, path / REPORT_FILE)
+    return [file.read_bytes() if file.is_file() else None for file in files]
+
+
+def proven_int8_trt(bundle: Bundle) -> list[str]:
+    """Names of the ``int8-trt`` graphs that passed parity and whose float layers are fp32."""
+    return [
+        name
+        for name, graph in bundle.manifest.graphs.items()
+        if graph.precision == "int8-trt"
+        and graph.verdict.status == "passed"
+        and not has_fp16_rest(onnx.load_from_string(bundle.read(graph.file)))
+    ]
+
+
 def add_fp16_graphs(
     path: Path,
     *,
@@ -163,7 +183,8 @@ def add_fp16_graphs(
 ) -> tuple[Manifest, Fp16Report]:
     """Adds the fp16 forms that are missing to the bundle at ``path``; the bundle is replaced as a whole, or not at all.
 
-    Where none is missing, nothing is written or measured, and the report is empty.
+    Where none is missing, nothing is written or measured, and the report is empty. An ``int8-trt`` graph that passed parity
+    is replaced, by one with fp16 in place of its fp32 layers, only where ``parity`` proves the new one.
 
     Args:
         path: The bundle's directory.
@@ -172,11 +193,21 @@ def add_fp16_graphs(
         on_step: Called with the name of each step before its work.
 
     Raises:
-        DmdkitError: One readable message; the bundle is then as it was.
+        DmdkitError: One readable message; the bundle is then as it was, or as whoever else changed it left it.
     """
+    Bundle.open(path)  # before the lock, which makes a directory that is not there
+    with locked_directory(path, BundleError, busy=CHANGING):
+        return _add_fp16_graphs(path, parity, on_step)
+
+
+def _add_fp16_graphs(
+    path: Path, parity: tuple[Dataset, str] | None, on_step: Callable[[str], None]
+) -> tuple[Manifest, Fp16Report]:
+    before = _state(path)
     bundle = Bundle.open(path)
+    leave = proven_int8_trt(bundle) if parity is None else ()
     manifest, golden = bundle.manifest, bundle.golden()
-    graphs, report = fp16_graphs(_load(bundle), golden.inputs, on_step, golden.unit_inputs.get("text"))
+    graphs, report = fp16_graphs(_load(bundle), golden.inputs, on_step, golden.unit_inputs.get("text"), leave)
     if not report.graphs:
         return manifest, report
     changed = [graph for graph in graphs if graph.name in report.graphs]
@@ -190,8 +221,12 @@ def add_fp16_graphs(
             "files": manifest.files | file_records(files),
         }
     )
-    with atomic_directory(path, BundleError, replace=True) as directory:
-        shutil.copytree(path, directory, dirs_exist_ok=True)
+    with atomic_directory(path, BundleError, replace=True, keep=(ENGINES,)) as directory:
+        for entry in path.iterdir():
+            if entry.is_dir() and entry.name != ENGINES:
+                shutil.copytree(entry, directory / entry.name)
+            elif entry.name != ENGINES:
+                shutil.copy2(entry, directory / entry.name)
         write_bundle(directory, updated, files)
         complete_report = Fp16Report(graphs=_earlier(path) | report.graphs)
         write_json(directory / FP16_REPORT, complete_report.model_dump(mode="json"), BundleError)
@@ -210,4 +245,6 @@ def add_fp16_graphs(
             layers = with_fp16_rest(int8.layers, report.beside_int8())
             write_int8_report(directory, judged_again(int8.model_copy(update={"layers": layers}), judged, ledger))
         write_report(directory)
-        return judged, report
+        if _state(path) != before:
+            raise BundleError(f"{path} was changed while graphs were added, so nothing was added; run this again")
+    return judged, report

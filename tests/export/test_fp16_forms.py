@@ -13,6 +13,7 @@ from dmdkit.calibration.fp16 import NEAR_ZERO, lower_to_fp16, near_zero_samples
 from dmdkit.data import load_dataset
 from dmdkit.errors import BundleError, CalibrationError
 from dmdkit.export.fp16_forms import add_fp16_graphs, has_fp16_rest
+from dmdkit.files import locked_directory
 from dmdkit.runtime.bundle import Bundle
 
 
@@ -95,6 +96,43 @@ def test_a_failure_leaves_the_bundle_as_it_was(bundle_copy: Path, monkeypatch: p
         add_fp16_graphs(bundle_copy)
     assert (bundle_copy / "manifest.json").read_bytes() == before
     assert [path.name for path in bundle_copy.parent.iterdir()] == [bundle_copy.name]
+
+
+def test_a_proven_graph_is_replaced_only_where_the_new_one_is_proven_and_nothing_that_came_meanwhile_is_lost(
+    bundle_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = bundle_copy / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for graph in manifest["graphs"].values():
+        graph["verdict"]["status"] = "passed"
+    path.write_text(json.dumps(manifest))
+    trt = {name: record for name, record in Bundle.open(bundle_copy).manifest.files.items() if "int8-trt" in name}
+
+    def checked_meanwhile(_: Path) -> None:
+        (bundle_copy / "report/parity.json").write_text("of a check beside this")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dmdkit.export.fp16_forms.write_report", checked_meanwhile)
+        with pytest.raises(BundleError, match="was changed while graphs were added, so nothing was added"):
+            add_fp16_graphs(bundle_copy)
+    assert (bundle_copy / "report/parity.json").read_text() == "of a check beside this"
+
+    def built_meanwhile(_: Path) -> None:
+        (bundle_copy / "engines").mkdir()
+        (bundle_copy / "engines/a.plan").write_bytes(b"x")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dmdkit.export.fp16_forms.write_report", built_meanwhile)
+        after, report = add_fp16_graphs(bundle_copy)
+    assert (bundle_copy / "engines/a.plan").read_bytes() == b"x"
+    assert sorted(report.graphs) == ["explain.fp16", "fusion.fp16"]
+    assert {name: after.files[name] for name in trt} == trt
+    assert after.graphs["fusion.int8-trt"].verdict.status == "passed"
+
+
+def test_a_bundle_that_another_command_is_changing_is_refused(bundle_copy: Path) -> None:
+    with locked_directory(bundle_copy), pytest.raises(BundleError, match="another command is changing it; wait for that"):
+        add_fp16_graphs(bundle_copy)
 
 
 def test_a_missing_or_damaged_bundle_is_refused(bundle_copy: Path, tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ import pytest
 
 from dmdkit.data import Split, load_dataset
 from dmdkit.errors import BundleError, DataError
+from dmdkit.files import locked_directory
 from dmdkit.parity.compare import HopRecord
-from dmdkit.parity.ledger import Ledger, measure, record, run_graph
+from dmdkit.parity.ledger import Ledger, keep, measure, read_ledger, record, run_graph
 from dmdkit.parity.verdicts import outcome
 from dmdkit.runtime import Runtime
 from dmdkit.runtime.bundle import Bundle
@@ -229,3 +230,20 @@ def test_the_report_is_json_even_when_a_graph_gives_nan(bundle_copy: Path, held_
     assert statuses(manifest)["fusion.int8-cpu"] == "failed"
     report = json.loads((bundle_copy / "report/parity.json").read_text(), parse_constant=pytest.fail)
     assert "not finite" in report["hops"][1]["reason"]
+
+
+def test_a_verdict_is_not_kept_in_a_bundle_that_is_another_by_now(bundle_copy: Path) -> None:
+    measured, ledger = Bundle.open(bundle_copy), read_ledger(bundle_copy)
+    assert ledger is not None
+    path = bundle_copy / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["graphs"]["fusion.fp32"]["verdict"]["reason"] = "of a check beside this"
+    path.write_text(json.dumps(manifest))
+    keep(measured, ledger)
+    manifest["files"]["graphs/fusion.fp32.onnx"]["sha256"] = "0" * 64
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match="was changed while it was measured; check it again"):
+        keep(measured, ledger)
+    assert json.loads(path.read_text()) == manifest
+    with locked_directory(bundle_copy), pytest.raises(BundleError, match="another command is changing it"):
+        keep(measured, ledger)

@@ -35,17 +35,19 @@ def add_precision(
     """Add the fp16 graphs that a bundle lacks, and prove them.
 
     `dmdkit export --fp16` makes them at once; this is for a bundle that is there already. The rest of an int8-trt graph
-    becomes fp16 too. Exit code 0 when every graph passed parity, 2 when one failed or could not be verified.
+    becomes fp16 too, unless the graph is proven and there is no --parity-data to prove it again. Exit code 0 when every
+    graph passed parity, 2 when one failed or could not be verified.
 
     Example: dmdkit add-precision face.dmd fp16 --parity-data mosi.pkl
     """
     require("making fp16 graphs", "quantize", "torch", "onnx", "onnxscript", "modelopt")
-    from dmdkit.export.fp16_forms import add_fp16_graphs
+    from dmdkit.export.fp16_forms import add_fp16_graphs, proven_int8_trt
     from dmdkit.parity.ledger import read_ledger
     from dmdkit.parity.verdicts import outcome
     from dmdkit.runtime.bundle import Bundle
 
     opened = Bundle.open(bundle)
+    proven = proven_int8_trt(opened)
     parity = None
     if parity_data is not None:
         dataset = dataset_for_bundle(parity_data, opened, parity_split, nan_policy=NanPolicy.refuse)
@@ -53,6 +55,11 @@ def add_precision(
         parity = (dataset, parity_split)
     with steps(precision.value) as on_step:
         manifest, report = add_fp16_graphs(bundle, parity=parity, on_step=on_step)
+    for name in proven:
+        if name in report.graphs:
+            note(f"{name} was proven and is replaced: its float layers are fp16 now; its new verdict is below")
+        elif parity is None:
+            note(f"{name} is proven and stays as it is; with --parity-data its float layers become fp16, and are proven again")
     if not report.graphs:
         if json:
             print_json({"bundle": str(bundle), "added": []})

@@ -57,11 +57,11 @@ def _reference(run: Run) -> Callable[[Split], dict[str, Any]]:
 def _keep(bundle: Bundle, ledger: Ledger, report: Int8Report | None) -> Path | BundleError:
     """Writes what was measured into the bundle; returns the report for people, or why the bundle cannot be written."""
     from dmdkit.parity.int8_report import write_int8_report
-    from dmdkit.parity.ledger import record
+    from dmdkit.parity.ledger import keep
     from dmdkit.report import write_report
 
     try:
-        record(bundle.path, bundle.manifest, ledger)
+        keep(bundle, ledger)
         if report is not None:
             write_int8_report(bundle.path, report)
         return write_report(bundle.path)

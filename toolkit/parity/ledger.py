@@ -15,7 +15,7 @@ from dmdkit.data.dataset import Split
 from dmdkit.data.fingerprints import SeenAs
 from dmdkit.data.overlap import distinct_samples
 from dmdkit.errors import BundleError, DataError
-from dmdkit.files import write_json
+from dmdkit.files import locked_directory, write_json
 from dmdkit.parity.compare import HopRecord, compare
 from dmdkit.parity.cpp_runner import CppRunner, cpp_hop
 from dmdkit.parity.held_out import held_out
@@ -32,13 +32,15 @@ from dmdkit.runtime.manifest import (
 )
 from dmdkit.runtime.open_graph import open_runner
 
-__all__ = ["Ledger", "measure", "read_ledger", "record"]
+__all__ = ["Ledger", "keep", "measure", "read_ledger", "record"]
 
 Array = npt.NDArray[np.float32]
 REPORT_FILE = "report/parity.json"
 _MAX_REPORT_BYTES = 16 << 20
 _BATCH = 32
 PYTORCH = "pytorch.fp32"
+CHANGING = "another command is changing it; wait for that"
+"""What a bundle that is locked is refused with."""
 
 
 class Ledger(BaseModel):
@@ -328,3 +330,18 @@ def record(bundle_path: Path, manifest: Manifest, ledger: Ledger) -> Manifest:
     write_json(bundle_path / REPORT_FILE, ledger.model_dump(mode="json"), BundleError)
     write_manifest(bundle_path, updated)
     return updated
+
+
+def keep(bundle: Bundle, ledger: Ledger) -> Manifest:
+    """Writes what was measured on ``bundle`` into it, as :func:`record` does, unless it is another bundle by now.
+
+    Verdicts that a check beside this one wrote meanwhile stay.
+
+    Raises:
+        BundleError: Its files changed, another command is changing them, or it cannot be written.
+    """
+    with locked_directory(bundle.path, BundleError, busy=CHANGING):
+        now = Bundle.open(bundle.path).manifest
+        if now.files != bundle.manifest.files:
+            raise BundleError(f"{bundle.path} was changed while it was measured; check it again")
+        return record(bundle.path, now, ledger)
