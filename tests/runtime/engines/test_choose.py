@@ -414,3 +414,21 @@ def test_a_build_beside_the_gpu_is_proven_at_once_and_a_shortfall_is_exit_code_2
     assert record["precision"]["status"] == status
     assert record["check"]["passed"]
     assert not cuda.memory
+
+
+def test_a_build_names_the_folder_that_holds_the_engine_also_where_that_is_a_cache(
+    fp32_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from dmdkit.cli import main
+    from dmdkit.runtime.engines import build as engine_build
+    from dmdkit.runtime.engines.build import BuildResult
+
+    def no_gpu(*_: object) -> Gpu:
+        raise NoGpuError("no GPU")
+
+    engine = add_engine(fp32_bundle)
+    cached = Engine(path=tmp_path / "cache" / engine.path.name, record=engine.record)
+    monkeypatch.setattr(engine_record, "preflight", no_gpu)
+    monkeypatch.setattr(engine_build, "build_engine", lambda *_, **__: BuildResult(cached, cached=True, seconds=1.0))
+    assert main(["build", str(fp32_bundle), "--target", "rtx-ada", "--precision", "fp32", "--graph", "fusion"]) == 0
+    assert f"wrote {tmp_path / 'cache'}/\n" in capsys.readouterr().err
