@@ -54,7 +54,7 @@ def test_the_headline_has_both_clocks_and_the_naive_export_of_thousands_of_nodes
 @pytest.mark.slow
 def test_the_other_sections_have_their_fields(results: dict[str, Any]) -> None:
     sections = results["sections"]
-    assert set(sections) == {"headline", "overhead", "growth", "footprint", "profile"}
+    assert set(sections) == {"headline", "overhead", "growth", "footprint", "profile", "native"}
     assert {row["name"] for row in sections["overhead"]["rows"]} >= {"session.run", "Runtime.predict"}
     assert len(sections["growth"]["by_length"]) == 2
     assert all(row["peak_mb"] > 0 and row["open_ms"] > 0 for row in sections["footprint"]["rows"])

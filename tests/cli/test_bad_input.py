@@ -45,7 +45,7 @@ FINE = {
     *(("data convert", name) for name in WRONG_FOR_A_MODEL),
     # Unused keys are noted; scores do not depend on labels.
     *((command, "unknown key") for command in COMMANDS if command != "import"),
-    *((command, "label outside the range") for command in ("predict", "predict --out")),
+    *((command, name) for command in ("predict", "predict --out") for name in ("label outside the range", "label nan")),
 }
 
 

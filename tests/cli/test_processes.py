@@ -339,7 +339,14 @@ def test_a_disk_that_fills_later_says_how_to_go_on(tiny_data, tiny_run, tmp_path
     line = capsys.readouterr().err.splitlines()[-1]
     assert "the disk may be full" in line
     assert line.endswith(f"then go on with: dmdkit train --resume --out {run}")
-    assert sorted(tree(run)) == ["config.yaml", "environment.json", "facts.json", "history.csv", "last.ckpt"]
+    assert sorted(tree(run)) == [
+        "config.yaml",
+        "environment.json",
+        "facts.json",
+        "history.csv",
+        "last.ckpt",
+        "previous.ckpt",
+    ]
     assert in_process("train", "--resume", "--out", run, "--device", "cpu") == 0
     assert (run / "model.safetensors").read_bytes() == (tiny_run / "model.safetensors").read_bytes()
 

@@ -83,11 +83,11 @@ def test_measured_latencies_choose_it_only_once_proven(
 
 
 def test_the_cpp_runtime_predicts_there_and_explains_in_onnx_runtime(
-    native_bin: Path, library: Path, tiny_bundle: Path, samples_npz: Path, test_samples: dict[str, np.ndarray], tmp_path: Path
+    native_bin: Path, library: Path, tiny_bundle: Path, samples_file: Path, test_samples: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
     assert library.exists()
     out = tmp_path / "answers.safetensors"
-    command = [native_bin / "dmdkit-run", tiny_bundle, "--backend", "native", "--input", samples_npz, "--explain"]
+    command = [native_bin / "dmdkit-run", tiny_bundle, "--backend", "native", "--input", samples_file, "--explain"]
     done = subprocess.run([*command, "--graph", "fp32", "--output", out], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["backend"] == backend_version("native")

@@ -125,7 +125,7 @@ def change_kit(kit: Path, **changes: object) -> None:
         (lambda kit: change_kit(kit, graphs=[{"name": "../../x"}]), "'../../x' is not a plain name"),
         (lambda kit: change_kit(kit, target={"name": "/etc/cron.d/x"}), "'/etc/cron.d/x' is not a plain name"),
         (lambda kit: change_kit(kit, target={"name": "a", "batch": {"min": "1"}}), "the kit is damaged (TypeError"),
-        (lambda kit: (kit / "lib/dmdkit/runtime/gpu.py").write_text(""), "gpu.py is not the file that was written"),
+        (lambda kit: (kit / "lib/dmdkit/runtime/engines/gpu.py").write_text(""), "gpu.py is not the file that was written"),
     ],
 )
 def test_a_damaged_kit_is_one_line(damage, message: str, kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ from dmdkit.calibration.ranges import observe
 from dmdkit.errors import BundleError
 from dmdkit.runtime import Runtime
 from dmdkit.runtime.bundle import Bundle
-from dmdkit.runtime.runtime import open_runner
+from dmdkit.runtime.open_graph import open_runner
 from dmdkit.runtime.self_check import SelfCheck, check_outputs
 from tests.runtime.builders import edit_manifest, put_file, set_verdict
 

@@ -163,16 +163,17 @@ def train_run(
     if own and config.data.sha256 not in (None, dataset.sha256):
         began = "the run began with" if resume else "this config was used with"
         raise RunError(f"{path} is not the file {began} (its SHA-256 differs); name the right one with --data")
-    if "train" in dataset.splits and not resume:
-        for text in resolved(config, len(dataset.splits["train"]))[1]:
-            note(text)
+    planned = resolved(config, len(dataset.splits["train"]))[1] if "train" in dataset.splits and not resume else []
     recorded = config.data.model_copy(update={"path": str(Path(path).resolve()), "sha256": dataset.sha256})
     config = config.model_copy(update={"data": recorded})
     if config.text_encoder is not None:
         require("training with a text encoder", "text", "transformers", "tokenizers")
     target = out or _free_name(f"{Path(path).stem}-{Path(config_name or DEFAULT_RECIPE).stem}")
+    from dmdkit.cli.training_progress import Announced
+
     with _told_how_to_go_on(target, resume=resume):
-        return train_into(config, dataset, target, device=device, force=force, resume=resume, progress=_progress(quiet))
+        progress = Announced(_progress(quiet), planned)
+        return train_into(config, dataset, target, device=device, force=force, resume=resume, progress=progress)
 
 
 def train(

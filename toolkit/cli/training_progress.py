@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dmdkit.cli.console import err, note
 
-__all__ = ["BarProgress", "LineProgress"]
+if TYPE_CHECKING:
+    from dmdkit.training.progress import Progress as TrainingProgress
+
+__all__ = ["Announced", "BarProgress", "LineProgress"]
 
 Row = dict[str, float | int | None]
 _SHOWN = {
@@ -85,3 +91,22 @@ class BarProgress:
     def stop(self) -> None:
         """Takes the bar away and gives the cursor back."""
         self._progress.stop()
+
+
+class Announced:
+    """A progress that says what was planned once training begins, so that a training that cannot begin ends in one line.
+
+    Args:
+        progress: What shows the training.
+        sentences: What was planned.
+    """
+
+    def __init__(self, progress: TrainingProgress, sentences: Sequence[str]) -> None:
+        self._progress, self._sentences = progress, sentences
+        self.batch, self.epoch, self.stop = progress.batch, progress.epoch, progress.stop
+
+    def start(self, epochs: int, batches: int, first_epoch: int) -> None:
+        """Says the sentences, then starts."""
+        for sentence in self._sentences:
+            note(sentence)
+        self._progress.start(epochs, batches, first_epoch)

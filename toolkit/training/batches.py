@@ -56,13 +56,18 @@ def batches_of(count: int, size: int, seed: int) -> list[Tensor]:
     return list(torch.split(order, size))
 
 
+def _chosen_modality(batch: int, probability: float) -> Tensor:
+    """Of each sample, the number of one modality with ``probability``, else -1."""
+    chosen = torch.randint(len(MODALITIES), (batch,))
+    chosen[torch.rand(batch) >= probability] = -1
+    return chosen
+
+
 def drop_modalities(features: dict[str, Tensor], probability: float) -> dict[str, Tensor]:
     """Zeroes at most one modality of each sample with ``probability``."""
     if probability == 0:
         return features
-    batch = next(iter(features.values())).shape[0]
-    chosen = torch.randint(len(MODALITIES), (batch,))
-    chosen[torch.rand(batch) >= probability] = -1
+    chosen = _chosen_modality(next(iter(features.values())).shape[0], probability)
     return {name: features[name] * (chosen != index).to(features[name]).view(-1, 1, 1) for index, name in enumerate(MODALITIES)}
 
 
@@ -74,8 +79,7 @@ def drop_stretches(features: dict[str, Tensor], probability: float) -> dict[str,
     if probability == 0:
         return features
     batch = next(iter(features.values())).shape[0]
-    chosen = torch.randint(len(MODALITIES), (batch,))
-    chosen[torch.rand(batch) >= probability] = -1
+    chosen = _chosen_modality(batch, probability)
     ends = torch.rand(batch, 2).sort(1).values
     found = {}
     for index, name in enumerate(MODALITIES):
