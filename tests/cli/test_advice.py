@@ -71,6 +71,7 @@ SAID_BY: dict[str, tuple[str, ...]] = {
     "toolkit/training/trainer.py": ("train",),
     "runtime/engines/build.py": ("build",),
     "toolkit/parity/cpp_runner.py": ("check",),
+    "calibration/samples.py": ("export",),
     "export/bundle_files.py": ("export",),
     "export/bundle_writer.py": ("export",),
     "export/kit.py": ("build",),
