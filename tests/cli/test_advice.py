@@ -143,7 +143,7 @@ def named() -> set[tuple[str, str | None]]:
 
 
 _WORDS = {
-    "and", "knows", "plan", "that", "reads", "does", "raises", "extra", "it", "parity", "can", "training", "wrote",
+    "and", "knows", "did", "plan", "that", "reads", "does", "raises", "extra", "it", "parity", "can", "training", "wrote",
 }  # fmt: skip
 """What follows the name in sentences about it: "this dmdkit reads"."""
 
