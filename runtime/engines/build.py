@@ -23,6 +23,7 @@ from dmdkit.runtime.engines.record import (
     engines_folder,
     read_engine,
     write_engine,
+    write_engine_alone,
 )
 from dmdkit.runtime.engines.tensorrt_api import Flavour, version_of
 from dmdkit.runtime.engines.tensorrt_build import Progress, build
@@ -119,7 +120,7 @@ def _keep(key: str, record: EngineRecord, plan: bytes, log: str) -> None:
     kept = record.model_copy(update={"plan": "engine.plan", "check": None, "latency_ms": None})
     try:
         with atomic_directory(cache / key, EngineError, replace=True) as directory:
-            write_engine(directory, kept, plan, log)
+            write_engine_alone(directory, kept, plan, log)  # the temporary directory is locked while it is written
     except EngineError as cause:  # a cache that cannot be written costs time only
         _LOG.info("the plan is not kept for other bundles: %s", cause)
 

@@ -32,6 +32,7 @@ __all__ = [
     "preflight",
     "read_engine",
     "write_engine",
+    "write_engine_alone",
 ]
 
 ENGINES = "engines"
@@ -210,6 +211,16 @@ def engines_of(bundle: Bundle, on_damage: Callable[[str], None] = lambda _: None
 
 
 def write_engine(folder: Path, record: EngineRecord, plan: bytes, log: str) -> Engine:
+    """Writes an engine into a folder that others may write to, one after the other: a sidecar belongs to its plan.
+
+    Raises:
+        EngineError: ``folder`` cannot be written.
+    """
+    with locked_directory(folder, EngineError):
+        return write_engine_alone(folder, record, plan, log)
+
+
+def write_engine_alone(folder: Path, record: EngineRecord, plan: bytes, log: str) -> Engine:
     """Writes plan, log and, last, the sidecar that makes them count; after a failure none of the three is there.
 
     Raises:
@@ -217,19 +228,18 @@ def write_engine(folder: Path, record: EngineRecord, plan: bytes, log: str) -> E
     """
     name = record.plan.removesuffix(".plan")
     sidecar, beside = folder / f"{name}.json", (folder / record.plan, folder / f"{name}.log")
-    with locked_directory(folder, EngineError):  # two builds of one engine take turns: a sidecar belongs to its plan
-        try:
-            sidecar.unlink(missing_ok=True)  # an old one must not stand beside a new plan
-            write_bytes(beside[0], plan, EngineError)
-            write_text(beside[1], log, EngineError)
-            write_json(sidecar, record.model_dump(mode="json"), EngineError)
-        except OSError as cause:
-            raise EngineError(f"cannot write {sidecar}: {cause.strerror or cause}; choose a writable place") from cause
-        finally:
-            if not sidecar.exists():
-                for path in beside:
-                    with suppress(OSError):
-                        path.unlink(missing_ok=True)
+    try:
+        sidecar.unlink(missing_ok=True)  # an old one must not stand beside a new plan
+        write_bytes(beside[0], plan, EngineError)
+        write_text(beside[1], log, EngineError)
+        write_json(sidecar, record.model_dump(mode="json"), EngineError)
+    except OSError as cause:
+        raise EngineError(f"cannot write {sidecar}: {cause.strerror or cause}; choose a writable place") from cause
+    finally:
+        if not sidecar.exists():
+            for path in beside:
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
     return Engine(path=sidecar, record=record)
 
 
