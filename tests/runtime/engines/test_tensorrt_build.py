@@ -90,21 +90,21 @@ def test_all_graphs_of_a_bundle_with_a_text_encoder_are_built_unless_some_are_na
 
 
 @rtx
-def test_a_text_encoder_without_its_fp16_form_gets_it_and_without_int8_says_how(
+def test_a_text_encoder_without_the_form_that_is_asked_for_names_the_command_that_adds_it(
     text_bundle_copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DMDKIT_CACHE", str(text_bundle_copy.parent / "cache"))
-    assert build(text_bundle_copy, "--precision", "fp16", "--graph", "text") == 0
+    assert build(text_bundle_copy, "--precision", "fp16", "--graph", "text") == 1
     said = " ".join(capsys.readouterr().err.split())
-    assert "has no fusion.fp16, text.fp16: adding the fp16 forms to it" in said
-    assert "text.fp16 is unverified" in said
+    assert "text.fp16, which engines in fp16 are built from; add them with: dmdkit add-precision" in said
     path = text_bundle_copy / "manifest.json"
     manifest = json.loads(path.read_text())
     del manifest["graphs"]["text.int8-trt"]
     path.write_text(json.dumps(manifest))
     assert build(text_bundle_copy, "--precision", "int8", "--graph", "text") == 1
     said = " ".join(capsys.readouterr().err.split())
-    assert "has no text.int8-trt; export the run again with --int8 --fp16" in said
+    assert "has no text.int8-trt, which engines in int8 are built from" in said
+    assert "export the run again: dmdkit export RUN --int8 --fp16" in said
 
 
 @rtx
