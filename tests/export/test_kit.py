@@ -428,7 +428,10 @@ def test_memory_counts_a_dequantised_weight_once_and_activations_for_each_sample
 
 def test_an_int8_graph_with_an_fp32_rest_is_a_problem_for_a_device(tiny_bundle: Path) -> None:
     findings = dry_run(Bundle.open(tiny_bundle), ["fusion.int8-trt"], load_target("jetson-orin-nx"), "int8")
-    assert any("its remaining layers are fp32; export with --int8 --fp16" in finding.detail for finding in findings)
+    assert any(
+        "its remaining layers are fp32; make them fp16 with: dmdkit export RUN --int8 --fp16" in finding.detail
+        for finding in findings
+    )
 
 
 def test_a_precision_the_bundle_lacks_is_refused_with_the_command_that_adds_it(
