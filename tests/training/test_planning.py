@@ -67,7 +67,7 @@ def test_published_recipes_leave_nothing_to_a_rule(name: str) -> None:
 def test_another_word_than_auto_is_one_readable_error(value: str) -> None:
     with pytest.raises(ConfigError) as caught:
         small(f"training.accumulate_batches={value}")
-    assert str(caught.value).count("training.accumulate_batches") == 1
+    assert str(caught.value).count(": training.accumulate_batches: ") == 1
 
 
 def test_an_incomplete_group_makes_a_step_where_the_recipe_says_so(tmp_path) -> None:
