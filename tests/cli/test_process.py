@@ -12,7 +12,6 @@ import pytest
 
 from dmdkit.cli.console import counted_steps, steps
 from dmdkit.cli.process import remembered_interrupts, was_interrupted
-from tests.cli.helpers import in_process
 from tests.conftest import ROOT
 
 COMMAND = [sys.executable, "-c", "import sys; from dmdkit.cli import main; sys.exit(main())"]
@@ -26,12 +25,22 @@ def ctrl_c():
     signal.signal(signal.SIGINT, before)
 
 
-def interrupted_inside(*_, **__):
-    """A library that is interrupted, and says so in its own words."""
+# In a process of its own: where several tests share one, what an interrupt leaves half done ends them all.
+INTERRUPTED_INSIDE = """
+import importlib, signal, sys
+from dmdkit.cli import main
+
+def interrupted(*_, **__):
     try:
         signal.raise_signal(signal.SIGINT)
     except KeyboardInterrupt as cause:
         raise RuntimeError("please open an issue") from cause
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+module, _, attribute = sys.argv[1].rpartition(".")
+setattr(importlib.import_module(module), attribute, interrupted)
+sys.exit(main(sys.argv[2:]))
+"""
 
 
 @pytest.mark.parametrize(
@@ -42,17 +51,16 @@ def interrupted_inside(*_, **__):
         ("dmdkit.cli.feature_files.check_fits", ["check", "{bundle}", "--data", "{data}"]),
     ],
 )
-def test_an_interrupt_exits_130_whatever_a_library_makes_of_it(
-    library, command, tiny_run, tiny_bundle, tiny_data, tmp_path, monkeypatch, capsys
-):
-    monkeypatch.setattr(library, interrupted_inside)
+def test_an_interrupt_exits_130_whatever_a_library_makes_of_it(library, command, tiny_run, tiny_bundle, tiny_data, tmp_path):
     places = {"run": tiny_run, "bundle": tiny_bundle, "data": tiny_data, "out": tmp_path / "x.dmd"}
-    capsys.readouterr()
-    assert in_process(*(part.format(**places) for part in command)) == 130
-    said = capsys.readouterr().err
-    assert said.splitlines()[-1] == "error: interrupted"
-    assert "issue" not in said
-    assert "Traceback" not in said
+    arguments = [part.format(**places) for part in command]
+    ended = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_INSIDE, library, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 130, ended.stderr
+    assert ended.stderr.splitlines()[-1] == "error: interrupted"
+    assert "issue" not in ended.stderr
+    assert "Traceback" not in ended.stderr
     assert list(tmp_path.iterdir()) == []
 
 
