@@ -12,6 +12,7 @@ import pytest
 
 from dmdkit.cli.console import counted_steps, steps
 from dmdkit.cli.process import remembered_interrupts, was_interrupted
+from tests.cli.helpers import in_process
 from tests.conftest import ROOT
 
 COMMAND = [sys.executable, "-c", "import sys; from dmdkit.cli import main; sys.exit(main())"]
