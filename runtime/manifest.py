@@ -13,8 +13,9 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from dmdkit.errors import BundleError
-from dmdkit.files import stays_inside, write_json
-from dmdkit.records import ModelShape, Record
+from dmdkit.files import write_json
+from dmdkit.printable import one_line
+from dmdkit.records import ModelShape, Record, first_problem, read_bounded
 from dmdkit.runtime.format_version import SCHEMA_MINOR, RequirementRecord, in_oldest_minor, version_problem, without_unknown
 
 __all__ = [
@@ -303,31 +304,6 @@ def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def _plain(text: str) -> str:
-    """``text`` from an untrusted file on one short, printable line."""
-    line = " ".join(text.split())
-    return "".join(c if c.isprintable() else "?" for c in line[:200])
-
-
-def _read_text(path: Path) -> str:
-    """The manifest's text; the size is checked before anything is read."""
-    try:
-        if path.is_dir() or not path.exists():
-            raise BundleError(f"{path.parent}: not a bundle: {MANIFEST_FILE} is missing")
-        if not stays_inside(path, path.parent):
-            raise BundleError(f"{path}: not a file of the bundle itself, or a link that leaves it; copy the file")
-        with path.open("rb") as stream:
-            data = stream.read(MAX_MANIFEST_BYTES + 1)
-    except OSError as cause:
-        raise BundleError(f"{path}: cannot be read: {cause.strerror or cause}") from cause
-    if len(data) > MAX_MANIFEST_BYTES:
-        raise BundleError(f"{path}: larger than {MAX_MANIFEST_BYTES} bytes, so it is no manifest")
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as cause:
-        raise BundleError(f"{path}: damaged: not UTF-8; export the bundle again") from cause
-
-
 def read_manifest(bundle: Path) -> Manifest:
     """Reads and checks ``manifest.json``.
 
@@ -342,23 +318,28 @@ def read_manifest(bundle: Path) -> Manifest:
             raise BundleError(f"{bundle}: no such bundle (expected a directory written by `dmdkit export`)")
     except OSError as cause:
         raise BundleError(f"{bundle}: cannot be read: {cause.strerror or cause}") from cause
-    text = _read_text(path)
+    try:
+        if path.is_dir() or not path.exists():
+            raise BundleError(f"{path.parent}: not a bundle: {MANIFEST_FILE} is missing")
+    except OSError as cause:
+        raise BundleError(f"{path}: cannot be read: {cause.strerror or cause}") from cause
+    advice = "export the bundle again"
+    data = read_bounded(path, inside=path.parent, max_bytes=MAX_MANIFEST_BYTES, advice=advice, error=BundleError)
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as cause:
+        raise BundleError(f"{path}: damaged: not UTF-8; {advice}") from cause
     try:
         values = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_no_constant)
     except (ValueError, RecursionError) as cause:
-        raise BundleError(f"{path}: damaged: {_plain(str(cause)) or type(cause).__name__}; export the bundle again") from cause
+        raise BundleError(f"{path}: damaged: {one_line(str(cause)) or type(cause).__name__}; {advice}") from cause
     if (problem := version_problem(values)) is not None:
-        raise BundleError(f"{path}: {_plain(problem)}")
+        raise BundleError(f"{path}: {one_line(problem)}")
     try:
         # From text, not from ``values``: strict JSON mode takes lists as tuples but no "5" or true as a number.
         return _validated(text, values)
     except ValidationError as cause:
-        first = cause.errors(include_url=False)[0]
-        where = _plain(".".join(str(part) for part in first["loc"]))
-        message = _plain(first["msg"].removeprefix("Value error, "))
-        raise BundleError(
-            f"{path}: damaged: {where}: {message} ({cause.error_count()} problems); export the bundle again"
-        ) from cause
+        raise BundleError(f"{path}: damaged: {first_problem(cause)} ({cause.error_count()} problems); {advice}") from cause
 
 
 def _validated(text: str, values: dict[str, Any]) -> Manifest:
@@ -384,6 +365,6 @@ def write_manifest(bundle: Path, manifest: Manifest) -> None:
     if manifest.ignored:
         raise BundleError(
             f"{bundle / MANIFEST_FILE}: format 1.{manifest.schema_minor}, this dmdkit knows 1.{SCHEMA_MINOR}: writing "
-            f"it would lose {', '.join(map(_plain, manifest.ignored[:5]))}; use the dmdkit that made the bundle"
+            f"it would lose {', '.join(map(one_line, manifest.ignored[:5]))}; use the dmdkit that made the bundle"
         )
     write_json(bundle / MANIFEST_FILE, in_oldest_minor(manifest.model_dump(mode="json")), BundleError)

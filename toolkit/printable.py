@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["is_utf8", "visible"]
+__all__ = ["is_utf8", "one_line", "visible"]
 
 
 def is_utf8(text: str) -> bool:
@@ -20,3 +20,8 @@ def visible(text: str) -> str:
     Control characters, line breaks, bidirectional overrides and lone surrogates are such; letters of any script are not.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def one_line(text: str, limit: int = 200) -> str:
+    """The first ``limit`` characters of ``text`` on one line, each run of white space a space, the rest made visible."""
+    return visible(" ".join(text.split())[:limit])

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from dmdkit.errors import DmdkitError
 from dmdkit.files import stays_inside
-from dmdkit.printable import visible
+from dmdkit.printable import one_line
 
 __all__ = [
     "MODALITIES",
@@ -22,6 +22,8 @@ __all__ = [
     "PositiveInt",
     "Record",
     "TokenArray",
+    "first_problem",
+    "read_bounded",
     "read_record",
 ]
 
@@ -64,6 +66,19 @@ def read_record(
     Raises:
         DmdkitError: As ``error``: unreadable, outside, too large, or not such a record.
     """
+    data = read_bounded(path, inside=inside, max_bytes=max_bytes, advice=advice, error=error)
+    try:
+        return record.model_validate_json(data, strict=strict or None)
+    except (ValidationError, RecursionError) as cause:
+        raise error(f"{path}: damaged, or written by another dmdkit: {first_problem(cause)}; {advice}") from cause
+
+
+def read_bounded(path: Path, *, inside: Path, max_bytes: int, advice: str, error: type[DmdkitError]) -> bytes:
+    """A file's bytes, of which no more than ``max_bytes`` are ever in memory; the arguments are those of ``read_record``.
+
+    Raises:
+        DmdkitError: As ``error``: unreadable, outside, or too large.
+    """
     try:
         if not stays_inside(path, inside):
             raise error(f"{path}: not a file of the bundle itself, or a link that leaves it; {advice}")
@@ -73,10 +88,7 @@ def read_record(
         raise error(f"{path}: cannot be read: {cause.strerror or cause}") from cause
     if len(data) > max_bytes:
         raise error(f"{path}: larger than {max_bytes} bytes, so it is none of ours; {advice}")
-    try:
-        return record.model_validate_json(data, strict=strict or None)
-    except (ValidationError, RecursionError) as cause:
-        raise error(f"{path}: damaged, or written by another dmdkit: {first_problem(cause)}; {advice}") from cause
+    return data
 
 
 def first_problem(cause: Exception) -> str:
@@ -85,7 +97,7 @@ def first_problem(cause: Exception) -> str:
         return type(cause).__name__
     problem: Any = cause.errors(include_url=False, include_input=False)[0]
     where = ".".join(str(part) for part in problem["loc"]) or "the document"
-    return visible(" ".join(f"{where}: {problem['msg']}".split())[:200])
+    return one_line(f"{where}: {problem['msg'].removeprefix('Value error, ')}")
 
 
 class PerModality(Record):
