@@ -14,8 +14,9 @@ MINILM := build/minilm
 # Headers and library of ONNX Runtime for the C++ runtime; -aarch64 is the one that qemu-user can run.
 ORT_SDK := build/onnxruntime-sdk
 
-# Two processes of tests, one thread each: half the time of one process whose threads wait for each other.
-TWICE := -n 2 --dist loadfile
+# Two processes of tests, one thread each: half the time of one process whose threads wait for each other. When one of them dies
+# the run ends: a new one in its place may wait for ever.
+TWICE := -n 2 --dist loadfile --max-worker-restart 0
 
 .PHONY: demo test check lint types unit native sanitize fuzz test-aarch64 soak bench-native mutants test-all bench clean
 
