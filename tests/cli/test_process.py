@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-from contextlib import suppress
+import textwrap
 
 import pytest
 
-from dmdkit.cli.console import counted_steps, steps
-from dmdkit.cli.process import remembered_interrupts, was_interrupted
-from tests.cli.helpers import in_process
 from tests.conftest import ROOT
 
 COMMAND = [sys.executable, "-c", "import sys; from dmdkit.cli import main; sys.exit(main())"]
 
 
-@pytest.fixture(autouse=True)
-def ctrl_c():
-    """Ctrl-C as in a terminal, even where the tests were started in a shell's background, which ignores it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-# In a process of its own: where several tests share one, what an interrupt leaves half done ends them all.
+# In processes of their own: a signal in one that tests share has ended all of them.
 INTERRUPTED_INSIDE = """
 import importlib, signal, sys
 from dmdkit.cli import main
@@ -42,6 +30,27 @@ module, _, attribute = sys.argv[1].rpartition(".")
 setattr(importlib.import_module(module), attribute, interrupted)
 sys.exit(main(sys.argv[2:]))
 """
+
+
+ALONE = """
+import signal
+from contextlib import suppress
+
+import pytest
+
+from dmdkit.cli.console import counted_steps, steps
+from dmdkit.cli.process import remembered_interrupts, was_interrupted
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+"""
+
+
+def alone(script: str) -> str:
+    """Runs ``script`` after ``ALONE`` in a process of its own; what it said on standard error."""
+    program = ALONE + textwrap.dedent(script)
+    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stderr
 
 
 @pytest.mark.parametrize(
@@ -66,33 +75,51 @@ def test_an_interrupt_exits_130_whatever_a_library_makes_of_it(library, command,
 
 
 def test_no_step_begins_after_an_interrupt_that_was_dropped():
-    with remembered_interrupts():
-        with suppress(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-        assert was_interrupted()
-        with steps("working") as on_step, pytest.raises(KeyboardInterrupt):
-            on_step("on")
-        with counted_steps("working") as (on_step, on_progress):
-            with pytest.raises(KeyboardInterrupt):
+    alone("""
+        with remembered_interrupts():
+            with suppress(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+            assert was_interrupted()
+            with steps("working") as on_step, pytest.raises(KeyboardInterrupt):
                 on_step("on")
-            with pytest.raises(KeyboardInterrupt):
-                on_progress(1, 2)
-    with remembered_interrupts():
-        assert not was_interrupted(), "the next command begins anew"
+            with counted_steps("working") as (on_step, on_progress):
+                with pytest.raises(KeyboardInterrupt):
+                    on_step("on")
+                with pytest.raises(KeyboardInterrupt):
+                    on_progress(1, 2)
+        with remembered_interrupts():
+            assert not was_interrupted(), "the next command begins anew"
+    """)
 
 
 def test_an_ignored_interrupt_stays_ignored():
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with remembered_interrupts():
-        signal.raise_signal(signal.SIGINT)
-    assert not was_interrupted()
-    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    alone("""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        with remembered_interrupts():
+            signal.raise_signal(signal.SIGINT)
+        assert not was_interrupted()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    """)
 
 
 def test_the_handler_of_whoever_calls_main_is_put_back():
-    with remembered_interrupts():
-        assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    alone("""
+        with remembered_interrupts():
+            assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    """)
+
+
+def test_a_sigterm_ends_a_command_as_a_ctrl_c_does():
+    said = alone("""
+        import dmdkit.data
+        from dmdkit.cli import main
+
+        dmdkit.data.load_dataset = lambda *_, **__: signal.raise_signal(signal.SIGTERM)
+        assert main(["data", "inspect", "pyproject.toml"]) == 130
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    """)
+    assert said.strip() == "error: interrupted"
 
 
 def without(descriptor: int, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -122,10 +149,3 @@ def test_a_closed_standard_error_loses_nothing_of_the_answer(tiny_bundle, tiny_d
     ended = without(2, "predict", tiny_bundle, "--data", tiny_data, "--graph", "fp32", "--limit", "1")
     assert ended.returncode == 0
     assert "test-0" in ended.stdout
-
-
-def test_a_sigterm_ends_a_command_as_a_ctrl_c_does(monkeypatch, tiny_data, capsys):
-    monkeypatch.setattr("dmdkit.data.load_dataset", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
-    assert in_process("data", "inspect", tiny_data) == 130
-    assert capsys.readouterr().err.strip() == "error: interrupted"
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
