@@ -16,7 +16,7 @@ ORT_SDK := build/onnxruntime-sdk
 
 # Two processes of tests, one thread each: half the time of one process whose threads wait for each other. When one of them dies
 # the run ends: a new one in its place may wait for ever.
-TWICE := -n 2 --dist loadfile --max-worker-restart 0 --durations 20
+TWICE := -n 2 --dist loadfile --max-worker-restart 0
 
 .PHONY: demo test check lint types unit native sanitize fuzz test-aarch64 soak bench-native mutants test-all bench clean
 

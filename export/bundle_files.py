@@ -23,7 +23,7 @@ __all__ = ["check_replaceable", "file_records", "golden_bytes", "graph_files", "
 _FOLDERS = r"(graphs/|golden/|calibration/|report/)?"
 _OURS = re.compile(
     r"manifest\.json|tokenizer\.json|golden/golden\.safetensors|(calibration|provenance)/samples\.json"
-    r"|graphs/(fusion|explain|text|gd_homo|gd_hetero)(\.[a-z0-9-]+)?\.onnx"
+    r"|graphs/(fusion|explain|text|stream|gd_homo|gd_hetero)(\.[a-z0-9-]+)?\.onnx"
     r"|report/(parity\.json|int8\.json|fp16\.json|report\.html)"
     rf"|{_FOLDERS}\.[a-z0-9]+-\w{{8}}\.tmp\.(json|html)"  # of a check that was killed
     rf"|{ENGINES}/.*",  # stays whole, so whatever is in it is not in the way

@@ -24,6 +24,7 @@ from dmdkit.export.fp16_forms import FP16_REPORT, Fp16Report, fp16_graphs
 from dmdkit.export.graphs import ExportedGraph, fp32_graphs, int8_graphs
 from dmdkit.export.int8_export import Int8Exporter, calibration_method, text_int8_graphs, write_int8
 from dmdkit.export.reference import reference_outputs, unit_inputs
+from dmdkit.export.step_graphs import step_graphs, stream_record_of
 from dmdkit.export.text_export import TOKENIZER_FILE, TextExporter, tokens_of
 from dmdkit.files import atomic_directory, sha256_of_bytes, write_json
 from dmdkit.model.dmd import GRAPH_ORDER
@@ -72,6 +73,7 @@ class ExportOptions:
 
     Attributes:
         int8: Whether to add the INT8 forms; needs ``calibration``.
+        stream: Whether to add the step graphs, which answer step by step.
         fp16: Whether to add the fp16 forms, and to put the layers that ``int8-trt`` leaves in float into fp16.
         calibration: The feature file whose training split calibrates.
         calibration_samples: How many of its samples to use at most.
@@ -83,6 +85,7 @@ class ExportOptions:
 
     int8: bool = False
     fp16: bool = False
+    stream: bool = False
     calibration: Dataset | None = None
     calibration_samples: int = DEFAULT_CALIBRATION_SAMPLES
     search: SearchOptions = field(default_factory=SearchOptions)
@@ -303,7 +306,8 @@ def export_bundle(
     exported = _graphs(run, system, text_exporter, options, calibration, golden_split, Progress(on_step, on_progress))
     graphs = exported.graphs
     on_step("golden samples")
-    files = graph_files(graphs)
+    steps = step_graphs(system, int8=options.int8, on_step=on_step) if options.stream else []
+    files = graph_files([*graphs, *steps])
     golden = _golden(system, text_exporter, golden_split, graphs, files)
     if text_exporter is not None:
         files[TOKENIZER_FILE] = text_exporter.tokenizer
@@ -336,6 +340,7 @@ def export_bundle(
         text=text_exporter.record() if text_exporter is not None else None,
         outputs=_output_records(run, gd_units=system.homo_gd is not None),
         graphs={graph.name: graph.record() for graph in graphs},
+        stream=stream_record_of(run.facts.shape, steps),
         calibration=calibration.record(calibration_method(exported.plans), [g.name for g in graphs if g.calibrated])
         if calibration
         else None,

@@ -66,17 +66,23 @@ class UnitNormalise(nn.Module):
 
     Safe in fp16: the stream is scaled by 1/sqrt(e), so the sum of squares is LayerNorm's own variance. It overflows only
     beyond a standard deviation of 256, and squares too small for fp16 belong to steps where eps decides anyway.
+
+    Args:
+        streams: S.
+        width: e.
+        any_steps: Whether the graph takes any number of steps of one sample, instead of any number of samples.
     """
 
-    def __init__(self, streams: int, width: int) -> None:
+    def __init__(self, streams: int, width: int, *, any_steps: bool = False) -> None:
         super().__init__()
-        self.streams, self.width = streams, width
+        self.streams, self.width, self.any_steps = streams, width, any_steps
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, S*e, T) -> (B, S*e, T)."""
-        apart = x.reshape(-1, self.streams, self.width, x.shape[2])
+        batch, steps = (1, -1) if self.any_steps else (-1, x.shape[2])
+        apart = x.reshape(batch, self.streams, self.width, steps)
         length = torch.sqrt((apart * apart).sum(dim=2, keepdim=True) + LAYER_NORM_EPS)
-        return (apart / length).reshape(-1, self.streams * self.width, x.shape[2])
+        return (apart / length).reshape(batch, self.streams * self.width, steps)
 
 
 class Attend(nn.Module):
@@ -111,9 +117,9 @@ class Attend(nn.Module):
 class FeedForward(nn.Module):
     """Normalise, linear, ReLU, linear, added back."""
 
-    def __init__(self, layers: Sequence[FoldedLayer]) -> None:
+    def __init__(self, layers: Sequence[FoldedLayer], *, any_steps: bool = False) -> None:
         super().__init__()
-        self.normalise = UnitNormalise(len(layers), layers[0].fc1.shape[1])
+        self.normalise = UnitNormalise(len(layers), layers[0].fc1.shape[1], any_steps=any_steps)
         self.fc1 = grouped([layer.fc1 for layer in layers], [layer.fc1_bias for layer in layers])
         self.fc2 = grouped([layer.fc2 for layer in layers], [layer.fc2_bias for layer in layers])
 

@@ -97,13 +97,19 @@ class Decouple(nn.Module):
             self.register_buffer("mean", standardise.mean.clone().unsqueeze(-1))
             self.register_buffer("inverse_scale", (1 / standardise.scale).unsqueeze(-1))
 
-    def forward(self, x: Tensor, step_present: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Raw (B, T, D), presence (B, 1, T) and (B, 1, T') -> centred S, C (B, d, T' + empty), what their encoder reads."""
+    def forward(
+        self, x: Tensor, step_present: Tensor, present: Tensor, places: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Raw (B, T, D), presence (B, 1, T) and (B, 1, T') -> centred S, C (B, d, T' + empty), what their encoder reads.
+
+        ``places``: int64 (T'), each projected step's number in the sequence; None: 0, 1, 2, ...
+        """
         x = x.transpose(1, 2)
         if self.standardised:
             x = (x - cast(Tensor, self.mean)) * cast(Tensor, self.inverse_scale) * step_present
         source = x if self.project is None else self.project(x)
-        embedded = self.encode(source) + present * cast(Tensor, self.positions)
+        positions = cast(Tensor, self.positions)
+        embedded = self.encode(source) + present * (positions if places is None else positions.index_select(1, places))
         if self.empty:
             embedded = F.pad(embedded, (self.empty, 0))
         exclusive, common = embedded.split(self.width, dim=1)
@@ -138,8 +144,8 @@ class Decoupling(nn.Module):
         self.pad_mask = nn.ModuleDict({m: PadMask(kernels[m]) for m in GRAPH_ORDER})
         self.decouple = nn.ModuleDict({m: Decouple(dmd, m, lengths[m].empty) for m in GRAPH_ORDER})
 
-    def forward(self, features: dict[str, Tensor]) -> Decoupled:
-        """Raw features (B, T_m, D_m) by modality -> :class:`Decoupled`."""
-        parts = {m: self.decouple[m](features[m], *self.pad_mask[m](features[m])) for m in GRAPH_ORDER}
+    def forward(self, features: dict[str, Tensor], places: Tensor | None = None) -> Decoupled:
+        """Raw features (B, T_m, D_m) by modality -> :class:`Decoupled`; ``places`` as in :class:`Decouple`."""
+        parts = {m: self.decouple[m](features[m], *self.pad_mask[m](features[m]), places) for m in GRAPH_ORDER}
         exclusive, common, source = ({m: part[i] for m, part in parts.items()} for i in range(3))
         return Decoupled(exclusive, common, source)

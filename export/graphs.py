@@ -18,7 +18,7 @@ from dmdkit.export.explain import ExplainModule, explain_output_names
 from dmdkit.export.native_plan import replan, with_plan
 from dmdkit.export.onnx_writer import graph_from_module, subgraph
 from dmdkit.model.system import DmdSystem
-from dmdkit.runtime.manifest import GraphKind, GraphRecord, Precision, VerdictRecord
+from dmdkit.runtime.graph_records import GraphKind, GraphRecord, Precision, VerdictRecord
 
 __all__ = ["ExportedGraph", "fp32_graphs", "int8_graphs", "plan_for"]
 

@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import onnx
 import torch
@@ -24,17 +24,28 @@ IR_VERSION = 10
 """Written exactly, so that ONNX Runtime 1.22 and TensorRT 10.3 read every graph."""
 
 
-def graph_from_module(module: nn.Module, inputs: Sequence[tuple[str, Tensor]], outputs: Sequence[str]) -> ModelProto:
+def graph_from_module(
+    module: nn.Module,
+    inputs: Sequence[tuple[str, Tensor]],
+    outputs: Sequence[str],
+    *,
+    fixed: Collection[str] = (),
+    name: str = "main",
+) -> ModelProto:
     """The ONNX graph of ``module``, batch axis dynamic, names tidied, contract checked.
 
     Args:
-        module: Takes the inputs in order; it is put into evaluation mode.
+        module: Takes the inputs in order, as ``*inputs`` where some are ``fixed``; it is put into evaluation mode.
         inputs: Names and example tensors with a batch of 2 or more.
         outputs: Names of its outputs, in order.
+        fixed: Inputs whose first axis is no batch and stays as it is in the example.
+        name: Name of the graph.
 
     Raises:
         ExportError: The exporter failed or its graph breaks the contract.
     """
+    batch = torch.export.Dim("batch")
+    shapes = [{} if given in fixed else {0: batch} for given, _ in inputs]
     logger = logging.getLogger("torch.onnx")
     level, said = logger.level, io.StringIO()
     logger.setLevel(logging.ERROR)
@@ -48,7 +59,7 @@ def graph_from_module(module: nn.Module, inputs: Sequence[tuple[str, Tensor]], o
                 opset_version=OPSET,
                 input_names=[name for name, _ in inputs],
                 output_names=list(outputs),
-                dynamic_shapes=[{0: torch.export.Dim("batch")} for _ in inputs],
+                dynamic_shapes=(tuple(shapes),) if fixed else shapes,
                 verbose=False,
             )
     except ImportError as cause:
@@ -59,7 +70,7 @@ def graph_from_module(module: nn.Module, inputs: Sequence[tuple[str, Tensor]], o
         logger.setLevel(level)
     assert program is not None
     model: ModelProto = program.model_proto
-    canonicalise(model, "main")
+    canonicalise(model, name)
     check_contract(model)
     return model
 

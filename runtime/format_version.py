@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field
 __all__ = ["SCHEMA_MINOR", "SCHEMA_VERSION", "RequirementRecord", "in_oldest_minor", "version_problem", "without_unknown"]
 
 SCHEMA_VERSION = 1
-SCHEMA_MINOR = 1
-"""1.0 knew no ``schema_minor``; 1.1 added that, ``requires`` and verdicts on the native kernels."""
+SCHEMA_MINOR = 2
+"""1.0 knew no ``schema_minor``; 1.1 added that, ``requires`` and verdicts on the native kernels; 1.2 step graphs."""
 
 _BACKENDS_OF_1_0 = frozenset({"openvino"})
 
@@ -57,9 +57,10 @@ def in_oldest_minor(values: dict[str, Any]) -> dict[str, Any]:
     """A manifest to write, in the oldest minor version that says it all: a reader of 1.0 refuses keys it does not know."""
     verdicts = {name for graph in values["graphs"].values() for name in graph["backends"]}
     later = values["requires"] or verdicts - _BACKENDS_OF_1_0
-    minor = max(values["schema_minor"], 1 if later else 0)
+    minor = max(values["schema_minor"], 2 if values["stream"] else 1 if later else 0)
     added = {"schema_minor": minor} | ({"requires": values["requires"]} if values["requires"] else {})
-    kept = {key: value for key, value in values.items() if key not in ("schema_minor", "requires")}
+    left_out = ("schema_minor", "requires", *(() if values["stream"] else ("stream",)))
+    kept = {key: value for key, value in values.items() if key not in left_out}
     return {"schema_version": kept.pop("schema_version"), **(added if minor else {}), **kept}
 
 

@@ -8,15 +8,26 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from dmdkit.errors import BundleError
 from dmdkit.files import write_json
 from dmdkit.printable import one_line
-from dmdkit.records import ModelShape, Record, first_problem, read_bounded
+from dmdkit.records import ModelShape, Record, first_problem, read_bounded, streams_problem
 from dmdkit.runtime.format_version import SCHEMA_MINOR, RequirementRecord, in_oldest_minor, version_problem, without_unknown
+from dmdkit.runtime.graph_records import (
+    OPTIONAL_BACKENDS,
+    Count,
+    GraphRecord,
+    Modality,
+    Sha256,
+    Size,
+    StateRecord,
+    StreamRecord,
+    VerdictRecord,
+)
 
 __all__ = [
     "MANIFEST_FILE",
@@ -30,6 +41,8 @@ __all__ = [
     "Manifest",
     "OutputRecord",
     "SourceRecord",
+    "StateRecord",
+    "StreamRecord",
     "TextRecord",
     "VerdictRecord",
     "read_manifest",
@@ -41,23 +54,7 @@ MAX_MANIFEST_BYTES = 16 << 20
 _SAFE_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 _FLOAT32_MAX = 3.4e38
 
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Count = Annotated[int, Field(ge=0, lt=2**63)]
-Size = Annotated[int, Field(ge=1, lt=2**31)]
 Limit = Annotated[float, Field(ge=-_FLOAT32_MAX, le=_FLOAT32_MAX)]
-Modality = Literal["text", "audio", "vision"]
-Precision = Literal["fp32", "fp16", "int8-cpu", "int8-trt"]
-GraphKind = Literal["fusion", "explain", "gd_homo", "gd_hetero", "text"]
-OptionalBackend = Literal["openvino", "native", "native-7bit"]
-SessionOption = Literal[
-    "optimization.disable_specified_optimizers",
-    "session.disable_quant_qdq",
-    "session.enable_quant_qdq_cleanup",
-    "session.set_denormal_as_zero",
-]
-"""The entries a bundle may set. Others name files to read or libraries to load, which is not for a bundle to decide."""
-OPTIONAL_BACKENDS: tuple[OptionalBackend, ...] = get_args(OptionalBackend)
 
 _GRAPH_ORDER: tuple[Modality, ...] = ("text", "vision", "audio")
 _GRAPH_EDGES = [(student, teacher) for student in _GRAPH_ORDER for teacher in _GRAPH_ORDER if student != teacher]
@@ -108,58 +105,6 @@ class OutputRecord(Record):
     shape: list[int | str] = Field(description="'batch' for the dynamic axis")
     order: list[str] | None = Field(None, description="what each entry of the axis after batch stands for")
     range: tuple[float, float] | None = None
-
-
-class VerdictRecord(Record):
-    """Whether a graph answers like the model it came from."""
-
-    status: Literal["passed", "failed", "unverified"]
-    reason: str
-    samples: Count
-    data_sha256: Sha256 | None = None
-
-
-class GraphRecord(Record):
-    """One ONNX graph."""
-
-    kind: GraphKind
-    precision: Precision
-    file: str
-    opset: Count
-    ir_version: Count
-    session_options: dict[SessionOption, str] = Field(
-        default_factory=dict, description="ONNX Runtime session config entries; only such as change how a graph is computed"
-    )
-    simulated_on_cpu: bool = Field(False, description="ONNX Runtime's CPU simulates this lowering; an engine runs it")
-    weight_bytes: Count = Field(description="weight matrices with their scales")
-    weights_stored_int8: Share = Field(description="share of weight-matrix elements stored as INT8")
-    multiply_adds: Count = Field(description="per sample, all matrix products and convolutions")
-    multiply_adds_int8: Share = Field(description="share of them computed in INT8")
-    verdict: VerdictRecord = Field(description="of the graph in ONNX Runtime")
-    backends: dict[OptionalBackend, VerdictRecord] = Field(
-        default_factory=dict, description="verdict of the same graph in other backends, where it was measured"
-    )
-
-    def runs_in(self, backend: str) -> bool:
-        """Whether a CPU backend is asked to run it; native kernels read the weights of a fusion graph, not its nodes."""
-        if backend == "native":
-            return self.kind == "fusion" and self.precision in ("fp32", "int8-cpu")
-        return backend == "onnxruntime" or not self.onnxruntime_only
-
-    @property
-    def onnxruntime_only(self) -> bool:
-        """Whether other CPU backends are not asked.
-
-        They would simulate engine forms too, and OpenVINO 2026.4 refuses QLinearConv with one weight scale per channel (it
-        takes the scales for those of axis 1).
-        """
-        integers = self.precision == "int8-cpu" and not self.only_stores_int8
-        return self.simulated_on_cpu or integers
-
-    @property
-    def only_stores_int8(self) -> bool:
-        """Whether its weights are INT8 and its arithmetic float, which ONNX Runtime repeats as exactly as an fp32 graph's."""
-        return self.precision == "int8-cpu" and self.multiply_adds_int8 == 0
 
 
 class CalibrationRecord(Record):
@@ -235,6 +180,7 @@ class Manifest(Record):
     text: TextRecord | None = Field(None, description="None: the model's text features are made elsewhere")
     outputs: dict[str, OutputRecord]
     graphs: dict[str, GraphRecord] = Field(description="keyed KIND.PRECISION")
+    stream: StreamRecord | None = Field(None, description="None: no step graph was exported")
     calibration: CalibrationRecord | None
     golden: GoldenRecord
     files: dict[str, FileRecord]
@@ -268,8 +214,9 @@ class Manifest(Record):
         for name, record in self.inputs.items():
             if (record.steps, record.features) != (lengths[name], widths[name]):
                 raise ValueError(f"inputs.{name} does not have the model's {lengths[name]} steps of {widths[name]} features")
+        self._stream_fits()
         for name, graph in self.graphs.items():
-            if name != f"{graph.kind}.{graph.precision}":
+            if name != f"{graph.kind}.{graph.precision}" or graph.kind == "stream":
                 raise ValueError(f"graphs.{name} describes {graph.kind}.{graph.precision}")
             if graph.file not in self.files:
                 raise ValueError(f"graphs.{name}: {graph.file} is not listed under files")
@@ -279,6 +226,19 @@ class Manifest(Record):
         if len(self.golden.ids) != self.golden.samples:
             raise ValueError(f"golden: {len(self.golden.ids)} ids for {self.golden.samples} samples")
         return self
+
+    def _stream_fits(self) -> None:
+        if self.stream is None:
+            return
+        problem = streams_problem(self.model.lengths, self.model.kernels)
+        if problem:
+            raise ValueError(f"stream: a model that cannot stream has a step graph: {problem}")
+        kernel, capacity = self.model.kernels.text, self.model.projected_lengths["text"]
+        if (self.stream.kernel, self.stream.capacity) != (kernel, capacity):
+            raise ValueError(f"stream: kernel and capacity are not the model's {kernel} and {capacity}")
+        for graph in self.stream.graphs.values():
+            if graph.file not in self.files:
+                raise ValueError(f"stream: {graph.file} is not listed under files")
 
     def _text_fits(self, steps: int) -> None:
         if (self.text is not None) != ("text.fp32" in self.graphs):

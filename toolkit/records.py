@@ -25,6 +25,7 @@ __all__ = [
     "first_problem",
     "read_bounded",
     "read_record",
+    "streams_problem",
 ]
 
 MODALITIES = ("text", "audio", "vision")
@@ -110,6 +111,22 @@ class PerModality(Record):
     def as_dict(self) -> dict[str, int]:
         """The three values by modality name, in the order text, audio, vision."""
         return {"text": self.text, "audio": self.audio, "vision": self.vision}
+
+
+def streams_problem(lengths: PerModality, kernels: PerModality) -> str | None:
+    """Why a model of these sizes has no exact answer at every step, or None where it has.
+
+    Only with equal lengths and kernels is everything behind the projection causal (docs/streaming.md).
+    """
+    sizes, widths = lengths.as_dict(), kernels.as_dict()
+    if len(set(sizes.values())) > 1:
+        said = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        return f"its modalities have different numbers of steps ({said}); use word-aligned features, one step of each at a time"
+    if len(set(widths.values())) > 1:
+        said = ", ".join(f"{name} {width}" for name, width in widths.items())
+        same = " ".join(f"--set model.kernels.{name}={widths['text']}" for name in widths if widths[name] != widths["text"])
+        return f"its kernels differ ({said}), so the projected steps do too; train with equal ones: {same}"
+    return None
 
 
 class ModelShape(Record):

@@ -12,7 +12,10 @@ from collections import Counter
 
 from onnx import ModelProto, NodeProto, TensorProto
 
-__all__ = ["canonicalise", "drop_unused", "remove_initializers"]
+__all__ = ["STEP_GRAPH", "canonicalise", "drop_unused", "remove_initializers"]
+
+STEP_GRAPH = "stream"
+"""Name of the graph that takes steps and a state; its first axis is the steps of a call, where it is dynamic."""
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
@@ -106,7 +109,9 @@ def canonicalise(model: ModelProto, name: str) -> None:
     del model.functions[:]
     for value in (*graph.input, *graph.output):
         del value.metadata_props[:]
-        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+        first = value.type.tensor_type.shape.dim[0]
+        if not (name == STEP_GRAPH and first.HasField("dim_value")):  # the state of a stream has no batch
+            first.dim_param = "batch"
     graph.name, graph.doc_string = name, ""
     model.producer_name, model.producer_version, model.doc_string = "dmdkit", "", ""
     drop_unused(model)

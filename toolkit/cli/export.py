@@ -66,6 +66,7 @@ def export_run(
     *,
     int8: bool,
     fp16: bool = False,
+    stream: bool = False,
     calib: Path | None = None,
     parity_data: Path | None = None,
     parity_split: str = "test",
@@ -106,6 +107,7 @@ def export_run(
     options = ExportOptions(
         int8=int8,
         fp16=fp16,
+        stream=stream,
         calibration=calibration,
         calibration_samples=calib_samples or DEFAULT_CALIBRATION_SAMPLES,
         search=SearchOptions(
@@ -167,6 +169,9 @@ def export(
     fp16: Annotated[
         bool, typer.Option("--fp16", help="Add the fp16 forms, for engines; with --int8, the rest of int8-trt is fp16 too.")
     ] = False,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Add the step graphs, which answer at every step of a stream.")
+    ] = False,
     calib: Annotated[
         Path | None, typer.Option(help="Feature file whose training split calibrates; without it, the run's own data.")
     ] = None,
@@ -217,6 +222,7 @@ def export(
         target,
         int8=int8,
         fp16=fp16,
+        stream=stream,
         calib=calib,
         parity_data=parity_data,
         parity_split=parity_split,

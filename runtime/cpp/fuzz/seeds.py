@@ -11,7 +11,8 @@ from typing import Any, get_args
 from native_seed import native_graph
 
 from dmdkit.runtime.engines.record import EngineRecord
-from dmdkit.runtime.manifest import GraphKind, Manifest, Precision
+from dmdkit.runtime.graph_records import GraphKind, Precision
+from dmdkit.runtime.manifest import Manifest
 
 MODALITIES = ("text", "audio", "vision")
 GRAPH_ORDER = ("text", "vision", "audio")

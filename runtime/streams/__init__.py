@@ -1,0 +1,1 @@
+"""Streams: the exact answer at every step for the price of one step (docs/streaming.md)."""
