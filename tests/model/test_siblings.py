@@ -7,7 +7,8 @@ import torch
 
 from dmdkit.config import DropoutConfig
 from dmdkit.model import DmdSystem, loss_terms, total_loss
-from dmdkit.model.siblings import _Attention, _draws, _kept, dropout, run_siblings
+from dmdkit.model.dropout import draws_of, dropout, kept
+from dmdkit.model.siblings import _Attention, run_siblings
 from dmdkit.model.transformer import BlockDropout, EncoderBlock
 from tests.model.test_dmd import inputs_of, shape_of
 
@@ -51,8 +52,8 @@ def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
         assert float(found.mean()) == pytest.approx(1, abs=0.02)
         assert found[found != 0].unique().numel() == 1
     assert dropout(x, 0.5, training=False) is x
-    draws = _draws(7, x.device)
-    assert torch.equal(_kept(draws, 0.0, x.dtype), torch.ones(7))
+    draws = draws_of(7, x.device)
+    assert torch.equal(kept(draws, 0.0, x.dtype), torch.ones(7))
 
 
 def test_each_sibling_is_dropped_with_its_own_chance_and_apart_from_the_others() -> None:

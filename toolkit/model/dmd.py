@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dmdkit.config import DropoutConfig, ModelShape
-from dmdkit.model.siblings import dropout as drop
+from dmdkit.model.dropout import dropout as drop
 from dmdkit.model.siblings import run_siblings
 from dmdkit.model.transformer import BlockDropout, EncoderBlock
 
@@ -106,20 +106,26 @@ class Head(nn.Module):
         return self.out(total), hidden, total
 
 
-def run_blocks(blocks: Sequence[nn.Module], streams: Sequence[Tensor], sources: Sequence[Tensor] | None = None) -> list[Tensor]:
+def run_blocks(
+    blocks: Sequence[nn.Module], streams: Sequence[Tensor], sources: Sequence[Tensor] | None = None, *, last_step: bool = False
+) -> list[Tensor]:
     """What each block makes of its stream (B, T_q, e), attending to its source where there is one.
 
-    While training, blocks whose lengths are equal run together; otherwise one by one.
+    While training, blocks whose lengths are equal run together, and without what only other steps than a wanted last one
+    need; otherwise one by one. With ``last_step`` each is (B, e).
     """
     nothing = [None] * len(blocks)
     if not blocks[0].training:
-        return [block(x, y) for block, x, y in zip(blocks, streams, sources or nothing, strict=True)]
+        whole = [block(x, y) for block, x, y in zip(blocks, streams, sources or nothing, strict=True)]
+        return [x[:, -1] for x in whole] if last_step else whole
     found: dict[int, Tensor] = {}
     lengths = [(x.shape[1], 0 if y is None else y.shape[1]) for x, y in zip(streams, sources or nothing, strict=True)]
     for equal in dict.fromkeys(lengths):
         chosen = [index for index, length in enumerate(lengths) if length == equal]
         stacked = torch.stack([streams[i] for i in chosen]), torch.stack([sources[i] for i in chosen]) if sources else None
-        together = run_siblings([cast(EncoderBlock, blocks[i]) for i in chosen], *stacked)
+        together = run_siblings([cast(EncoderBlock, blocks[i]) for i in chosen], *stacked, last_step=last_step)
+        if last_step:
+            together = together[:, :, -1]
         found.update(zip(chosen, together.unbind(), strict=True))
     return [found[index] for index in range(len(blocks))]
 
@@ -200,15 +206,15 @@ class Dmd(nn.Module):
 
         homo = {m: self.homo_head[m](common[m].flatten(1)) for m in GRAPH_ORDER}
         self_blocks = [self.self_block[m] for m in GRAPH_ORDER]
-        c = torch.cat([x[:, -1] for x in run_blocks(self_blocks, [common[m] for m in GRAPH_ORDER])], dim=-1)
+        c = torch.cat(run_blocks(self_blocks, [common[m] for m in GRAPH_ORDER], last_step=True), dim=-1)
         logit_common, _, _ = self.common_head(c)
 
         pairs = [(target, source) for target, sources in CROSS_PAIRS.items() for source in sources]
         cross_blocks = [self.cross_block[target][source] for target, source in pairs]  # type: ignore[index]
         crossed = run_blocks(cross_blocks, [exclusive[t] for t, _ in pairs], [exclusive[s] for _, s in pairs])
         memories = [torch.cat(crossed[i : i + 2], dim=-1) for i in range(0, len(pairs), 2)]
-        remembered = run_blocks([self.memory_block[m] for m in CROSS_PAIRS], memories)
-        last_hidden = {m: x[:, -1] for m, x in zip(CROSS_PAIRS, remembered, strict=True)}
+        remembered = run_blocks([self.memory_block[m] for m in CROSS_PAIRS], memories, last_step=True)
+        last_hidden = dict(zip(CROSS_PAIRS, remembered, strict=True))
         hetero = {m: self.hetero_head[m](last_hidden[m]) for m in GRAPH_ORDER}
 
         gated = [torch.sigmoid(self.gate[m](last_hidden[m])) for m in GRAPH_ORDER]

@@ -1,4 +1,4 @@
-"""Blocks of equal shape run together while training, and dropout at a price that training can bear.
+"""Blocks of equal shape run together while training.
 
 The same computation as :mod:`dmdkit.model.transformer`, block by block (a test compares outputs and gradients), in an
 order that a processor likes: stacked weights, one product for all siblings, LayerNorms folded into the products behind
@@ -20,32 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from dmdkit.model.dropout import draws_of, dropout, kept
 from dmdkit.model.transformer import LAYER_NORM_EPS, EncoderBlock, EncoderLayer
 
-__all__ = ["dropout", "run_siblings"]
-
-_LEVELS = 1 << 16
-"""Draws of dropout are 16 bits wide, four from one number of the generator: a probability is rounded to 1/65536."""
-
-
-def _draws(count: int, device: torch.device) -> Tensor:
-    """int16 (count,), every value as likely as another."""
-    numbers = torch.empty((count + 3) // 4, dtype=torch.int64, device=device).random_(-(2**63), None)
-    return numbers.view(torch.int16)[:count]
-
-
-def _kept(draws: Tensor, probability: float, dtype: torch.dtype) -> Tensor:
-    """What a dropout multiplies with: 0 where it drops, 1 / (1 - p) elsewhere; ``draws`` has its shape."""
-    threshold = round(probability * _LEVELS)
-    mask = torch.empty(draws.shape, dtype=dtype, device=draws.device)
-    return torch.ge(draws, threshold - _LEVELS // 2, out=mask).mul_(_LEVELS / (_LEVELS - threshold))
-
-
-def dropout(x: Tensor, probability: float, training: bool) -> Tensor:
-    """``x`` after dropout; what :func:`torch.nn.functional.dropout` does, in a seventh of its time on a CPU."""
-    if not training or probability == 0:
-        return x
-    return x * _kept(_draws(x.numel(), x.device).view(x.shape), probability, x.dtype)
+__all__ = ["run_siblings"]
 
 
 class _Attention(torch.autograd.Function):
@@ -66,8 +44,8 @@ class _Attention(torch.autograd.Function):
         for q, k, v, p in parts:
             scores = torch.baddbmm(mask.to(q), q.transpose(1, 2), k, alpha=ctx.scale)
             weights = torch.softmax(scores, -1, dtype=wide).to(q)
-            draws = _draws(weights.numel(), q.device).view(weights.shape) if p else None
-            dropped = weights if draws is None else weights * _kept(draws, p, q.dtype)
+            draws = draws_of(weights.numel(), q.device).view(weights.shape) if p else None
+            dropped = weights if draws is None else weights * kept(draws, p, q.dtype)
             mixed.append(torch.bmm(v, dropped.transpose(1, 2)))
             saved += [weights, draws]
         ctx.save_for_backward(query, key, value, *saved)
@@ -86,7 +64,7 @@ class _Attention(torch.autograd.Function):
             by_weights = torch.bmm(upper.transpose(1, 2), v)
             dropped = weights
             if draws is not None:
-                keep = _kept(draws, p, q.dtype)
+                keep = kept(draws, p, q.dtype)
                 by_weights *= keep
                 dropped = keep.mul_(weights)
             torch.bmm(upper, dropped, out=to_v)
@@ -150,16 +128,20 @@ def _normalised(x: Tensor) -> Tensor:
     return F.layer_norm(x, x.shape[-1:], eps=LAYER_NORM_EPS)
 
 
-def run_siblings(blocks: Sequence[EncoderBlock], streams: Tensor, sources: Tensor | None = None) -> Tensor:
+def run_siblings(
+    blocks: Sequence[EncoderBlock], streams: Tensor, sources: Tensor | None = None, *, last_step: bool = False
+) -> Tensor:
     """What each of ``blocks`` makes of its stream.
 
     Args:
         blocks: G blocks of equal width, heads, levels and lengths.
         streams: (G, B, T_q, e), the blocks' inputs.
         sources: (G, B, T_k, e) of cross-modal blocks.
+        last_step: Whether only the last step is wanted. The last layer then computes nothing but keys and values of the
+            others, which is a fifth of a block of four layers.
 
     Returns:
-        (G, B, T_q, e).
+        (G, B, T_q, e), or (G, B, 1, e) of the last step.
     """
     first = blocks[0]
     training = first.training
@@ -167,18 +149,23 @@ def run_siblings(blocks: Sequence[EncoderBlock], streams: Tensor, sources: Tenso
     mask = torch.zeros(first.forbidden.shape, device=streams.device).masked_fill_(first.forbidden, -math.inf)
     x = first.embed(streams)
     keys, values = _keys_and_values(first, layers, sources)
-    siblings, batch, steps, _ = x.shape
+    siblings, batch = x.shape[:2]
     for level, layer in enumerate(layers):
         normed = _normalised(x)
-        if sources is None:
+        if last_step and level == len(layers) - 1:
+            x, mask = x[:, :, -1:], mask[-1:]
+        if sources is None and len(mask) < normed.shape[2]:
+            (query,) = _heads(_linear(normed[:, :, -1:], layer.part(0, 1)), 1, layer.heads)
+            key, value = _heads(_linear(normed, layer.part(1, 3)), 2, layer.heads)
+        elif sources is None:
             query, key, value = _heads(_linear(normed, layer.attention), 3, layer.heads)
         else:
-            (query,) = _heads(_linear(normed, layer.part(0, 1)), 1, layer.heads)
+            (query,) = _heads(_linear(normed[:, :, -len(mask) :], layer.part(0, 1)), 1, layer.heads)
             key, value = keys[level], values[level]
         chances = tuple(layer.attention_dropout) if training else (0.0,) * siblings
         with torch.autocast(query.device.type, enabled=False):
             mixed: Tensor = _Attention.apply(query, key, value, mask, chances)  # type: ignore[no-untyped-call]
-        mixed = mixed.view(siblings, batch, -1, steps).transpose(2, 3)
+        mixed = mixed.view(siblings, batch, -1, x.shape[2]).transpose(2, 3)
         x = x + dropout(_linear(mixed, layer.out), layer.dropout.residual, training)
         hidden = dropout(F.relu(_linear(_normalised(x), layer.fc1)), layer.dropout.relu, training)
         x = x + dropout(_linear(hidden, layer.fc2), layer.dropout.residual, training)

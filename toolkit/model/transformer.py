@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dmdkit.model.dropout import dropout
+
 __all__ = ["LAYER_NORM_EPS", "BlockDropout", "EncoderBlock", "attention_mask", "position_table"]
 
 LAYER_NORM_EPS = 1e-5
@@ -140,7 +142,7 @@ class EncoderBlock(nn.Module):
         """``x`` (..., T, e) scaled, with positions where channel 0 is not exactly zero, and dropped while training."""
         present = (x[..., :1] != 0).type_as(x)
         embedded = math.sqrt(self.width) * x + present * self.positions[1 : x.shape[-2] + 1]
-        return F.dropout(embedded, self.embed_dropout, self.training)
+        return dropout(embedded, self.embed_dropout, self.training)
 
     def forward(self, x: Tensor, source: Tensor | None = None) -> Tensor:
         """Returns (B, T_q, e) from ``x`` (B, T_q, e) and, in a cross-modal block, ``source`` (B, T_k, e)."""
