@@ -64,10 +64,14 @@ if TYPE_CHECKING:
     AutoInt = int | Literal["auto"]
     AutoBatch = int | Literal["auto"]
     AutoFloat = float | Literal["auto"]
+    AutoShare = float | Literal["auto"]
+    AutoFolds = int | Literal["auto"]
 else:  # not a union: its errors would name both alternatives
     AutoInt = Annotated[PositiveInt, WrapValidator(_auto_or_checked), PlainSerializer(lambda value: value)]
     AutoBatch = Annotated[int, Field(ge=2, lt=2**31), WrapValidator(_auto_or_checked), PlainSerializer(lambda value: value)]
     AutoFloat = Annotated[PositiveFloat, WrapValidator(_auto_or_checked), PlainSerializer(lambda value: value)]
+    AutoShare = Annotated[Probability, WrapValidator(_auto_or_checked), PlainSerializer(lambda value: value)]
+    AutoFolds = Annotated[int, Field(ge=0, le=100), WrapValidator(_auto_or_checked), PlainSerializer(lambda value: value)]
 TokensFrom = Literal["auto", "raw_text", "text_bert"]
 PaddedSteps = Literal["zero", "encoded"]
 T = TypeVar("T")
@@ -161,6 +165,19 @@ class TrainingConfig(Record):
     validation_window: AutoInt = Field(
         1, description="epochs whose validation losses are averaged before they choose the best epoch, the rate and the end"
     )
+    schedule: Literal["auto", "validation", "fixed"] = Field(
+        "validation",
+        description="validation: its loss chooses the best epoch, halves the rate and ends the training; fixed: every planned "
+        "epoch is trained at one rate and the last is kept; auto: fixed where a validation split is too small to choose",
+    )
+    folds: AutoFolds = Field(
+        0,
+        description="parts of a cross-validation over all training and validation samples that chooses the number of epochs, "
+        "after which all of them train; 0: none; auto: 5 where there is no validation split",
+    )
+    weight_average: AutoShare = Field(
+        0.0, description="share of its past that an exponential average of the weights keeps at a step; 0: no average"
+    )
     readout_line: bool = Field(
         False, description="whether a slope and offset of the score are fitted to the validation split at the end (regression)"
     )
@@ -173,6 +190,12 @@ class TrainingConfig(Record):
         0.0, description="chance that a stretch of steps of one modality of a training sample is zeroed: a sensor that fails"
     )
     precision: Literal["32-true", "bf16-mixed"] = Field("32-true", description="Lightning Fabric precision")
+
+    @model_validator(mode="after")
+    def _one_fold_is_none(self) -> TrainingConfig:
+        if self.folds == 1:
+            raise ValueError("folds=1 leaves nothing to train on; expected 0 for none, or 2 and more")
+        return self
 
 
 class TextEncoderConfig(Record):

@@ -42,13 +42,13 @@ import signal, sys, time
 from dmdkit.cli import main
 from dmdkit.training import trainer
 
-step = trainer._Trainer._step
+step = trainer.LiveTraining._step
 
 def slow_step(self, indices):
     time.sleep(0.05)
     return step(self, indices)
 
-trainer._Trainer._step = slow_step
+trainer.LiveTraining._step = slow_step
 # What a shell starts in the background ignores Ctrl-C, and so do its children.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.exit(main())
@@ -154,12 +154,12 @@ def test_the_bar_gives_the_cursor_back(training_on_a_terminal):
 def test_an_interrupted_bar_gives_the_cursor_back(tiny_data, tmp_path):
     code = (
         "import sys; from dmdkit.training import trainer; from dmdkit.cli import main\n"
-        "step, calls = trainer._Trainer._step, []\n"
+        "step, calls = trainer.LiveTraining._step, []\n"
         "def interrupted(self, indices):\n"
         "    calls.append(1)\n"
         "    if len(calls) == 3: raise KeyboardInterrupt\n"
         "    return step(self, indices)\n"
-        "trainer._Trainer._step = interrupted; sys.exit(main())"
+        "trainer.LiveTraining._step = interrupted; sys.exit(main())"
     )
     original = COMMAND[2]
     COMMAND[2] = code
@@ -370,7 +370,7 @@ def test_too_little_memory_is_one_line(tiny_data, tmp_path, monkeypatch, capsys)
     def exhausted(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
-    monkeypatch.setattr("dmdkit.training.trainer._Trainer._step", exhausted)
+    monkeypatch.setattr("dmdkit.training.trainer.LiveTraining._step", exhausted)
     assert in_process("train", "--data", tiny_data, "--out", tmp_path / "run", *TINY_FLAGS) == 1
     assert "does not fit into memory; lower training.batch_size" in capsys.readouterr().err.splitlines()[-1]
 
@@ -379,6 +379,6 @@ def test_a_runtime_error_of_our_own_stays_a_bug(tiny_data, tmp_path, monkeypatch
     def buggy(*_, **__):
         raise RuntimeError("shape mismatch")
 
-    monkeypatch.setattr("dmdkit.training.trainer._Trainer._step", buggy)
+    monkeypatch.setattr("dmdkit.training.trainer.LiveTraining._step", buggy)
     assert in_process("train", "--data", tiny_data, "--out", tmp_path / "run", *TINY_FLAGS) == 70
     assert "shape mismatch" in capsys.readouterr().err

@@ -23,6 +23,8 @@ TINY = (
     "training.plateau_patience=4",
     "training.early_stop_patience=12",
     "training.validation_window=1",
+    "training.schedule=validation",
+    "training.weight_average=0",
     "training.readout_line=false",
 )
 NO_DROPOUT = "model.dropout={}"

@@ -17,7 +17,7 @@ import torch
 
 from dmdkit.cli import main
 from dmdkit.files import write_json
-from dmdkit.training import checkpoint, run_directory, trainer
+from dmdkit.training import checkpoint, finishing, run_directory, trainer
 
 SETTINGS = [
     "model.width=8",
@@ -66,15 +66,15 @@ BATCHES = 4  # 64 samples of the tiny set by 16
 
 MOMENTS: dict[str, Callable[[], None]] = {
     "before-facts": at_call(run_directory, "write_json", 1),
-    "first-epoch": at_call(trainer._Trainer, "_step", 2),
+    "first-epoch": at_call(trainer.LiveTraining, "_step", 2),
     "saving-first-checkpoint": at_call(torch, "save", 1, die_half_way_through_saving),
     "after-first-checkpoint": at_call(trainer, "write_text", 1),
-    "mid-epoch": at_call(trainer._Trainer, "_step", BATCHES + 2),
-    "validating": at_call(trainer._Trainer, "validate", 2),
+    "mid-epoch": at_call(trainer.LiveTraining, "_step", BATCHES + 2),
+    "validating": at_call(trainer.LiveTraining, "validate", 2),
     "saving-checkpoint": at_call(torch, "save", 2, die_half_way_through_saving),
     "after-last-checkpoint": at_call(trainer, "write_text", 3),
-    "before-metrics": at_call(trainer, "write_json", 1),
-    "before-weights": at_call(trainer, "write_json", 1, die_once_written),
+    "before-metrics": at_call(finishing, "write_json", 1),
+    "before-weights": at_call(finishing, "write_json", 1, die_once_written),
 }
 
 

@@ -27,15 +27,15 @@ def _double():
     torch.set_default_dtype(torch.float32)
 
 
-def trainer_of(*assignments: str) -> trainer._Trainer:
+def trainer_of(*assignments: str) -> trainer.LiveTraining:
     config = tiny_config(NO_DROPOUT, "data.normalisation=none", "training.learning_rate=1e-3", *assignments)
     dataset = tiny_dataset(train=SAMPLES)
     shape = shape_of(config.model, dataset.feature_dims, dataset.lengths, 1)
     facts = RunFacts(origin="train", shape=shape, task="regression", label_range=(-3.0, 3.0), standardised=False, gd_units=True)
-    return trainer._Trainer(config, facts, dataset, "cpu")
+    return trainer.LiveTraining(config, facts, dataset, "cpu")
 
 
-def published_weights(live: trainer._Trainer, *, clip: float, steps: int = STEPS) -> dict[str, torch.Tensor]:
+def published_weights(live: trainer.LiveTraining, *, clip: float, steps: int = STEPS) -> dict[str, torch.Tensor]:
     """The weights after ``steps`` of the plain loop, from those ``live`` begins with."""
     weights = {name: value.detach().clone().requires_grad_() for name, value in live.system.named_parameters()}
     model = PublishedModel(weights, live.facts.shape, DropoutConfig())
@@ -55,7 +55,7 @@ def published_weights(live: trainer._Trainer, *, clip: float, steps: int = STEPS
     return {name: value.detach() for name, value in weights.items()}
 
 
-def largest_difference(live: trainer._Trainer, weights: dict[str, torch.Tensor]) -> float:
+def largest_difference(live: trainer.LiveTraining, weights: dict[str, torch.Tensor]) -> float:
     return max(float((value.detach() - weights[name]).abs().max()) for name, value in live.system.named_parameters())
 
 

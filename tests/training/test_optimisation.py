@@ -98,7 +98,7 @@ def scripted(monkeypatch, losses):
         loss = next(epochs, 9.0)
         return loss, {"mae": loss}
 
-    monkeypatch.setattr(trainer._Trainer, "validate", validate)
+    monkeypatch.setattr(trainer.LiveTraining, "validate", validate)
 
 
 def history_of(run):

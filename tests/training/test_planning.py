@@ -25,14 +25,15 @@ def small(*assignments: str):
 
 def test_many_samples_keep_groups_of_four_and_few_get_a_step_every_batch() -> None:
     groups = {
-        samples: schedule_of(small().training, samples).accumulate_batches for samples in (2, 50, 80, 200, 300, 469, 5000)
+        samples: schedule_of(small().training, samples, 60).accumulate_batches for samples in (2, 50, 80, 200, 300, 469, 5000)
     }
     assert groups == {2: 1, 50: 1, 80: 1, 200: 1, 300: 2, 469: 4, 5000: 4}
 
 
 @pytest.mark.parametrize("samples", [2, 17, 50, 80, 100, 200, 400, 469, 2000, 20_000])
-def test_the_small_recipe_plans_enough_steps_for_any_number_of_samples(samples: int) -> None:
-    schedule = schedule_of(small().training, samples)
+@pytest.mark.parametrize("validated", [1, 60])
+def test_the_small_recipe_plans_enough_steps_for_any_number_of_samples(samples: int, validated: int) -> None:
+    schedule = schedule_of(small().training, samples, validated)
     an_epoch = schedule.steps_per_epoch(samples, complete_groups=False)
     assert schedule.epochs * an_epoch >= ENOUGH_STEPS
     assert schedule.plateau_patience <= schedule.early_stop_patience < schedule.epochs
@@ -40,18 +41,18 @@ def test_the_small_recipe_plans_enough_steps_for_any_number_of_samples(samples: 
 
 
 def test_what_was_chosen_is_said_and_stands_in_the_config_in_numbers() -> None:
-    config, told = resolved(small("training.learning_rate=0.002"), 80)
+    config, told = resolved(small("training.learning_rate=0.002"), 80, 60)
     assert "auto" not in config.training.model_dump().values()
     assert config.training.learning_rate == 0.002
     assert told == [
-        "80 training samples: epochs 64, batch_size 16, accumulate_batches 1, plateau_patience 7, early_stop_patience 20, "
-        "validation_window 5 (training.*: auto)"
+        "80 training and 60 validation samples: epochs 64, batch_size 16, accumulate_batches 1, plateau_patience 7, "
+        "early_stop_patience 20, validation_window 5, schedule validation, weight_average 0 (training.*: auto)"
     ]
-    assert resolved(config, 80) == (config, [])
+    assert resolved(config, 80, 60) == (config, [])
 
 
 def test_a_plan_of_few_steps_is_warned_of() -> None:
-    _, told = resolved(small("training.epochs=20", "training.accumulate_batches=5", "training.batch_size=16"), 80)
+    _, told = resolved(small("training.epochs=20", "training.accumulate_batches=5", "training.batch_size=16"), 80, 60)
     assert any("only 20 optimiser steps are planned (20 epochs of 1)" in text for text in told)
 
 

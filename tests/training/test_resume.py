@@ -111,7 +111,7 @@ def test_weights_never_stand_beside_the_metrics_of_others(tiny_data, tmp_path, m
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dmdkit.training.trainer.write_json", interrupted)
+    monkeypatch.setattr("dmdkit.training.finishing.write_json", interrupted)
     assert resume(run, "--epochs", "3") == 130
     assert not (run / "model.safetensors").exists()
     monkeypatch.undo()

@@ -190,13 +190,13 @@ def test_of_two_trainings_that_begin_together_the_second_writes_nothing(tiny_dat
 
 
 def test_a_run_that_finished_meanwhile_is_not_overwritten_without_force(run_copy, tmp_path, monkeypatch):
-    build = trainer._Trainer
+    build = trainer.LiveTraining
 
     def build_while_another_finishes(*arguments, **options):
         shutil.copytree(run_copy, tmp_path / "out")
         return build(*arguments, **options)
 
-    monkeypatch.setattr(trainer, "_Trainer", build_while_another_finishes)
+    monkeypatch.setattr(trainer, "LiveTraining", build_while_another_finishes)
     with pytest.raises(RunError, match="holds a run"):
         train_tiny(tmp_path / "out")
     assert tree(tmp_path / "out") == tree(run_copy)
@@ -223,7 +223,7 @@ def test_force_keeps_the_old_run_until_the_new_one_is_complete(run_copy, tiny_da
     assert capsys.readouterr().err.splitlines()[-1] == "error: interrupted", "there is nothing to go on with yet"
     assert tree(run_copy) == before
     with monkeypatch.context() as patch:
-        patch.setattr(trainer._Trainer, "_step", interrupted)
+        patch.setattr(trainer.LiveTraining, "_step", interrupted)
         assert main(command) == 130
     said = capsys.readouterr().err.splitlines()[-1]
     go_on = f"go on with: dmdkit train --resume --out {run_copy}"

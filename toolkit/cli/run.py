@@ -163,7 +163,9 @@ def train_run(
     if own and config.data.sha256 not in (None, dataset.sha256):
         began = "the run began with" if resume else "this config was used with"
         raise RunError(f"{path} is not the file {began} (its SHA-256 differs); name the right one with --data")
-    planned = resolved(config, len(dataset.splits["train"]))[1] if "train" in dataset.splits and not resume else []
+    planned = []
+    if "train" in dataset.splits and not resume:
+        planned = resolved(config, *(len(dataset.splits.get(name, ())) for name in ("train", "valid")))[1]
     recorded = config.data.model_copy(update={"path": str(Path(path).resolve()), "sha256": dataset.sha256})
     config = config.model_copy(update={"data": recorded})
     if config.text_encoder is not None:
@@ -186,6 +188,10 @@ def train(
     epochs: Annotated[int | None, typer.Option(min=1, help="At most this many epochs.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of weights, batches and dropout.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    folds: Annotated[
+        int | None,
+        typer.Option(min=0, help="Folds of a cross-validation that chooses the epochs; then all samples train. 0: none."),
+    ] = None,
     text_encoder: Annotated[
         Path | None,
         typer.Option(help="Directory of a BERT in Hugging Face layout, trained with the model on the file's transcripts."),
@@ -215,6 +221,7 @@ def train(
     assignments = list(set_ or [])
     assignments += [f"training.epochs={epochs}"] if epochs is not None else []
     assignments += [f"training.seed={seed}"] if seed is not None else []
+    assignments += [f"training.folds={folds}"] if folds is not None else []
     assignments += [f"text_encoder.path={json_dumps(str(text_encoder))}"] if text_encoder is not None else []
     assignments += [f"data.nan_policy={nan_policy.value}"] if nan_policy is not None else []
     assignments += [f"data.task={task.value}"] if task is not None else []
@@ -247,7 +254,8 @@ def print_metrics(metrics: dict[str, Any]) -> None:
         return
     title = None
     if "best_epoch" in metrics:
-        title = f"best epoch {metrics['best_epoch']} of {metrics['epochs']}"
+        best, epochs = metrics["best_epoch"], metrics["epochs"]
+        title = f"all {epochs} epochs" if metrics.get("schedule") == "fixed" else f"best epoch {best} of {epochs}"
     rows = []
     for name in dict.fromkeys(name for values in splits.values() for name in values):
         cells = [values.get(name) for values in splits.values()]

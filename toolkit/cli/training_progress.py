@@ -28,6 +28,8 @@ _SHOWN = {
 
 def _line(row: Row, epochs: int, *, best: bool) -> str:
     """An epoch in 80 columns: the training loss, the validation loss and its usual metrics."""
+    if "valid_loss" not in row:
+        return f"epoch {row['epoch']}/{epochs} train {row['train_total']:.3f}"
     loss = "" if "valid_mae" in row else f" loss {row['valid_loss']:.3f}"
     known = [f"{short} {row[f'valid_{name}']:.3f}" for name, short in _SHOWN.items() if row.get(f"valid_{name}") is not None]
     metrics = " ".join(known)
@@ -46,6 +48,10 @@ class LineProgress:
         """Remembers the number of epochs."""
         self._epochs = epochs
         _say_resumed(first_epoch, epochs)
+
+    def fold(self, number: int, folds: int) -> None:
+        """Prints the fold's line."""
+        note(f"fold {number} of {folds}")
 
     def batch(self, epoch: int, batch: int, loss: float) -> None:
         """Says nothing: a line a batch would drown the log."""
@@ -75,6 +81,10 @@ class BarProgress:
         )
         self._task = self._progress.add_task("training", total=epochs * batches, completed=first_epoch * batches)
 
+    def fold(self, number: int, folds: int) -> None:
+        """Prints the fold's line."""
+        note(f"fold {number} of {folds}")
+
     def batch(self, epoch: int, batch: int, loss: float) -> None:
         """Moves the bar."""
         if not self._progress.live.is_started:
@@ -102,11 +112,20 @@ class Announced:
     """
 
     def __init__(self, progress: TrainingProgress, sentences: Sequence[str]) -> None:
-        self._progress, self._sentences = progress, sentences
+        self._progress, self._sentences = progress, list(sentences)
         self.batch, self.epoch, self.stop = progress.batch, progress.epoch, progress.stop
+
+    def _announce(self) -> None:
+        for sentence in self._sentences:
+            note(sentence)
+        self._sentences.clear()
+
+    def fold(self, number: int, folds: int) -> None:
+        """Says the sentences, then which fold begins."""
+        self._announce()
+        self._progress.fold(number, folds)
 
     def start(self, epochs: int, batches: int, first_epoch: int) -> None:
         """Says the sentences, then starts."""
-        for sentence in self._sentences:
-            note(sentence)
+        self._announce()
         self._progress.start(epochs, batches, first_epoch)

@@ -72,26 +72,53 @@ class _Ridge:
 
 
 class Baselines:
-    """The majority and ridge, learnt on the training split; the validation split chooses ridge's penalty and summary.
+    """The majority and ridge, learnt on the training split.
+
+    The validation split chooses ridge's penalty and summary; without one, parts of the training split do in turn.
 
     Args:
-        dataset: With the splits train and valid.
+        dataset: With the split train, and valid unless ``fold_of_sample`` is given.
+        fold_of_sample: The part each training sample belongs to, (N,).
     """
 
-    def __init__(self, dataset: Dataset) -> None:
-        train, valid = dataset.splits["train"], dataset.splits["valid"]
+    def __init__(self, dataset: Dataset, fold_of_sample: npt.NDArray[np.int64] | None = None) -> None:
+        train = dataset.splits["train"]
         self.classes = dataset.task == "classification"
-        targets = np.eye(dataset.num_outputs)[train.labels.astype(np.int64)] if self.classes else train.labels[:, None]
-        targets = targets.astype(np.float64)
-        self.constant = targets.sum(0) if self.classes else np.array([np.median(train.labels)])
-        wanted = np.eye(dataset.num_outputs)[valid.labels.astype(np.int64)] if self.classes else valid.labels[:, None]
-        fitted = (_Ridge.fitted(train, targets, kind, penalty) for kind in _SUMMARIES for penalty in PENALTIES)
-        self.ridge = min(fitted, key=lambda ridge: float(np.abs(ridge.predict(valid) - wanted).mean()))
+        if fold_of_sample is None:
+            parts = [(train, dataset.splits["valid"])]
+        else:
+            numbers = range(int(fold_of_sample.max()) + 1)
+            rows = [(np.flatnonzero(fold_of_sample != k), np.flatnonzero(fold_of_sample == k)) for k in numbers]
+            parts = [(train.take(others), train.take(own)) for others, own in rows]
+
+        def targets(split: Split) -> Float:
+            columns = np.eye(dataset.num_outputs)[split.labels.astype(np.int64)] if self.classes else split.labels[:, None]
+            return columns.astype(np.float64)
+
+        def error(kind: str, penalty: float) -> float:
+            fitted = [(_Ridge.fitted(one, targets(one), kind, penalty), other) for one, other in parts]
+            return float(np.mean(np.concatenate([np.abs(ridge.predict(other) - targets(other)) for ridge, other in fitted])))
+
+        wanted = targets(train)
+        self.constant = wanted.sum(0) if self.classes else np.array([np.median(train.labels)])
+        choices = [(kind, penalty) for kind in _SUMMARIES for penalty in PENALTIES]
+        best = min(choices, key=lambda choice: error(*choice))
+        self.ridge = _Ridge.fitted(train, wanted, *best)
+        self._of_parts = [(_Ridge.fitted(one, targets(one), *best), other) for one, other in parts]
 
     def predictions(self, split: Split) -> dict[str, npt.NDArray[np.float32]]:
         """Of every baseline by name, float32 (N, C), as a model would give them."""
-        majority = np.repeat(self.constant[None], len(split), 0)
-        found = {"majority": majority, "ridge": self.ridge.predict(split)}
+        return self._named(self.ridge.predict(split))
+
+    def out_of_fold(self, fold_of_sample: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[np.float32]]:
+        """Those for the training samples, of a ridge that did not see the part a sample belongs to."""
+        outputs = np.zeros((len(fold_of_sample), len(self.constant)))
+        for number, (ridge, own) in enumerate(self._of_parts):
+            outputs[fold_of_sample == number] = ridge.predict(own)
+        return self._named(outputs)
+
+    def _named(self, ridge: Float) -> dict[str, npt.NDArray[np.float32]]:
+        found = {"majority": np.repeat(self.constant[None], len(ridge), 0), "ridge": ridge}
         return {name: values.astype(np.float32) for name, values in found.items()}
 
 

@@ -41,6 +41,7 @@ class TrainingState:
     best_model: dict[str, Tensor] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
     scheduler: dict[str, Any] = field(default_factory=dict)
+    average: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] | None = None
 
 

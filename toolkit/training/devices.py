@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from dmdkit.errors import ConfigError, RunError
 
-__all__ = ["checked_device", "readable_memory_errors"]
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+__all__ = ["checked_device", "fabric_on", "readable_memory_errors"]
 
 _CPU_ALLOCATION_FAILED = ("can't allocate memory", "not enough memory", "Storage size calculation overflowed")
 
@@ -34,6 +38,21 @@ def checked_device(name: str) -> torch.device:
     if kind == "mps" and not has_mps:
         raise ConfigError("--device mps: PyTorch sees no Apple GPU here; use --device cpu, or see `dmdkit doctor`")
     return torch.device(name)
+
+
+def fabric_on(device: str, precision: Literal["32-true", "bf16-mixed"]) -> Fabric:
+    """Lightning Fabric on a device, as :func:`checked_device` names them, at a precision.
+
+    Raises:
+        ConfigError: There is no such device, or the two do not go together.
+    """
+    from lightning_fabric import Fabric
+
+    place = checked_device(device)
+    try:
+        return Fabric(accelerator=place.type, devices=[place.index] if place.index is not None else 1, precision=precision)
+    except Exception as cause:  # Fabric raises many kinds, all of them meaning that these two do not go together
+        raise ConfigError(f"--device {device} with training.precision={precision}: {cause}") from cause
 
 
 @contextmanager

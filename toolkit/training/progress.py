@@ -13,6 +13,9 @@ class Progress(Protocol):
     def start(self, epochs: int, batches: int, first_epoch: int) -> None:
         """Training is about to run epochs ``first_epoch`` .. ``epochs`` - 1 of ``batches`` batches each."""
 
+    def fold(self, number: int, folds: int) -> None:
+        """Fold ``number`` of a cross-validation, from 1, is about to be trained."""
+
     def batch(self, epoch: int, batch: int, loss: float) -> None:
         """A batch was done."""
 
@@ -27,6 +30,9 @@ class SilentProgress:
     """Shows nothing."""
 
     def start(self, epochs: int, batches: int, first_epoch: int) -> None:
+        """Shows nothing."""
+
+    def fold(self, number: int, folds: int) -> None:
         """Shows nothing."""
 
     def batch(self, epoch: int, batch: int, loss: float) -> None:

@@ -44,6 +44,8 @@ SAMPLES_FILE = "samples.json"
 HISTORY_FILE = "history.csv"
 ENVIRONMENT_FILE = "environment.json"
 CHECKPOINT_FILE = "last.ckpt"
+FOLDS_FILE = "folds.json"
+"""What a cross-validation found, where the run chose its epochs by one."""
 TEXT_DIR = "text_encoder"
 """The text encoder in Hugging Face layout, where the run has one."""
 PREVIOUS_FILE = "previous.ckpt"
@@ -52,10 +54,19 @@ PREVIOUS_FILE = "previous.ckpt"
 RUN_PAGE = "report.html"
 """What `dmdkit report` writes of a run."""
 
-PASSING_FILES = (PREVIOUS_FILE, RUN_PAGE)
+PASSING_FILES = (PREVIOUS_FILE, RUN_PAGE, FOLDS_FILE)
 """What a run directory may hold besides a run's files; they go when the run goes."""
 
-RUN_FILES = (MODEL_FILE, CONFIG_FILE, FACTS_FILE, SAMPLES_FILE, METRICS_FILE, HISTORY_FILE, ENVIRONMENT_FILE, CHECKPOINT_FILE)
+RUN_FILES = (
+    MODEL_FILE,
+    CONFIG_FILE,
+    FACTS_FILE,
+    SAMPLES_FILE,
+    METRICS_FILE,
+    HISTORY_FILE,
+    ENVIRONMENT_FILE,
+    CHECKPOINT_FILE,
+)
 
 
 class InputFacts(BaseModel):

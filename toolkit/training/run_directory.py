@@ -27,6 +27,7 @@ from dmdkit.training.run import (
     CONFIG_FILE,
     ENVIRONMENT_FILE,
     FACTS_FILE,
+    FOLDS_FILE,
     MODEL_FILE,
     PASSING_FILES,
     RUN_FILES,
@@ -188,11 +189,13 @@ def take_over(path: Path) -> None:
     """
     inner = path / REPLACEMENT_DIR
     try:
-        for name in (MODEL_FILE, *PASSING_FILES):
-            (path / name).unlink(missing_ok=True)
+        (path / MODEL_FILE).unlink(missing_ok=True)
         if (inner / CONFIG_FILE).is_file():  # moved after all but the weights
+            for name in PASSING_FILES:
+                (path / name).unlink(missing_ok=True)
             _take_over_text(path, inner)
-        for name in (*(name for name in RUN_FILES if name not in (CONFIG_FILE, MODEL_FILE)), CONFIG_FILE, MODEL_FILE):
+        first = (FOLDS_FILE, *(name for name in RUN_FILES if name not in (CONFIG_FILE, MODEL_FILE)))
+        for name in (*first, CONFIG_FILE, MODEL_FILE):
             if (inner / name).is_file():
                 (inner / name).replace(path / name)
         _remove_run_files(inner)

@@ -3,32 +3,31 @@
 A text encoder is trained with the model, by the same rule, or was applied to the data before.
 Gradients of ``accumulate_batches`` batches are summed, clipped by value after every backward, and an incomplete group
 at an epoch's end is dropped, or makes a step of its own where the recipe says so; the learning rate halves and training
-stops on the validation loss, or on its mean over some epochs; the best epoch is kept. Test data chooses nothing.
+stops on the validation loss, or on its mean over some epochs, and the best epoch is kept; or all planned epochs are trained
+and the last is kept. Test data chooses nothing.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-from contextlib import ExitStack
-from dataclasses import replace
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from dmdkit.config import RunConfig, shape_of
 from dmdkit.data.dataset import Dataset
 from dmdkit.errors import ConfigError, DataError, RunError
-from dmdkit.files import atomic_path, locked_directory, sha256_of_bytes, sha256_of_file, write_json, write_text
+from dmdkit.files import locked_directory, write_text
 from dmdkit.model import DmdSystem, LossTerms, LossWeights, loss_terms, total_loss
 from dmdkit.model.text_encoder import TextEncoder
+from dmdkit.training.averaging import WeightAverage
 from dmdkit.training.batches import (
     DeviceSplit,
     batches_of,
@@ -39,29 +38,24 @@ from dmdkit.training.batches import (
     term_names,
     term_values,
 )
-from dmdkit.training.checkpoint import TrainingState, keep_previous, model_bytes, save_state
-from dmdkit.training.devices import checked_device, readable_memory_errors
+from dmdkit.training.checkpoint import TrainingState, keep_previous, save_state
+from dmdkit.training.devices import fabric_on, readable_memory_errors
 from dmdkit.training.encoder_directory import (
     TrainingEncoder,
     encoded_split,
     text_facts,
-    write_encoder_directory,
 )
 from dmdkit.training.evaluation import predict, task_metrics
-from dmdkit.training.outcome import outcome, seen_samples
+from dmdkit.training.finishing import finish
+from dmdkit.training.folds import pooled, with_chosen_epochs
+from dmdkit.training.history import csv_text
 from dmdkit.training.planning import resolved, schedule_of
 from dmdkit.training.progress import Progress, SilentProgress
-from dmdkit.training.readout_line import ReadoutLine
 from dmdkit.training.resuming import left_state
 from dmdkit.training.run import (
     CHECKPOINT_FILE,
-    FACTS_FILE,
     HISTORY_FILE,
-    METRICS_FILE,
-    MODEL_FILE,
     PREVIOUS_FILE,
-    SAMPLES_FILE,
-    TEXT_DIR,
     Run,
     RunFacts,
 )
@@ -76,7 +70,7 @@ from dmdkit.training.run_directory import (
 )
 from dmdkit.training.statistics import input_facts, standardisation
 
-__all__ = ["Progress", "SilentProgress", "train"]
+__all__ = ["LiveTraining", "Progress", "SilentProgress", "train"]
 
 _ENCODER_PREFIX = "text_encoder."
 
@@ -84,15 +78,7 @@ _READ_EVERY = 16
 """Batches after which an accelerator's losses are read: reading waits for it. A CPU's are read at once."""
 
 
-def _fabric(device: str, precision: Literal["32-true", "bf16-mixed"]) -> Fabric:
-    place = checked_device(device)
-    try:
-        return Fabric(accelerator=place.type, devices=[place.index] if place.index is not None else 1, precision=precision)
-    except Exception as cause:  # Fabric raises many kinds, all of them meaning that these two do not go together
-        raise ConfigError(f"--device {device} with training.precision={precision}: {cause}") from cause
-
-
-class _Trainer:
+class LiveTraining:
     """The live training; ``encoder`` is the text encoder where it is fine-tuned."""
 
     def __init__(
@@ -100,12 +86,12 @@ class _Trainer:
     ) -> None:
         settings = config.training
         self.config, self.settings, self.facts, self.dataset = config, settings, facts, dataset
-        self.schedule = schedule_of(settings, len(dataset.splits["train"]))
-        self.fabric = _fabric(device, settings.precision)
+        train_split = dataset.splits["train"]
+        self.schedule = schedule_of(settings, len(train_split), len(dataset.splits.get("valid", ())))
+        self.fabric = fabric_on(device, settings.precision)
         self.reads_every = 1 if self.fabric.device.type == "cpu" else _READ_EVERY
         torch.manual_seed(settings.seed)
         self.system = DmdSystem(facts.shape, config.model.dropout, standardised=facts.standardised, gd_units=facts.gd_units)
-        train_split = dataset.splits["train"]
         if facts.standardised:
             statistics = standardisation(train_split)
             self.system.dmd.set_statistics(
@@ -130,11 +116,15 @@ class _Trainer:
         self.scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
             optimizer, factor=0.5, patience=self.schedule.plateau_patience
         )
+        decay = self.schedule.weight_average
+        parameters = [parameter for part in self.parts.values() for parameter in part.parameters()]
+        self.average = WeightAverage(parameters, decay) if decay else None
         self.train_data = DeviceSplit.of(train_split, self.fabric.device)
         self.weights = LossWeights(settings.distillation_weight, settings.decoupling_weight)
         self.classes = facts.task == "classification"
 
     def batches_per_epoch(self) -> int:
+        """Batches of one pass over the training split; the last may be smaller."""
         return math.ceil(len(self.dataset.splits["train"]) / self.schedule.batch_size)
 
     def _step(self, indices: Tensor) -> tuple[Tensor, LossTerms]:
@@ -178,6 +168,8 @@ class _Trainer:
                 norms.append(self._gradient_norm())
                 self.optimizer.step()
                 self.optimizer.zero_grad()
+                if self.average is not None:
+                    self.average.step()
             if ends or len(waiting) == self.reads_every:
                 for number, values in enumerate(torch.stack(waiting).cpu(), start=index + 1 - len(waiting)):
                     ids = [split.ids[int(i)] for i in batches[number]]
@@ -210,15 +202,24 @@ class _Trainer:
             loss = float(np.abs(predicted[:, 0].astype(np.float64) - part.labels).mean())
         return loss, metrics
 
-    def capture(self, state: TrainingState) -> None:
-        """Copies the live state into ``state``."""
-        state.model = {
+    def weights_now(self) -> dict[str, Tensor]:
+        """A copy of the weights of the model and of a fine-tuned encoder."""
+        return {
             prefix + name: value.detach().cpu().clone()
             for prefix, part in self.parts.items()
             for name, value in part.state_dict().items()
         }
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """The context in which the weights are those a run would keep: their average, where the recipe has one."""
+        return nullcontext() if self.average is None else self.average.in_place()
+
+    def capture(self, state: TrainingState) -> None:
+        """Copies the live state into ``state``."""
+        state.model = self.weights_now()
         state.optimizer = self.optimizer.state_dict()
         state.scheduler = self.scheduler.state_dict()
+        state.average = {} if self.average is None else self.average.state()
         state.config = self.config.model_dump(mode="json")
 
     def restore(self, state: TrainingState) -> None:
@@ -227,6 +228,8 @@ class _Trainer:
             self.load(state.model)
             self.optimizer.load_state_dict(state.optimizer)
             self.scheduler.load_state_dict(state.scheduler)
+            if self.average is not None:
+                self.average.restore(state.average)
         except (RuntimeError, ValueError, KeyError) as cause:
             raise RunError("last.ckpt does not belong to this run's config; start it anew with --force") from cause
 
@@ -237,62 +240,87 @@ class _Trainer:
         self.restore(state)
         remove_leftovers(place)
         write_config(place, self.config)
-        write_text(place / HISTORY_FILE, _csv(state.history), RunError)
+        write_text(place / HISTORY_FILE, csv_text(state.history), RunError)
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Makes ``state`` the weights of the model and of a fine-tuned encoder."""
         encoder = {k.removeprefix(_ENCODER_PREFIX): v for k, v in state.items() if k.startswith(_ENCODER_PREFIX)}
-        self.system.load_state_dict({k: v for k, v in state.items() if not k.startswith(_ENCODER_PREFIX)})
+        self.system.load_state_dict(self.of_model(state))
         if _ENCODER_PREFIX in self.parts:
             self.parts[_ENCODER_PREFIX].load_state_dict(encoder)
 
+    @staticmethod
+    def of_model(state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """``state`` without the weights of a fine-tuned encoder."""
+        return {name: value for name, value in state.items() if not name.startswith(_ENCODER_PREFIX)}
+
     def fit(self, out: Path, state: TrainingState, progress: Progress) -> None:
         """Trains from ``state`` on, saving after every epoch."""
+        chooses = self.schedule.schedule == "validation"
         progress.start(self.schedule.epochs, self.batches_per_epoch(), state.next_epoch)
         while state.next_epoch < self.schedule.epochs and not state.stopped_early:
             epoch = state.next_epoch
             rate = self.optimizer.param_groups[0]["lr"]
             losses = self.run_epoch(epoch, progress)
-            valid_loss, metrics = self.validate("valid")
-            recent = [valid_loss, *(float(row["valid_loss"] or 0) for row in reversed(state.history))]
+            measured: dict[str, float | int | None] = {}
+            with self.averaged():
+                kept = self.weights_now()
+                if "valid" in self.dataset.splits:
+                    valid_loss, metrics = self.validate("valid")
+                    measured = {"valid_loss": valid_loss, **{f"valid_{name}": value for name, value in metrics.items()}}
+            recent = [float(row.get("valid_loss") or 0) for row in (measured, *reversed(state.history))]
             recent = recent[: self.schedule.validation_window]
             smoothed = sum(recent) / len(recent)
-            self.scheduler.step(smoothed)
-            best = smoothed < state.best_loss
-            if best:
-                state.best_epoch, state.best_loss = epoch, smoothed
+            best = chooses and smoothed < state.best_loss
+            if chooses:
+                self.scheduler.step(smoothed)
+            if best or not chooses:
+                state.best_epoch, state.best_loss, state.best_model = epoch, smoothed, kept
             row: dict[str, float | int | None] = {"epoch": epoch + 1, "learning_rate": rate}
             row |= {f"train_{name}": value for name, value in losses.items()}
-            row |= {"valid_loss": valid_loss, **{f"valid_{name}": value for name, value in metrics.items()}}
+            row |= measured
             state.history.append(row)
             state.next_epoch = epoch + 1
-            state.stopped_early = epoch - state.best_epoch >= self.schedule.early_stop_patience
+            state.stopped_early = chooses and epoch - state.best_epoch >= self.schedule.early_stop_patience
             self.capture(state)
-            if best:
-                state.best_model = state.model
             keep_previous(out / CHECKPOINT_FILE, out / PREVIOUS_FILE)
             save_state(state, out / CHECKPOINT_FILE)
-            write_text(out / HISTORY_FILE, _csv(state.history), RunError)
+            write_text(out / HISTORY_FILE, csv_text(state.history), RunError)
             progress.epoch(row, best=best)
 
 
-def _csv(rows: list[dict[str, float | int | None]]) -> str:
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, fieldnames=list(rows[0]) if rows else ["epoch"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return stream.getvalue()
-
-
-def _require_splits(dataset: Dataset) -> None:
-    for name in ("train", "valid"):
+def _require_samples(config: RunConfig, dataset: Dataset) -> None:
+    folds = config.training.folds if isinstance(config.training.folds, int) else "valid" not in dataset.splits
+    for name in ("train",) if folds else ("train", "valid"):
         if name not in dataset.splits:
             raise DataError(
                 f"{dataset.source}: training needs a {name} split, found {', '.join(dataset.splits)}; "
-                "validation chooses the best epoch, so it cannot be left out"
+                + ("" if name == "train" else "validation chooses the best epoch, unless folds do: --folds 5")
             )
     if len(dataset.splits["train"]) < 2:
         raise DataError(f"{dataset.source}: the train split has one sample; training needs at least 2")
+    if folds and config.text_encoder is not None and config.text_encoder.fine_tune:
+        raise ConfigError(
+            f"training.folds={config.training.folds} and text_encoder.fine_tune=true: every fold would train the encoder "
+            "anew; give --folds 0, or keep the encoder as it is with --set text_encoder.fine_tune=false"
+        )
+
+
+def _fold_curve(
+    config: RunConfig, facts: RunFacts, device: str, dataset: Dataset
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32]]:
+    """The validation split's losses (epochs, N) and outputs (epochs, N, C) over a training on the other split."""
+    live, losses, outputs = LiveTraining(config, facts, dataset, device), [], []
+    labels = torch.from_numpy(dataset.splits["valid"].labels)
+    for epoch in range(live.schedule.epochs):
+        live.run_epoch(epoch, SilentProgress())
+        with live.averaged():
+            predicted = live.predict("valid")
+        outputs.append(predicted)
+        output = torch.from_numpy(predicted).double()
+        each = F.cross_entropy(output, labels, reduction="none") if live.classes else (output[:, 0] - labels).abs()
+        losses.append(each.numpy())
+    return np.stack(losses), np.stack(outputs)
 
 
 def train(
@@ -309,8 +337,8 @@ def train(
 
     Args:
         config: The recipe; its data section must already name ``dataset``'s file and hash.
-        dataset: Splits train and valid, and test where the run shall be measured on it; with transcripts or tokens where the
-            recipe has a text encoder.
+        dataset: Splits train and, unless folds choose, valid; and test where the run shall be measured on it; with
+            transcripts or tokens where the recipe has a text encoder.
         out: The run directory.
         device: auto, cpu, cuda, cuda:N or mps.
         force: Whether an existing run gives way, once this one has finished.
@@ -321,7 +349,8 @@ def train(
         DmdkitError: One readable message; a run directory that was not there before is left only once training began,
             and then it can be resumed.
     """
-    _require_splits(dataset)
+    _require_samples(config, dataset)
+    config, _ = resolved(config, len(dataset.splits["train"]), len(dataset.splits.get("valid", ())))
     if resume:
         check_resumable(out)
     else:
@@ -329,8 +358,9 @@ def train(
     text = TrainingEncoder.of(config)
     if text is not None:
         config, dataset = text.prepare(config, dataset, resume=resume)
-    config, _ = resolved(config, len(dataset.splits["train"]))
     settings = config.training
+    if settings.folds:
+        dataset = pooled(dataset)
     standardised = config.data.normalisation == "standardise"
     facts = RunFacts(
         origin="train",
@@ -347,54 +377,22 @@ def train(
     progress = progress or SilentProgress()
     with ExitStack() as held, readable_memory_errors("lower training.batch_size or model.width"):
         fine_tuned = text.encoder if text is not None and text.settings.fine_tune else None
-        trainer = _Trainer(config, facts, dataset, device, fine_tuned)
+        trainer = LiveTraining(config, facts, dataset, device, fine_tuned)
         held.enter_context(locked_directory(out, RunError, busy=WRITING))
         if resume:
             place, state = left_state(out, config, facts)
             trainer.go_on(place, state)
         else:
             place, state = start_directory(out, config, facts, force=force), TrainingState()
+        if settings.folds and not state.model:
+            config = with_chosen_epochs(config, dataset, place, partial(_fold_curve, config, facts, device), progress.fold)
+            write_config(place, config)
+            trainer = LiveTraining(config, facts, dataset, device)
         try:
             trainer.fit(place, state, progress)
         finally:
             progress.stop()
-        _finish(trainer, state, place, text)
+        finish(trainer, state, place, text)
         if place != out:
             take_over(out)
         return Run.open(out)
-
-
-def _finish(trainer: _Trainer, state: TrainingState, out: Path, text: TrainingEncoder | None) -> None:
-    """Measures the best epoch and puts the weights in their place last, because they say that the run is finished."""
-    facts, settings, best = trainer.facts, trainer.settings, state.best_model
-    trainer.load(best)
-    line = None
-    if settings.readout_line and not trainer.classes:
-        line = ReadoutLine.fitted(trainer.predict("valid"), trainer.dataset.splits["valid"].labels.astype(np.float32))
-        best = line.applied(best)
-        trainer.load(best)
-    outputs, warnings = {"valid": trainer.predict("valid")}, []
-    if "test" in trainer.dataset.splits:
-        try:
-            outputs["test"] = trainer.predict("test")
-        except RunError as cause:  # test data chooses nothing, so it does not take the weights away either
-            warnings = [f"the test split could not be measured: {str(cause).partition(';')[0]}; look at its features"]
-    metrics = outcome(state, trainer.schedule, settings, trainer.dataset, outputs)
-    metrics["warnings"] += warnings
-    metrics["readout_line"] = None if line is None else vars(line)
-    if trainer.encode is not None:
-        learnt = encoded_split(trainer.dataset.splits["train"], trainer.encode, trainer.fabric.device)
-        changed = replace(trainer.dataset, splits={"train": learnt})
-        facts = facts.model_copy(update={"inputs": input_facts(changed, settings.modality_dropout)})
-    weights = model_bytes({name: value for name, value in best.items() if not name.startswith(_ENCODER_PREFIX)})
-    model = out / MODEL_FILE
-    with atomic_path(model, RunError) as complete:
-        complete.write_bytes(weights)
-        if model.is_file() and sha256_of_file(model) != sha256_of_bytes(weights):
-            model.unlink()  # an earlier end of this run: its weights must not stand beside the new metrics
-        if text is not None:
-            write_json(out / FACTS_FILE, facts.model_dump(mode="json"), RunError)
-            write_encoder_directory(out / TEXT_DIR, text.encoder, text.directory.tokenizer)
-        write_json(out / SAMPLES_FILE, seen_samples(trainer.dataset).model_dump(mode="json"), RunError)
-        write_json(out / METRICS_FILE, metrics, RunError)
-    (out / PREVIOUS_FILE).unlink(missing_ok=True)
