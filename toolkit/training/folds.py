@@ -104,7 +104,7 @@ def with_chosen_epochs(
     assert isinstance(folds, int)
     if len(train) < 2 * folds:
         raise DataError(
-            f"{dataset.source}: {len(train)} samples are too few for {folds} folds; expected two a fold; give fewer with --folds"
+            f"{dataset.source}: {len(train)} samples are too few for {folds} folds; expected two a fold; give --folds less"
         )
     of_sample = fold_numbers(len(train), folds, config.training.seed)
     losses, outputs = None, None
@@ -117,7 +117,8 @@ def with_chosen_epochs(
             losses = np.zeros((len(fold_losses), len(train)))
             outputs = np.zeros((len(fold_losses), len(train), fold_outputs.shape[2]), np.float32)
         losses[:, held], outputs[:, held] = fold_losses, fold_outputs
-    assert losses is not None and outputs is not None
+    assert losses is not None
+    assert outputs is not None
     schedule, means = schedule_of(config.training, len(train), 0), losses.mean(1)
     complete = config.training.incomplete_group == "drop"
     rest = len(train) - len(train) // folds

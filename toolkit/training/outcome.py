@@ -54,9 +54,11 @@ def outcome(
         "warnings": _warnings(state, schedule, settings, len(dataset.splits["train"])),
     }
     for name, predicted in outputs.items():
-        out_of_fold = of_sample is not None and name == "folds"
-        split = dataset.splits["train" if out_of_fold else name]
-        simple = baselines.out_of_fold(of_sample) if out_of_fold else baselines.predictions(split)
+        if of_sample is not None and name == "folds":
+            split, simple = dataset.splits["train"], baselines.out_of_fold(of_sample)
+        else:
+            split = dataset.splits[name]
+            simple = baselines.predictions(split)
 
         def measured(values: npt.NDArray[np.float32], labels: Any = split.labels) -> dict[str, float | None]:
             return task_metrics(values, labels, dataset.task, dataset.label_range)
