@@ -21,6 +21,7 @@ COMMANDS = (
     "train",
     "import",
     "evaluate",
+    "reproduce",
     "export",
     "check",
     "predict",

@@ -13,7 +13,7 @@ from typing import Any
 import typer
 from typer.main import get_command
 
-from dmdkit.cli import add_precision, bench, build, bundle, data, demo, doctor, export, report, run, targets, triton
+from dmdkit.cli import add_precision, bench, build, bundle, data, demo, doctor, export, report, reproduce, run, targets, triton
 from dmdkit.errors import ConfigError, DmdkitError, ExitCode
 from dmdkit.printable import is_utf8, visible
 
@@ -34,6 +34,7 @@ app = typer.Typer(
 app.command("train")(run.train)
 app.command("import")(run.import_weights)
 app.command("evaluate")(run.evaluate)
+app.command("reproduce")(reproduce.reproduce)
 app.command("export")(export.export)
 app.command("add-precision")(add_precision.add_precision)
 app.command("targets")(targets.targets)

@@ -62,6 +62,11 @@ def checked_labels(
     return _all_labels(raw, ids, labels, task=task, label_range=label_range, notes=notes)
 
 
+def _are_classes(raw: RawFile, task: str) -> bool:
+    """Whether the labels are class numbers: as ``task`` says, else as the file does."""
+    return task == "classification" or (task == "auto" and bool(raw.labels_are_classes))
+
+
 def _some_labels(
     raw: RawFile,
     ids: Mapping[str, Sequence[str]],
@@ -75,8 +80,7 @@ def _some_labels(
     unknown = {name: np.isnan(column) for name, column in labels.items()}
     known = np.concatenate([column[~unknown[name]] for name, column in labels.items()])
     if not known.size:
-        is_classes = task == "classification" or (task == "auto" and bool(raw.labels_are_classes))
-        if is_classes:
+        if _are_classes(raw, task):
             return CheckedLabels("classification", {name: np.full(len(c), -1, np.int64) for name, c in labels.items()})
         return CheckedLabels("regression", {name: np.full(len(c), np.nan, np.float32) for name, c in labels.items()})
     filled = {name: np.where(unknown[name], known[0], column) for name, column in labels.items()}
@@ -97,11 +101,10 @@ def _all_labels(
 ) -> CheckedLabels:
     for name, column in labels.items():
         _refuse_where(raw, name, ids[name], column, ~np.isfinite(column), "a finite label", "drop or mend the sample")
-    is_classes = task == "classification" or (task == "auto" and bool(raw.labels_are_classes))
     every = np.concatenate(list(labels.values()))
     if every.min() == every.max():
         notes.append(f"every label is {every[0]:g}: there is nothing to learn from this file")
-    if is_classes:
+    if _are_classes(raw, task):
         if label_range is not None:
             raise DataError(f"{raw.source}: a label range belongs to regression, and these labels are classes; leave it out")
         return _classes(raw, ids, labels, notes)

@@ -18,7 +18,7 @@ from dmdkit.files import write_json
 from dmdkit.training.planning import schedule_of
 from dmdkit.training.run import FOLDS_FILE
 
-__all__ = ["FoldsRecord", "fold_numbers", "pooled", "read_folds", "with_chosen_epochs"]
+__all__ = ["FoldsRecord", "cross_validate", "fold_numbers", "pooled", "read_folds", "with_chosen_epochs"]
 
 _WINDOW_STEPS = 24
 
@@ -80,14 +80,14 @@ def _chosen(losses: npt.NDArray[np.float64], steps_per_epoch: int) -> int:
     return int(np.argmin(smoothed))
 
 
-def with_chosen_epochs(
+def cross_validate(
     config: RunConfig,
     dataset: Dataset,
     place: Path,
     curve_of: Callable[[Dataset], tuple[npt.NDArray[np.float64], npt.NDArray[np.float32]]],
     on_fold: Callable[[int, int], None],
-) -> RunConfig:
-    """Cross-validates, writes ``folds.json``, and gives ``config`` with the number of epochs that was best.
+) -> None:
+    """Cross-validates and writes ``folds.json``.
 
     Args:
         config: The recipe, with numbers.
@@ -133,7 +133,11 @@ def with_chosen_epochs(
         predictions=outputs[best].tolist(),
     )
     write_json(place / FOLDS_FILE, record.model_dump(mode="json"), RunError)
-    return config.model_copy(update={"training": config.training.model_copy(update={"epochs": epochs})})
+
+
+def with_chosen_epochs(config: RunConfig, place: Path) -> RunConfig:
+    """``config`` with the number of epochs that the cross-validation of the run directory ``place`` chose."""
+    return config.model_copy(update={"training": config.training.model_copy(update={"epochs": read_folds(place).epochs})})
 
 
 def read_folds(place: Path) -> FoldsRecord:

@@ -247,6 +247,14 @@ def write_config(path: Path, config: RunConfig) -> None:
     write_text(path / CONFIG_FILE, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), RunError)
 
 
+def _cpu_name() -> str:
+    with suppress(OSError, UnicodeDecodeError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
 def write_environment(path: Path) -> None:
     """Writes ``environment.json``: versions, machine and time, so that a result can be traced."""
     value: dict[str, Any] = {
@@ -258,6 +266,7 @@ def write_environment(path: Path) -> None:
     }
     torch = sys.modules.get("torch")
     if torch is not None:
+        value["cpu"] = f"{_cpu_name()}, {torch.backends.cpu.get_cpu_capability()}"
         value["torch_threads"] = torch.get_num_threads()
         value["cuda_device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     write_json(path / ENVIRONMENT_FILE, value, RunError)

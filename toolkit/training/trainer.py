@@ -47,7 +47,7 @@ from dmdkit.training.encoder_directory import (
 )
 from dmdkit.training.evaluation import predict, task_metrics
 from dmdkit.training.finishing import finish
-from dmdkit.training.folds import pooled, with_chosen_epochs
+from dmdkit.training.folds import cross_validate, pooled, with_chosen_epochs
 from dmdkit.training.history import csv_text
 from dmdkit.training.planning import resolved, schedule_of
 from dmdkit.training.progress import Progress, SilentProgress
@@ -233,15 +233,6 @@ class LiveTraining:
         except (RuntimeError, ValueError, KeyError) as cause:
             raise RunError("last.ckpt does not belong to this run's config; start it anew with --force") from cause
 
-    def go_on(self, place: Path, state: TrainingState) -> None:
-        """Makes ``state`` the live one, and the other files of the run directory ``place`` say the same."""
-        if not state.model:  # killed before the end of the first epoch
-            return
-        self.restore(state)
-        remove_leftovers(place)
-        write_config(place, self.config)
-        write_text(place / HISTORY_FILE, csv_text(state.history), RunError)
-
     def load(self, state: dict[str, Tensor]) -> None:
         """Makes ``state`` the weights of the model and of a fine-tuned encoder."""
         encoder = {k.removeprefix(_ENCODER_PREFIX): v for k, v in state.items() if k.startswith(_ENCODER_PREFIX)}
@@ -381,13 +372,17 @@ def train(
         held.enter_context(locked_directory(out, RunError, busy=WRITING))
         if resume:
             place, state = left_state(out, config, facts)
-            trainer.go_on(place, state)
         else:
             place, state = start_directory(out, config, facts, force=force), TrainingState()
-        if settings.folds and not state.model:
-            config = with_chosen_epochs(config, dataset, place, partial(_fold_curve, config, facts, device), progress.fold)
+        if settings.folds:
+            if not state.model:
+                cross_validate(config, dataset, place, partial(_fold_curve, config, facts, device), progress.fold)
+            trainer = LiveTraining(with_chosen_epochs(config, place), facts, dataset, device)
+        if state.model:  # not killed before the end of the first epoch
+            trainer.restore(state)
+            remove_leftovers(place)
             write_config(place, config)
-            trainer = LiveTraining(config, facts, dataset, device)
+            write_text(place / HISTORY_FILE, csv_text(state.history), RunError)
         try:
             trainer.fit(place, state, progress)
         finally:
