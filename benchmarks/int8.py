@@ -27,10 +27,11 @@ from dmdkit.calibration.search.cpu import layer_latencies
 from dmdkit.calibration.search.layer_toggles import LayerToggles
 from dmdkit.calibration.search.planning import Samples, SearchOptions, plan_int8
 from dmdkit.calibration.search.sensitivity import edges_of, error_figures
+from dmdkit.calibration.search.static import Judge
 from dmdkit.data import Split, load_dataset
 from dmdkit.export import ExportOptions, export_bundle
 from dmdkit.export.graphs import fp32_graphs
-from dmdkit.parity.compare import compare
+from dmdkit.export.int8_export import search_judge
 from dmdkit.parity.paired_latency import paired_ratio
 from dmdkit.parity.timing import timed_rounds
 from dmdkit.runtime.backends.onnxruntime import OnnxRuntimeRunner
@@ -109,18 +110,8 @@ def latency(name: str, fusion: ModelProto, samples: Samples, explain: ModelProto
     return {"model": name, "layers": len(kinds["fusion"]), "rows": rows, "alone": alone}
 
 
-def _judge(validation: Split) -> Any:
-    return lambda before, after: compare(
-        "fp32",
-        "candidate",
-        before,
-        after,
-        precision="int8-trt",
-        task="regression",
-        label_range=(-3.0, 3.0),
-        labels=validation.labels,
-        ids=validation.ids,
-    )
+def _judge(validation: Split) -> Judge:
+    return search_judge(validation, "regression", (-3.0, 3.0))
 
 
 def latencies(run: Run, data: Path, work: Path, rounds: int) -> list[Row]:

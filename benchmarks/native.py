@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -147,17 +148,55 @@ def _tail(context: Context, int8: bytes) -> list[Row]:
     """Many calls of each, one after the other, and once more with cold caches."""
     models = context.main
     calls = native_calls(models, int8, models.sample(), context.threads)
-    rows = rows_of(timed_rounds(calls, 20 if context.tiny else TAIL_CALLS), FP32)
+    times = timed_rounds(calls, 20 if context.tiny else TAIL_CALLS)
+    rows = rows_of(times, FP32)
+    of_cpu = {name: float(np.percentile(found.cpu, 99) / np.median(found.cpu)) for name, found in times.items()}
     filler = np.zeros(COLD_BYTES // 8)
 
     cold_rows = []
     if not context.tiny:
         times = timed_rounds(calls, context.growth_rounds, before_call=lambda: filler.__iadd__(1.0))
         cold_rows = rows_of(times, FP32)
-    return [
-        *({"name": row["name"], "p50_ms": row["p50_ms"], "p99_to_p50": row["p99_ms"] / row["p50_ms"]} for row in rows),
-        *({"name": f"{row['name']}, cold caches", "p50_ms": row["p50_ms"], "p99_to_p50": None} for row in cold_rows),
+    found = [
+        {
+            "name": row["name"],
+            "p50_ms": row["p50_ms"],
+            "p99_to_p50": row["p99_ms"] / row["p50_ms"],
+            "cpu_p99_to_p50": of_cpu[row["name"]],
+        }
+        for row in rows
     ]
+    empty = {"p99_to_p50": None, "cpu_p99_to_p50": None}
+    return [*found, *({"name": f"{row['name']}, cold caches", "p50_ms": row["p50_ms"], **empty} for row in cold_rows)]
+
+
+def _threads(context: Context, int8: bytes) -> list[Row]:
+    """Two threads inside a call against one: medians, and the fastest tenth, which other work disturbs less."""
+    if (os.cpu_count() or 1) < 2:
+        return []
+    found = []
+    for batch in (1, 8):
+        feed = context.main.sample(batch)
+        calls = {f"{name}, {n}": call for n in (1, 2) for name, call in native_calls(context.main, int8, feed, n).items()}
+        rows = {row["name"]: row for row in rows_of(timed_rounds(calls, context.growth_rounds), f"{FP32}, 1")}
+        for name in (FP32, INT8):
+            one, two = rows[f"{name}, 1"], rows[f"{name}, 2"]
+            ratios = {f"ratio_{q}": two[f"{q}_ms"] / one[f"{q}_ms"] for q in ("p10", "p50")}
+            found.append({"name": f"{name}, batch {batch}", "one_ms": one["p50_ms"], "two_ms": two["p50_ms"], **ratios})
+    return found
+
+
+def _opening(context: Context, int8: bytes) -> list[Row]:
+    """CPU time from an ONNX file in memory to a session: its weights are packed anew each time."""
+    found = []
+    for name, data in ((FP32, context.main.student.data), (INT8, int8)):
+        times = []
+        for _ in range(3 if context.tiny else 15):
+            begin = time.process_time()
+            NativeKernelsRunner("fusion", data).close()
+            times.append(time.process_time() - begin)
+        found.append({"name": name, "cpu_ms": float(np.median(times)) * 1e3})
+    return found
 
 
 def _rates() -> list[Row]:
@@ -183,5 +222,7 @@ def native(context: Context) -> Row:
         "goals": goals,
         "by_size": _by_size(context),
         "tail": _tail(context, int8),
+        "threads": _threads(context, int8),
+        "opening": _opening(context, int8),
         "rates": _rates(),
     }

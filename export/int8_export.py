@@ -18,7 +18,7 @@ from dmdkit.data import Dataset, Split
 from dmdkit.data.overlap import distinct_samples
 from dmdkit.export.graphs import ExportedGraph, plan_for
 from dmdkit.export.text_export import tokens_of
-from dmdkit.parity.compare import compare
+from dmdkit.parity.compare import Task, compare
 from dmdkit.parity.int8_report import Int8Report, LatencyRecord, LayerRecord, SearchRecord, write_int8_report
 from dmdkit.parity.int8_verdict import Tried, judge_targets
 from dmdkit.parity.ledger import Ledger
@@ -28,13 +28,19 @@ from dmdkit.runtime.bundle import Bundle
 from dmdkit.runtime.manifest import Manifest
 from dmdkit.training.run import Run
 
-__all__ = ["Int8Exporter", "calibration_method", "text_int8_graphs", "with_fp16_rest", "write_int8"]
+__all__ = ["Int8Exporter", "calibration_method", "search_judge", "text_int8_graphs", "with_fp16_rest", "write_int8"]
 
 Array = npt.NDArray[np.float32]
 
 
-def _judge(run: Run, validation: Split) -> Judge:
-    """The parity verdict on the search samples."""
+def search_judge(validation: Split, task: Task, label_range: tuple[float, float] | None) -> Judge:
+    """The parity verdict on the samples that a search is scored on: a function of the outputs before and after.
+
+    Args:
+        validation: Those samples.
+        task: Regression or classification.
+        label_range: Smallest and largest label; None for classes.
+    """
     distinct = distinct_samples(validation)
     return lambda before, after: compare(
         "fp32",
@@ -42,8 +48,8 @@ def _judge(run: Run, validation: Split) -> Judge:
         before,
         after,
         precision="int8-trt",
-        task=run.facts.task,
-        label_range=run.facts.label_range,
+        task=task,
+        label_range=label_range,
         labels=validation.labels,
         ids=validation.ids,
         distinct=distinct,
@@ -93,12 +99,13 @@ class Int8Exporter:
         name, validation = search_samples(dataset, calibration, held_out=held_out)
         return cls(run, calibration, name, validation, search, progress)
 
+    def _judge(self) -> Judge:
+        return search_judge(self.validation, self.run.facts.task, self.run.facts.label_range)
+
     def plan(self, graphs: list[ExportedGraph]) -> Int8Plan:
         """The plan for the fusion and explain graphs among ``graphs``, which are fp32."""
         features = self.calibration.split.features(), self.validation.features()
-        return plan_for(
-            graphs, Samples(*features, self.validation_name, _judge(self.run, self.validation)), self.search, self.progress
-        )
+        return plan_for(graphs, Samples(*features, self.validation_name, self._judge()), self.search, self.progress)
 
     def text_plan(self, text: ExportedGraph, fusion: ExportedGraph) -> TextPlan:
         """The plan for ``text``, judged by the score that ``fusion`` makes of its features; both are fp32."""
@@ -109,7 +116,7 @@ class Int8Exporter:
             return {"score": head.run(["score"], {**others, "text": outputs["text"]})[0]}
 
         tokens = tokens_of(self.calibration.split), tokens_of(self.validation)
-        samples = Samples(*tokens, self.validation_name, _judge(self.run, self.validation), score)
+        samples = Samples(*tokens, self.validation_name, self._judge(), score)
         return plan_text_int8(text.model, samples, self.search, self.progress)
 
 

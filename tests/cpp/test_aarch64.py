@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,7 +12,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from dmdkit.parity.compare import compare
+from dmdkit.parity.cpp_runner import CppRunner
 from dmdkit.runtime import Runtime
+from dmdkit.runtime.bundle import Bundle
 from dmdkit.runtime.self_check import FP32_TOLERANCE, INT8_TOLERANCE_SD
 from tests.conftest import ROOT
 
@@ -59,3 +63,36 @@ def test_aarch64_gives_the_answers_of_this_machine(
     error = np.abs(load_file(out)["score"] - expected) / np.maximum(1, np.abs(expected) if graph == "fp32" else 1)
     print(f"{graph}: largest difference {error.max():.2e}")
     assert error.max() <= tolerance
+
+
+@pytest.mark.parametrize("isa", ["neon_dotprod", "neon"])
+def test_native_kernels_repeat_the_golden_samples_and_pass_the_ledger(
+    emulated: list[str], tiny_bundle: Path, test_samples: dict[str, np.ndarray], tmp_path: Path, isa: str
+) -> None:
+    runner = tmp_path / "runner"
+    runner.write_text(f'#!/bin/sh\nDMDKIT_NATIVE_ISA={isa} exec {shlex.join(emulated)} "$@" --backend native\n')
+    runner.chmod(0o755)
+    bundle = Bundle.open(tiny_bundle)
+    with Runtime.open(tiny_bundle, graph="fp32") as runtime:
+        expected = {"score": runtime.predict(**test_samples).score}
+    for graph in ("fusion.fp32", "fusion.int8-cpu"):
+        precision = bundle.manifest.graphs[graph].precision
+        command = [str(runner), str(tiny_bundle), "--graph", precision, "--self-check"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert json.loads(done.stdout)["passed"]
+        answers = CppRunner(runner).run(bundle, graph, test_samples, batch=20)
+        assert answers.backend == f"native 1 ({isa})"
+        hop = compare(
+            "fusion.fp32",
+            f"{graph}@native",
+            expected,
+            answers.outputs,
+            precision=precision,
+            task=bundle.manifest.task,
+            label_range=bundle.manifest.label_range,
+            labels=None,
+            ids=[str(i) for i in range(len(expected["score"]))],
+        )
+        print(f"{isa}, {hop.target}: {hop.status}, largest error {hop.max_error:.2e}; {hop.reason}")
+        assert hop.status != "failed", hop.reason

@@ -23,11 +23,13 @@ def resident_kib(pid: int) -> int:
     return 0
 
 
-def test_memory_stays_flat(native_bin: Path, tiny_bundle: Path) -> None:
+@pytest.mark.parametrize("backend", ["onnxruntime", "native"])
+def test_memory_stays_flat(native_bin: Path, tiny_bundle: Path, backend: str) -> None:
     predictions = int(os.environ.get("DMDKIT_SOAK", "0"))
     if not predictions:
         pytest.skip("takes minutes (make soak)")
-    command = [str(native_bin / "dmdkit-run"), str(tiny_bundle), "--graph", "fp32", "--bench", "--rounds", str(predictions)]
+    options = ["--backend", backend, "--graph", "fp32", "--bench", "--rounds", str(predictions)]
+    command = [str(native_bin / "dmdkit-run"), str(tiny_bundle), *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     sizes = []
     while process.poll() is None:

@@ -18,6 +18,7 @@ MODALITIES = ("text", "audio", "vision")
 GRAPH_ORDER = ("text", "vision", "audio")
 ZERO_HASH = "0" * 64
 _QUOTED = re.compile(rb"""(["'])[\w.<>/ -]{1,64}\1""")
+_PLAN_WORD = re.compile(rb"[a-z][a-z0-9_.]{2,30}[ =]")
 
 
 def _graph(kind: str, precision: str) -> dict[str, Any]:
@@ -111,5 +112,12 @@ def seeds() -> dict[str, list[bytes]]:
 
 
 def words(inputs: list[bytes]) -> list[str]:
-    """Every short text in quotes, quotes included: a dictionary that spares the fuzzer from guessing keys and names."""
-    return sorted({found[0].decode() for data in inputs for found in _QUOTED.finditer(data)})
+    """A dictionary that spares the fuzzer from guessing keys and names, never empty: libFuzzer refuses an empty one.
+
+    Every short text in quotes, quotes included; of files that have none, the words of the native kernels' plan.
+    """
+    for pattern in (_QUOTED, _PLAN_WORD):
+        found = {match[0].decode() for data in inputs for match in pattern.finditer(data)}
+        if found:
+            return sorted(found)
+    raise ValueError("the seeds have no words for a dictionary")

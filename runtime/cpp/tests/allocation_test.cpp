@@ -1,29 +1,7 @@
-// No allocation of ours per prediction after the first: the global operator new counts while a test asks it to. (malloc itself
-// is not counted, as the sanitizers bring their own; our code allocates with new and std::vector only, apart from the buffers.)
-#include <atomic>
-#include <cstdlib>
-#include <new>
-
+// No allocation of ours per prediction after the first.
 #include "bundle_fixture.hpp"
+#include "counting_new.hpp"
 #include "dmdkit/dmdkit.h"
-
-namespace {
-std::atomic<bool> counting{false};
-std::atomic<long> allocations{0};
-
-void* counted(std::size_t size) {
-  if (counting) ++allocations;
-  if (void* memory = std::malloc(size != 0 ? size : 1)) return memory;
-  throw std::bad_alloc();
-}
-}  // namespace
-
-void* operator new(std::size_t size) { return counted(size); }
-void* operator new[](std::size_t size) { return counted(size); }
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete[](void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
-void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace dmdkit {
 namespace {
@@ -32,11 +10,7 @@ class AllocationTest : public BundleTest {
  protected:
   template <typename Body>
   static long allocations_of(Body&& body) {
-    allocations = 0;
-    counting = true;
-    for (int i = 0; i < 100; ++i) body();
-    counting = false;
-    return allocations;
+    return dmdkit_test::allocations_of(100, body);
   }
 };
 

@@ -5,8 +5,6 @@
 #include <array>
 #include <atomic>
 #include <cmath>
-#include <cstdlib>
-#include <new>
 #include <string>
 #include <thread>
 #include <vector>
@@ -14,28 +12,11 @@
 #include "../backends/native/engine.hpp"
 #include "../backends/native/instruction_sets.hpp"
 #include "../backends/plugin.hpp"
+#include "counting_new.hpp"
 #include "dmdkit/backend.h"
 #include "native_model.hpp"
 
 extern "C" const dmdkit_backend_vtable* dmdkit_backend_entry(uint32_t version);
-
-namespace {
-std::atomic<bool> counting{false};
-std::atomic<long> allocations{0};
-
-void* counted(std::size_t size) {
-  if (counting) ++allocations;
-  if (void* memory = std::malloc(size != 0 ? size : 1)) return memory;
-  throw std::bad_alloc();
-}
-}  // namespace
-
-void* operator new(std::size_t size) { return counted(size); }
-void* operator new[](std::size_t size) { return counted(size); }
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete[](void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
-void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace dmdkit_native {
 namespace {
@@ -108,6 +89,46 @@ TEST(NativeEngineTest, AnAnswerDependsOnNothingThatWasRunBefore) {
       EXPECT_EQ(score, answer(file, *usable_kernels().front(), first));
     }
   }
+}
+
+// Large enough that other threads are asked.
+ModelSizes wide_sizes() { return {40, 4, 2, 2, {33, 17, 50}, {60, 12, 9}, {3, 2, 1}, {true, false, false}, true, false}; }
+
+TEST(NativeEngineTest, HoweverManyThreadsTheAnswersAreTheSame) {
+  ModelSizes sizes = wide_sizes();
+  for (const bool int8 : {false, true}) {
+    sizes.int8 = int8;
+    const std::string file = model_bytes(sizes);
+    const auto weights = std::make_shared<const Weights>(read_onnx(file.data(), file.size()), *usable_kernels().front());
+    constexpr std::size_t kMost = 5;
+    std::array<std::vector<float>, kModalityCount> all;
+    for (unsigned sample = 0; sample < kMost; ++sample) {
+      const auto features = features_for(sizes, sample + 1);
+      for (int m = 0; m < kModalityCount; ++m) all[m].insert(all[m].end(), features[m].begin(), features[m].end());
+    }
+    const std::array<const float*, kModalityCount> features = {all[0].data(), all[1].data(), all[2].data()};
+    std::vector<float> expected(kMost * sizes.outputs), scores(expected.size());
+    Engine alone(weights);
+    alone.run(features, expected.data(), kMost);
+    for (const int threads : {2, 3, 6}) {
+      Engine engine(weights, threads);
+      ASSERT_EQ(engine.threads(), threads);
+      for (std::size_t batch = 1; batch <= kMost; ++batch) {
+        scores.assign(scores.size(), -1.0F);
+        for (int call = 0; call < 3; ++call) {
+          EXPECT_EQ(dmdkit_test::allocations_of(1, [&] { engine.run(features, scores.data(), batch); }), 0);
+        }
+        for (std::size_t i = 0; i < batch * sizes.outputs; ++i) ASSERT_EQ(scores[i], expected[i]) << threads << " threads";
+        for (std::size_t i = batch * sizes.outputs; i < scores.size(); ++i) ASSERT_EQ(scores[i], -1.0F);
+      }
+    }
+  }
+}
+
+TEST(NativeEngineTest, AShortCallIsLeftToOneThread) {
+  const std::string file = model_bytes({});
+  const auto weights = std::make_shared<const Weights>(read_onnx(file.data(), file.size()), *usable_kernels().front());
+  EXPECT_EQ(Engine(weights, 4).threads(), 1);
 }
 
 TEST(NativeEngineTest, EmptyModalitiesAndHugeValuesGiveNumbers) {
@@ -231,12 +252,9 @@ TEST_F(PluginTest, ABatchIsItsSamplesAndACallAllocatesNothing) {
     dmdkit_backend_session* session = open(file);
     ASSERT_NE(session, nullptr) << error;
     Bound bound(sizes, 3);
-    allocations = 0;
-    counting = true;
-    const int code = bound.run(table, session, 3);
-    counting = false;
+    int code = 0;
+    EXPECT_EQ(dmdkit_test::allocations_of(1, [&] { code = bound.run(table, session, 3); }), 0);
     ASSERT_EQ(code, 0);
-    EXPECT_EQ(allocations, 0);
     for (unsigned sample = 0; sample < 3; ++sample) {
       EXPECT_EQ(bound.scores[sample], answer(file, chosen_kernels(), features_for(sizes, sample + 1))[0]);
     }

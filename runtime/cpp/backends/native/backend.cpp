@@ -1,10 +1,13 @@
 // The native backend: DMD's fusion graph on kernels of our own, instead of an inference library.
+#include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <memory>
 #include <mutex>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "../plugin.hpp"
@@ -81,7 +84,6 @@ struct dmdkit_backend_session {
   struct TensorInfo {
     std::string name;
     std::vector<std::int64_t> shape;
-    std::size_t values = 1;
     float* buffer = nullptr;
   };
 
@@ -89,19 +91,20 @@ struct dmdkit_backend_session {
     if (std::string(args.device) != "cpu") throw Problem(DMDKIT_BACKEND_NO_DEVICE, "the native kernels run on CPUs alone");
     const dmdkit_native::Kernels& kernels = dmdkit_native::chosen_kernels();
     auto session = std::make_unique<dmdkit_backend_session>();
-    session->engine_ = std::make_unique<Engine>(shared_weights().of(args.model, args.model_bytes, kernels));
+    // More threads than cores would wait for each other.
+    const auto cores = static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
+    session->engine_ =
+        std::make_unique<Engine>(shared_weights().of(args.model, args.model_bytes, kernels), std::min(args.threads, cores));
     const dmdkit_native::Plan& plan = session->engine_->weights().plan;
     for (const int m : kInputOrder) {
       TensorInfo input;
       input.name = dmdkit_native::kModalityNames[m];
       input.shape = {-1, plan.inputs[m].steps, plan.inputs[m].features};
-      input.values = static_cast<std::size_t>(plan.inputs[m].steps) * plan.inputs[m].features;
       session->inputs_.push_back(std::move(input));
     }
     TensorInfo score;
     score.name = "score";
     score.shape = {-1, plan.outputs};
-    score.values = plan.outputs;
     session->outputs_.push_back(std::move(score));
     return session;
   }
@@ -117,12 +120,9 @@ struct dmdkit_backend_session {
   }
 
   void run() {
-    for (std::size_t sample = 0; sample < batch_; ++sample) {
-      std::array<const float*, dmdkit_native::kModalityCount> features;
-      for (std::size_t i = 0; i < inputs_.size(); ++i)
-        features[kInputOrder[i]] = inputs_[i].buffer + sample * inputs_[i].values;
-      engine_->run(features, outputs_[0].buffer + sample * outputs_[0].values);
-    }
+    std::array<const float*, dmdkit_native::kModalityCount> features;
+    for (std::size_t i = 0; i < inputs_.size(); ++i) features[kInputOrder[i]] = inputs_[i].buffer;
+    engine_->run(features, outputs_[0].buffer, batch_);
   }
 
  private:

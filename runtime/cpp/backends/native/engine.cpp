@@ -1,300 +1,160 @@
 #include "engine.hpp"
 
 #include <algorithm>
-#include <cmath>
-#include <cstring>
+#include <cstdlib>
+#include <numeric>
 #include <utility>
 
 namespace dmdkit_native {
 namespace {
 
-// Bytes of `channels` channels and `ld` steps, in fours.
-std::size_t byte_count(int channels, std::ptrdiff_t ld) { return static_cast<std::size_t>((channels + 3) / 4) * ld * 4; }
+// Multiply-adds of a sample below which no other thread is asked: it would take about as long to wake up.
+constexpr double kWorthWaking = 4e6;
 
-// A vector of one step, with room for what a kernel writes beyond its end.
-std::size_t roomy(int count) { return static_cast<std::size_t>(count) + 2 * kMostLanes; }
+std::uint32_t bit(std::size_t task) { return std::uint32_t{1} << task; }
 
-float unit_length(const float* x, int count) {
-  float sum = kNormEps;
-  for (int i = 0; i < count; ++i) sum += x[i] * x[i];
-  return 1.0F / std::sqrt(sum);
+double layer_cost(double channels, double steps, double source_steps) {
+  return channels * channels * (10 * steps + 2 * source_steps) + channels * steps * source_steps;
 }
 
 }  // namespace
 
-Engine::Engine(std::shared_ptr<const Weights> weights) : weights_(std::move(weights)), kernels_(weights_->kernels) {
+Engine::Engine(std::shared_ptr<const Weights> weights, int threads) : weights_(std::move(weights)), tasks_(planned()) {
+  double cost = 0;
+  for (const Task& task : tasks_) cost += task.cost;
+  if (threads < 1 || cost < kWorthWaking) threads = 1;
+  most_urgent_first_.resize(tasks_.size());
+  std::iota(most_urgent_first_.begin(), most_urgent_first_.end(), 0);
+  std::sort(most_urgent_first_.begin(), most_urgent_first_.end(), [this](int a, int b) {
+    return tasks_[a].urgent != tasks_[b].urgent ? tasks_[a].urgent > tasks_[b].urgent : a < b;
+  });
+  if (threads > 1) {
+    team_ = std::make_unique<Team>(threads - 1);
+    threads = team_->helpers() + 1;
+  }
+  // Workers are made after the threads that use them, which wait for the first call.
+  workers_.reserve(static_cast<std::size_t>(threads));
+  samples_.reserve(static_cast<std::size_t>(threads));
+  for (int member = 0; member < threads; ++member) {
+    workers_.emplace_back(*weights_);
+    samples_.emplace_back(*weights_);
+  }
+}
+
+// As one thread goes through them; what others need stands before what needs it.
+std::vector<Engine::Task> Engine::planned() const {
   const Plan& plan = weights_->plan;
-  const int e = plan.width;
-  std::size_t raw = 0, raw_bytes = 0, rows = 0;
-  std::ptrdiff_t most = 0, most_raw = 0;
+  const double e = plan.width;
+  std::vector<Task> tasks;
+  const auto steps_of = [&](int m) { return static_cast<double>(plan.inputs[m].projected()); };
   for (int m = 0; m < kModalityCount; ++m) {
     const Plan::Input& input = plan.inputs[m];
-    Stream& stream = streams_[m];
-    stream.steps = input.projected();
-    stream.ld = weights_->padded(stream.steps);
-    stream.vectors = static_cast<int>(stream.ld) / kernels_.lanes;
-    stream.embedded = scratch_.make<float>(2 * e * stream.ld);
-    stream.inverse = scratch_.make<float>(stream.ld);
-    stream.present = scratch_.make<float>(stream.ld);
-    if (weights_->int8) {
-      stream.bytes = scratch_.make<std::uint8_t>(byte_count(e, stream.ld));
-      stream.scale = scratch_.make<float>(stream.ld);
-    }
-    const std::ptrdiff_t ld_raw = weights_->padded(static_cast<int>(stream.ld) + input.kernel);
-    raw = std::max<std::size_t>(raw, static_cast<std::size_t>(input.features) * ld_raw);
-    raw_bytes = std::max(raw_bytes, byte_count(input.features, ld_raw));
-    if (weights_->front[m].mean != nullptr) rows = std::max(rows, static_cast<std::size_t>(input.features) * input.steps);
-    most = std::max(most, stream.ld);
-    most_raw = std::max(most_raw, ld_raw);
-  }
-  raw_ = scratch_.make<float>(raw);
-  projected_ = scratch_.make<float>(e * most);
-  raw_present_ = scratch_.make<float>(most_raw);
-  ones_ = scratch_.make<float>(most);
-  const std::size_t widest = 2 * static_cast<std::size_t>(e) * most;
-  for (float** buffer : {&x_, &q_, &k_, &v_, &mixed_, &crossed_}) *buffer = scratch_.make<float>(widest);
-  for (float** buffer : {&inverse_, &scale_, &hidden_scale_, &step_maximum_}) *buffer = scratch_.make<float>(most);
-  scores_ = scratch_.make<float>(std::max<std::size_t>(most * kMostLanes, static_cast<std::size_t>(plan.heads) * most));
-  const std::ptrdiff_t block = static_cast<std::ptrdiff_t>(kernels_.most_vectors) * kernels_.lanes;
-  hidden_ = scratch_.make<float>(8 * e * block);
-  if (weights_->int8) {
-    standardised_ = scratch_.make<float>(rows);
-    raw_bytes_ = scratch_.make<std::uint8_t>(raw_bytes);
-    bytes_ = scratch_.make<std::uint8_t>(byte_count(2 * e, most));
-    hidden_bytes_ = scratch_.make<std::uint8_t>(byte_count(8 * e, block));
-  }
-  const int panels = (plan.heads + kernels_.rows - 1) / kernels_.rows;
-  last_queries_ = scratch_.make<float>(static_cast<std::size_t>(panels) * kernels_.rows * 2 * e);
-  head_query_ = scratch_.make<float>(roomy(2 * e));
-  last_ = scratch_.make<float>(5 * roomy(8 * e));
-  for (float*& last : last_memory_) last = scratch_.make<float>(roomy(2 * e));
-  last_self_ = scratch_.make<float>(roomy(3 * e));
-  gates_ = scratch_.make<float>(roomy(18 * e));
-}
-
-void Engine::product(const Matrix& matrix, const float* x, const std::uint8_t* bytes, std::ptrdiff_t ld_x,
-                     const float* step_scale, int vectors, float* y, std::ptrdiff_t ld_y, bool add) const {
-  LinearCall call{};
-  call.ld_x = ld_x;
-  call.step_scale = step_scale;
-  call.vectors = vectors;
-  call.y = y;
-  call.ld_y = ld_y;
-  call.add = add;
-  if (matrix.levels != nullptr) {
-    call.x = bytes;
-    kernels_.linear_int8(matrix, call);
-  } else {
-    call.x = x;
-    kernels_.linear(matrix, call);
-  }
-}
-
-// Raw features of one modality -> embedded streams, and what other streams read of them.
-void Engine::decouple(int modality, const float* features) {
-  const Plan::Input& input = weights_->plan.inputs[modality];
-  const Front& front = weights_->front[modality];
-  Stream& stream = streams_[modality];
-  const int e = weights_->plan.width;
-  kernels_.presence(features, input.steps, input.features, raw_present_);
-  // A projected step is padding where every raw step under its kernel is (MODEL.md section 10).
-  for (int t = 0; t < stream.steps; ++t)
-    stream.present[t] = *std::max_element(raw_present_ + t, raw_present_ + t + input.kernel);
-
-  const std::ptrdiff_t ld_raw = weights_->padded(static_cast<int>(stream.ld) + input.kernel);
-  const float* encoded = raw_;
-  std::ptrdiff_t ld_encoded = ld_raw;
-  if (front.projects && front.project.levels != nullptr) {
-    const float* rows = features;
-    if (front.mean != nullptr) {
-      for (int t = 0; t < input.steps; ++t) {
-        for (int c = 0; c < input.features; ++c) {
-          const std::size_t i = static_cast<std::size_t>(t) * input.features + c;
-          standardised_[i] = (features[i] - front.mean[c]) * front.inverse_scale[c] * raw_present_[t];
-        }
-      }
-      rows = standardised_;
-    }
-    // One scale for all steps: a kernel mixes them.
-    const float worth = kernels_.quantise_rows(rows, input.steps, input.features, raw_bytes_, ld_raw);
-    std::fill(ones_, ones_ + stream.ld, worth);
-    product(front.project, nullptr, raw_bytes_, ld_raw, ones_, stream.vectors, projected_, stream.ld);
-  } else {
-    // What an earlier modality left behind the last step would be read as steps of this one.
-    for (int c = 0; c < input.features; ++c) std::fill(raw_ + c * ld_raw + input.steps, raw_ + (c + 1) * ld_raw, 0.0F);
-    kernels_.transpose(features, input.steps, input.features, front.mean, front.inverse_scale, raw_present_, raw_, ld_raw);
-    if (front.projects) product(front.project, raw_, nullptr, ld_raw, nullptr, stream.vectors, projected_, stream.ld);
-  }
-  if (front.projects) {
-    encoded = projected_;
-    ld_encoded = stream.ld;
-  }
-  product(front.encode, encoded, nullptr, ld_encoded, nullptr, stream.vectors, stream.embedded, stream.ld);
-  kernels_.add_positions(stream.embedded, stream.ld, 2 * e, stream.vectors, front.positions, stream.ld, stream.present);
-  kernels_.inverse_norm(stream.embedded, stream.ld, e, stream.vectors, stream.inverse);
-  if (weights_->int8) {
-    kernels_.quantise(
-        {stream.embedded, stream.ld, e, stream.vectors, stream.bytes, stream.ld, stream.inverse, nullptr, false, stream.scale});
-  }
-}
-
-// One layer of a stream of `channels` channels, in place. `source` null: it attends to itself.
-void Engine::run_layer(const Layer& layer, int channels, float* x, const Stream& target, const Source* source) {
-  const bool int8 = weights_->int8;
-  const std::ptrdiff_t ld = target.ld;
-  const int vectors = target.vectors;
-  kernels_.inverse_norm(x, ld, channels, vectors, inverse_);
-  if (int8) kernels_.quantise({x, ld, channels, vectors, bytes_, ld, inverse_, nullptr, false, scale_});
-  const Source own{x, inverse_, bytes_, scale_, target.steps, vectors, ld};
-  if (source == nullptr) source = &own;
-  product(layer.query, x, bytes_, ld, int8 ? scale_ : inverse_, vectors, q_, ld);
-  const float* source_scale = int8 ? source->scale : source->inverse;
-  product(layer.key, source->x, source->bytes, source->ld, source_scale, source->vectors, k_, source->ld);
-  product(layer.value, source->x, source->bytes, source->ld, source_scale, source->vectors, v_, source->ld);
-  const int shift = std::abs(source->steps - target.steps);
-  const int heads = weights_->plan.heads;
-  kernels_.attend({q_, ld, k_, v_, source->ld, mixed_, ld, heads, channels / heads, vectors, source->steps, shift, scores_});
-  if (int8) kernels_.quantise({mixed_, ld, channels, vectors, bytes_, ld, nullptr, nullptr, false, scale_});
-  product(layer.out, mixed_, bytes_, ld, int8 ? scale_ : nullptr, vectors, x, ld, /*add=*/true);
-  feed_forward(layer, channels, x, target);
-}
-
-// A few steps at a time, so that the hidden layer stays in a near cache.
-void Engine::feed_forward(const Layer& layer, int channels, float* x, const Stream& target) {
-  const std::ptrdiff_t ld = target.ld;
-  const std::ptrdiff_t block = static_cast<std::ptrdiff_t>(kernels_.most_vectors) * kernels_.lanes;
-  int left = target.vectors;
-  for (int blocks = (left + kernels_.most_vectors - 1) / kernels_.most_vectors; blocks > 0; --blocks) {
-    const int vectors = (left + blocks - 1) / blocks;
-    kernels_.inverse_norm(x, ld, channels, vectors, inverse_);
-    LinearCall call{};
-    call.x = x;
-    call.ld_x = ld;
-    call.y = hidden_;
-    call.ld_y = block;
-    call.vectors = vectors;
-    call.step_scale = inverse_;
-    call.relu = true;
-    LinearCall back{};
-    back.x = hidden_;
-    back.ld_x = block;
-    back.y = x;
-    back.ld_y = ld;
-    back.vectors = vectors;
-    back.add = true;
-    if (weights_->int8) {
-      kernels_.quantise({x, ld, channels, vectors, bytes_, block, inverse_, nullptr, false, scale_});
-      call.x = bytes_;
-      call.ld_x = block;
-      call.step_scale = scale_;
-      std::fill(step_maximum_, step_maximum_ + vectors * kernels_.lanes, 0.0F);
-      call.step_maximum = step_maximum_;
-      kernels_.linear_int8(layer.fc1, call);
-      kernels_.quantise(
-          {hidden_, block, 4 * channels, vectors, hidden_bytes_, block, nullptr, step_maximum_, true, hidden_scale_});
-      back.x = hidden_bytes_;
-      back.step_scale = hidden_scale_;
-      back.positive = true;
-      kernels_.linear_int8(layer.fc2, back);
-    } else {
-      kernels_.linear(layer.fc1, call);
-      kernels_.linear(layer.fc2, back);
-    }
-    x += vectors * kernels_.lanes;
-    left -= vectors;
-  }
-}
-
-// The last layer for the last step alone: `unit` becomes that step's unit vector.
-void Engine::run_last(const LastLayer& layer, int channels, const float* x, const Stream& target, float* unit) {
-  const int heads = weights_->plan.heads;
-  const int width = channels / heads;
-  const std::ptrdiff_t ld = target.ld;
-  const std::ptrdiff_t last = target.steps - 1;
-  const std::size_t room = roomy(8 * weights_->plan.width);
-  float* own = last_;
-  float* query = last_ + room;
-  float* attended = last_ + 2 * room;
-  float* hidden = last_ + 3 * room;
-  float* mixed = last_ + 4 * room;
-  kernels_.inverse_norm(x, ld, channels, target.vectors, inverse_);
-  for (int c = 0; c < channels; ++c) own[c] = x[c * ld + last] * inverse_[last];
-  kernels_.dense(layer.query, own, query);
-  // Each head's query in terms of the stream itself; all heads are then one matrix over it.
-  for (int head = 0; head < heads; ++head) {
-    kernels_.dense(layer.query_for_source[head], query + head * width, head_query_);
-    float* panel = last_queries_ + static_cast<std::size_t>(head / kernels_.rows) * channels * kernels_.rows;
-    for (int c = 0; c < channels; ++c) panel[c * kernels_.rows + head % kernels_.rows] = head_query_[c];
-  }
-  Matrix queries;
-  queries.rows = heads;
-  queries.depth = channels;
-  queries.weights = last_queries_;
-  product(queries, x, nullptr, ld, inverse_, target.vectors, scores_, ld);
-  for (int head = 0; head < heads; ++head) {
-    float* weight = scores_ + head * ld;
-    kernels_.softmax(weight, target.steps, target.vectors);
-    kernels_.scale_steps(weight, ld, 1, target.vectors, inverse_, weight, ld);
-    kernels_.mix(x, ld, channels, target.vectors, weight, mixed);
-    kernels_.dense(layer.value[head], mixed, attended + head * width);
-  }
-  kernels_.dense(layer.out, attended, unit);
-  for (int c = 0; c < channels; ++c) unit[c] += x[c * ld + last];
-  float length = unit_length(unit, channels);
-  for (int c = 0; c < channels; ++c) own[c] = unit[c] * length;
-  kernels_.dense(layer.fc1, own, hidden);
-  for (int c = 0; c < 4 * channels; ++c) hidden[c] = std::max(hidden[c], 0.0F);
-  kernels_.dense(layer.fc2, hidden, query);
-  for (int c = 0; c < channels; ++c) unit[c] += query[c];
-  length = unit_length(unit, channels);
-  for (int c = 0; c < channels; ++c) unit[c] *= length;
-}
-
-void Engine::run(const std::array<const float*, kModalityCount>& features, float* score) {
-  const Weights& w = *weights_;
-  const int e = w.plan.width;
-  for (int m = 0; m < kModalityCount; ++m) decouple(m, features[m]);
-  for (int m = 0; m < kModalityCount; ++m) {
-    const Stream& target = streams_[m];
-    const std::size_t size = static_cast<std::size_t>(e) * target.ld;
-    std::memcpy(x_, target.embedded + size, size * sizeof(float));
-    for (const Layer& layer : w.self[m].layers) run_layer(layer, e, x_, target, nullptr);
-    run_last(w.self[m].last, e, x_, target, gates_);
-    std::memcpy(last_self_ + m * e, gates_, e * sizeof(float));
+    const double taken = static_cast<double>(input.features) * input.kernel * e * (weights_->front[m].projects ? 1 : 2);
+    tasks.push_back({Task::kEmbed, m, 0, 0, taken * steps_of(m), 0});
   }
   for (int m = 0; m < kModalityCount; ++m) {
-    const Stream& target = streams_[m];
-    const std::size_t size = static_cast<std::size_t>(e) * target.ld;
+    tasks.push_back({Task::kSelf, m, 0, bit(m), (plan.levels - 1) * layer_cost(e, steps_of(m), steps_of(m)), 0});
+  }
+  for (int m = 0; m < kModalityCount; ++m) {
+    std::uint32_t crossed = 0;
     for (int half = 0; half < 2; ++half) {
-      const Crossed& stream = w.crossed[2 * m + half];
-      const Stream& from = streams_[stream.source];
-      const Source source{from.embedded, from.inverse, from.bytes, from.scale, from.steps, from.vectors, from.ld};
-      std::memcpy(x_, target.embedded, size * sizeof(float));
-      for (const Layer& layer : stream.layers) run_layer(layer, e, x_, target, &source);
-      kernels_.inverse_norm(x_, target.ld, e, target.vectors, inverse_);
-      kernels_.scale_steps(x_, target.ld, e, target.vectors, inverse_, crossed_ + half * size, target.ld);
+      const int source = weights_->crossed[2 * m + half].source;
+      crossed |= bit(tasks.size());
+      tasks.push_back(
+          {Task::kCrossed, m, half, bit(m) | bit(source), plan.levels * layer_cost(e, steps_of(m), steps_of(source)), 0});
     }
-    const Alone& memory = w.memory[m];
-    if (w.int8) {
-      kernels_.quantise({crossed_, target.ld, 2 * e, target.vectors, bytes_, target.ld, nullptr, nullptr, false, scale_});
-    }
-    product(memory.input, crossed_, bytes_, target.ld, w.int8 ? scale_ : nullptr, target.vectors, x_, target.ld);
-    kernels_.add_positions(x_, target.ld, 2 * e, target.vectors, memory.positions, target.ld, nullptr);
-    for (const Layer& layer : memory.layers) run_layer(layer, 2 * e, x_, target, nullptr);
-    run_last(memory.last, 2 * e, x_, target, last_memory_[m]);
+    const double layers = plan.memory_levels - 1 + 0.5;
+    tasks.push_back({Task::kMemory, m, 0, crossed, layers * layer_cost(2 * e, steps_of(m), steps_of(m)), 0});
   }
-  // hidden, then the gates: the output layer reads both.
-  float* hidden = gates_;
-  float* gates = gates_ + 9 * e;
-  float* gated = last_;
-  for (int m = 0; m < kModalityCount; ++m) kernels_.dense(w.gate[m], last_memory_[m], gated + m * 2 * e);
-  kernels_.dense(w.common_gate, last_self_, gated + 6 * e);
-  kernels_.sigmoid(gated, 9 * e);
-  kernels_.dense(w.hidden, gated, hidden);
-  for (int i = 0; i < 9 * e; ++i) hidden[i] = std::max(hidden[i], 0.0F);
-  std::memcpy(gates, gated, 9 * e * sizeof(float));
-  kernels_.dense(w.out, hidden, last_ + roomy(9 * e));
-  std::memcpy(score, last_ + roomy(9 * e), w.plan.outputs * sizeof(float));
+  for (std::size_t i = tasks.size(); i-- > 0;) {
+    tasks[i].urgent += tasks[i].cost;
+    for (std::size_t before = 0; before < i; ++before) {
+      if ((tasks[i].needs & bit(before)) != 0) tasks[before].urgent = std::max(tasks[before].urgent, tasks[i].urgent);
+    }
+  }
+  return tasks;
+}
+
+void Engine::run_task(const Task& task, Worker& worker, Sample& sample, const Features& features) {
+  switch (task.kind) {
+    case Task::kEmbed:
+      worker.embed(sample, task.modality, features[task.modality]);
+      break;
+    case Task::kCrossed:
+      worker.run_crossed(sample, task.modality, task.half);
+      break;
+    case Task::kSelf:
+      worker.run_self(sample, task.modality);
+      break;
+    case Task::kMemory:
+      worker.run_memory(sample, task.modality);
+      break;
+  }
+}
+
+Engine::Features Engine::sample_of(std::size_t index) const {
+  Features found = features_;
+  for (int m = 0; m < kModalityCount; ++m) {
+    const Plan::Input& input = weights_->plan.inputs[m];
+    found[m] += index * static_cast<std::size_t>(input.steps) * input.features;
+  }
+  return found;
+}
+
+void Engine::run_alone(int member, std::size_t index) {
+  const Features features = sample_of(index);
+  for (const Task& task : tasks_) run_task(task, workers_[member], samples_[member], features);
+  workers_[member].read_out(samples_[member], scores_ + index * weights_->plan.outputs);
+}
+
+// One member's part of a batch: the samples that nobody has taken.
+void Engine::share_batch(int member) {
+  for (std::size_t index; (index = next_sample_.fetch_add(1, std::memory_order_relaxed)) < batch_;) run_alone(member, index);
+}
+
+// One member's part of one sample: the most urgent task that is ready, until none is left.
+void Engine::share_sample(int member) {
+  const std::uint32_t all = bit(tasks_.size()) - 1;
+  const Features features = sample_of(sample_);
+  int rounds = 0;
+  while (taken_.load(std::memory_order_relaxed) != all) {
+    const std::uint32_t done = done_.load(std::memory_order_acquire);
+    bool found = false;
+    for (const int i : most_urgent_first_) {
+      const Task& task = tasks_[i];
+      if ((taken_.load(std::memory_order_relaxed) & bit(i)) != 0 || (done & task.needs) != task.needs) continue;
+      if ((taken_.fetch_or(bit(i), std::memory_order_relaxed) & bit(i)) != 0) continue;
+      run_task(task, workers_[member], samples_[0], features);
+      done_.fetch_or(bit(i), std::memory_order_release);
+      found = true;
+      rounds = 0;
+      break;
+    }
+    if (!found) relax(rounds);
+  }
+  if (member != 0) return;
+  for (rounds = 0; done_.load(std::memory_order_acquire) != all;) relax(rounds);
+  workers_[0].read_out(samples_[0], scores_ + sample_ * weights_->plan.outputs);
+}
+
+void Engine::run(const Features& features, float* scores, std::size_t batch) {
+  features_ = features;
+  scores_ = scores;
+  if (threads() == 1) {
+    for (std::size_t index = 0; index < batch; ++index) run_alone(0, index);
+    return;
+  }
+  // As many samples each as go round, and the rest together.
+  batch_ = batch / workers_.size() * workers_.size();
+  if (batch_ > 0) {
+    next_sample_ = 0;
+    team_->run([](void* engine, int member) { static_cast<Engine*>(engine)->share_batch(member); }, this);
+  }
+  for (sample_ = batch_; sample_ < batch; ++sample_) {
+    taken_ = 0;
+    done_ = 0;
+    team_->run([](void* engine, int member) { static_cast<Engine*>(engine)->share_sample(member); }, this);
+  }
 }
 
 }  // namespace dmdkit_native

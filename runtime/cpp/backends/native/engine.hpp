@@ -1,85 +1,65 @@
-// One graph's session: scratch memory for one call at a time, and the order in which kernels make a score of features.
+// One graph's session: what a call works in, and the order in which the stages of its samples are computed, by one thread or by
+// several. Answers are the same to the last bit however many threads there are.
 #ifndef DMDKIT_BACKENDS_NATIVE_ENGINE_HPP_
 #define DMDKIT_BACKENDS_NATIVE_ENGINE_HPP_
 
 #include <array>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <vector>
 
+#include "team.hpp"
 #include "weights.hpp"
+#include "worker.hpp"
 
 namespace dmdkit_native {
 
 class Engine {
  public:
-  explicit Engine(std::shared_ptr<const Weights> weights);
+  // `threads` in all; one where calls are so short that waking another takes longer.
+  explicit Engine(std::shared_ptr<const Weights> weights, int threads = 1);
 
-  // One sample: features (steps, features) of each modality -> `outputs` values. Allocates nothing; one call at a time.
-  void run(const std::array<const float*, kModalityCount>& features, float* score);
+  // Features (batch, steps, features) of each modality -> (batch, outputs). Allocates nothing; one call at a time.
+  void run(const std::array<const float*, kModalityCount>& features, float* scores, std::size_t batch = 1);
 
   const Weights& weights() const { return *weights_; }
+  int threads() const { return static_cast<int>(workers_.size()); }
 
  private:
-  // What the streams of one modality start from.
-  struct Stream {
-    int steps = 0;
-    int vectors = 0;
-    std::ptrdiff_t ld = 0;
-    float* embedded = nullptr;      // [2 * width][ld]: exclusive, then common part
-    float* inverse = nullptr;       // 1 / norm of each step of the exclusive part
-    std::uint8_t* bytes = nullptr;  // INT8: the exclusive part's unit vectors
-    float* scale = nullptr;
-    float* present = nullptr;  // of projected steps
-  };
-  // What keys and values are made of: floats with a scale a step, and in INT8 bytes with theirs.
-  struct Source {
-    const float* x = nullptr;
-    const float* inverse = nullptr;
-    const std::uint8_t* bytes = nullptr;
-    const float* scale = nullptr;
-    int steps = 0;
-    int vectors = 0;
-    std::ptrdiff_t ld = 0;
+  using Features = std::array<const float*, kModalityCount>;
+  // A part of one sample's work; `needs`: the tasks, a bit each, whose results it reads.
+  struct Task {
+    enum Kind { kEmbed, kCrossed, kSelf, kMemory } kind;
+    int modality;
+    int half;
+    std::uint32_t needs;
+    double cost;    // in multiply-adds
+    double urgent;  // cost of it and of the longest chain that waits for it
   };
 
-  void decouple(int modality, const float* features);
-  void run_layer(const Layer& layer, int channels, float* x, const Stream& target, const Source* source);
-  void feed_forward(const Layer& layer, int channels, float* x, const Stream& target);
-  void run_last(const LastLayer& layer, int channels, const float* x, const Stream& target, float* unit);
-  void product(const Matrix& matrix, const float* x, const std::uint8_t* bytes, std::ptrdiff_t ld_x, const float* step_scale,
-               int vectors, float* y, std::ptrdiff_t ld_y, bool add = false) const;
+  std::vector<Task> planned() const;
+  void run_task(const Task& task, Worker& worker, Sample& sample, const Features& features);
+  Features sample_of(std::size_t index) const;
+  void run_alone(int member, std::size_t index);
+  void share_batch(int member);
+  void share_sample(int member);
 
   std::shared_ptr<const Weights> weights_;
-  const Kernels& kernels_;
-  Arena scratch_;
-  std::array<Stream, kModalityCount> streams_;
-  float* raw_ = nullptr;               // features, channel-major
-  float* standardised_ = nullptr;      // INT8: rows of standardised features
-  std::uint8_t* raw_bytes_ = nullptr;  // INT8: features in fours, channel-major
-  float* projected_ = nullptr;
-  float* raw_present_ = nullptr;
-  float* ones_ = nullptr;
-  float* x_ = nullptr;
-  float* q_ = nullptr;
-  float* k_ = nullptr;
-  float* v_ = nullptr;
-  float* mixed_ = nullptr;
-  float* inverse_ = nullptr;
+  std::vector<Worker> workers_;
+  std::vector<Sample> samples_;
+  std::vector<Task> tasks_;             // in an order that one thread can follow
+  std::vector<int> most_urgent_first_;  // indices of tasks_
+  // Of the call at hand.
+  Features features_{};
   float* scores_ = nullptr;
-  float* hidden_ = nullptr;
-  std::uint8_t* bytes_ = nullptr;
-  std::uint8_t* hidden_bytes_ = nullptr;
-  float* scale_ = nullptr;
-  float* hidden_scale_ = nullptr;
-  float* step_maximum_ = nullptr;
-  float* crossed_ = nullptr;  // unit vectors of a target's two cross-modal streams
-  float* last_queries_ = nullptr;
-  float* head_query_ = nullptr;
-  float* last_ = nullptr;  // vectors of one step
-  std::array<float*, kModalityCount> last_memory_{};
-  float* last_self_ = nullptr;
-  float* gates_ = nullptr;
+  std::size_t batch_ = 0;
+  std::size_t sample_ = 0;
+  std::atomic<std::size_t> next_sample_{0};
+  std::atomic<std::uint32_t> taken_{0};
+  std::atomic<std::uint32_t> done_{0};
+  std::unique_ptr<Team> team_;  // last: its threads end before what they work in does
 };
 
 }  // namespace dmdkit_native

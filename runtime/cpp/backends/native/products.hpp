@@ -35,8 +35,9 @@ inline F finished(F y, const Matrix& m, const LinearCall& call, int o, ptrdiff_t
   return y;
 }
 
+// `rows`: how many of the tile's kR are there; the others' weights are zero and nothing is stored of them.
 template <int kR, int kN, bool kTaps>
-inline void tile(const Matrix& m, const LinearCall& call, int panel, ptrdiff_t step) {
+inline void tile(const Matrix& m, const LinearCall& call, int panel, ptrdiff_t step, int rows) {
   F sum[kR][kN];
   DMDKIT_UNROLL for (int r = 0; r < kR; ++r) { DMDKIT_UNROLL for (int n = 0; n < kN; ++n) sum[r][n] = F{}; }
   const int taps = kTaps ? m.taps : 1;
@@ -54,6 +55,7 @@ inline void tile(const Matrix& m, const LinearCall& call, int panel, ptrdiff_t s
     }
   }
   DMDKIT_UNROLL for (int r = 0; r < kR; ++r) {
+    if (r == rows) return;
     const int o = panel * kRows + r;
     float* row = call.y + o * call.ld_y;
     DMDKIT_UNROLL for (int n = 0; n < kN; ++n) {
@@ -63,7 +65,7 @@ inline void tile(const Matrix& m, const LinearCall& call, int panel, ptrdiff_t s
 }
 
 template <int kR, int kN, bool kTaps>
-inline void tile_int8(const Matrix& m, const LinearCall& call, int panel, ptrdiff_t step) {
+inline void tile_int8(const Matrix& m, const LinearCall& call, int panel, ptrdiff_t step, int rows) {
   const int taps = kTaps ? m.taps : 1, quads = (m.depth + 3) / 4;
   // Levels stand for (byte - zero): what the zero adds to every sum is known beforehand.
   const int32_t zero = kStored - (call.positive ? 0 : kZero);
@@ -88,6 +90,7 @@ inline void tile_int8(const Matrix& m, const LinearCall& call, int panel, ptrdif
     }
   }
   DMDKIT_UNROLL for (int r = 0; r < kR; ++r) {
+    if (r == rows) return;
     const int o = panel * kRows + r;
     float* row = call.y + o * call.ld_y;
     DMDKIT_UNROLL for (int n = 0; n < kN; ++n) {
@@ -102,22 +105,22 @@ inline void tile_int8(const Matrix& m, const LinearCall& call, int panel, ptrdif
 }
 
 template <int kR, int kN, bool kInt8, bool kTaps>
-inline void any_tile(const Matrix& m, const LinearCall& call, int panel, ptrdiff_t step) {
+inline void any_tile(const Matrix& m, const LinearCall& call, int panel, ptrdiff_t step, int rows) {
   if constexpr (kInt8) {
-    tile_int8<kR, kN, kTaps>(m, call, panel, step);
+    tile_int8<kR, kN, kTaps>(m, call, panel, step, rows);
   } else {
-    tile<kR, kN, kTaps>(m, call, panel, step);
+    tile<kR, kN, kTaps>(m, call, panel, step, rows);
   }
 }
 
-// The rows that the last panel really has.
+// The rows that the last panel really has, or one more: a tile for each number of rows would take twice as long to compile.
 template <int kR, int kN, bool kInt8, bool kTaps>
 inline void last_tile(const Matrix& m, const LinearCall& call, int panel, ptrdiff_t step, int rows) {
   if constexpr (kR > 0) {
-    if (rows == kR) {
-      any_tile<kR, kN, kInt8, kTaps>(m, call, panel, step);
+    if (rows > kR - 2) {
+      any_tile<kR, kN, kInt8, kTaps>(m, call, panel, step, rows);
     } else {
-      last_tile<kR - 1, kN, kInt8, kTaps>(m, call, panel, step, rows);
+      last_tile<kR - 2, kN, kInt8, kTaps>(m, call, panel, step, rows);
     }
   }
 }
@@ -131,8 +134,8 @@ inline void columns(const Matrix& m, const LinearCall& call, ptrdiff_t step, int
       return;
     }
     const int panels = m.rows / kRows, left = m.rows % kRows;
-    for (int panel = 0; panel < panels; ++panel) any_tile<kRows, kN, kInt8, kTaps>(m, call, panel, step);
-    last_tile<kRows - 1, kN, kInt8, kTaps>(m, call, panels, step, left);
+    for (int panel = 0; panel < panels; ++panel) any_tile<kRows, kN, kInt8, kTaps>(m, call, panel, step, kRows);
+    if (left != 0) last_tile<kRows, kN, kInt8, kTaps>(m, call, panels, step, left);
   }
 }
 

@@ -45,9 +45,10 @@ constexpr int kStored = 0;
 #endif
 
 using F = float __attribute__((vector_size(kLanes * 4)));
-using FLoose = float __attribute__((vector_size(kLanes * 4), aligned(4), may_alias));
 using I = int32_t __attribute__((vector_size(kLanes * 4)));
-using ILoose = int32_t __attribute__((vector_size(kLanes * 4), aligned(4), may_alias));
+// Of any alignment. As typedefs: clang takes no notice of an alignment that stands in a using.
+typedef float FLoose __attribute__((vector_size(kLanes * 4), aligned(4), may_alias));
+typedef int32_t ILoose __attribute__((vector_size(kLanes * 4), aligned(4), may_alias));
 
 inline F load(const float* p) { return *reinterpret_cast<const FLoose*>(p); }
 inline void store(float* p, F v) { *reinterpret_cast<FLoose*>(p) = v; }

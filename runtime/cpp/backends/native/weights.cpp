@@ -1,5 +1,6 @@
 #include "weights.hpp"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -29,24 +30,42 @@ constexpr int kSources[kModalityCount][2] = {{kAudio, kVision}, {kText, kAudio},
   throw dmdkit_plugin::Problem(DMDKIT_BACKEND_FAILED, "the graph does not fit its plan for native kernels: " + why);
 }
 
-// A weight as the file has it: fp32 values, or INT8 levels with a scale a row.
+// A weight where the file has it: fp32 values, or INT8 levels with a scale a row. Row o, input i is at (first + o) * inner + i,
+// or at i * total + first + o where it is stored transposed; nothing of it is aligned.
 struct Raw {
   int rows = 0;
   int depth = 0;
   int taps = 1;
-  std::vector<float> values;
-  std::vector<std::int8_t> levels;
-  std::vector<float> scale;
-  std::vector<float> bias;
+  const unsigned char* data = nullptr;
+  bool int8 = false;
+  std::size_t first_step = 0;  // elements from one row to the next
+  std::size_t inner_step = 0;  // and from one input to the next
+  float factor = 1.0F;
+  std::vector<float> scale;  // of each row, the factor multiplied in
+  std::vector<float> bias;   // likewise
 
-  bool int8() const { return !levels.empty(); }
-  // Row o, input k, tap t; the value itself, whatever it is stored as.
-  float value(int o, int k, int t) const {
-    const std::size_t at = (static_cast<std::size_t>(o) * depth + k) * taps + t;
-    return int8() ? levels[at] * scale[o] : values[at];
+  std::size_t inner() const { return static_cast<std::size_t>(depth) * taps; }
+  std::int8_t level(std::size_t o, std::size_t i) const {
+    return static_cast<std::int8_t>(data[o * first_step + i * inner_step]);
   }
-  std::int8_t level(int o, int k, int t) const { return levels[(static_cast<std::size_t>(o) * depth + k) * taps + t]; }
+  float value(std::size_t o, std::size_t i) const {
+    float found;
+    std::memcpy(&found, data + (o * first_step + i * inner_step) * sizeof(float), sizeof(float));
+    return found * factor;
+  }
 };
+
+// to[i * width + o] = at(o, i), a block of inputs at a time: what is written stays in the nearest cache until it is whole.
+template <typename T, typename At>
+void pack_transposed(std::size_t rows, std::size_t inner, std::size_t width, T* to, At&& at) {
+  constexpr std::size_t kBlock = 16;
+  for (std::size_t begin = 0; begin < inner; begin += kBlock) {
+    const std::size_t end = std::min(begin + kBlock, inner);
+    for (std::size_t o = 0; o < rows; ++o) {
+      for (std::size_t i = begin; i < end; ++i) to[i * width + o] = at(o, i);
+    }
+  }
+}
 
 class Packer {
  public:
@@ -61,7 +80,7 @@ class Packer {
   // A layer over steps; `exact`: in fp32 even where the file has levels. `factor` is multiplied in.
   Matrix matrix(const std::string& name, int rows, int depth, int taps = 1, bool exact = false, float factor = 1.0F) {
     const Raw found = raw(name, rows, depth, taps, factor);
-    if (found.int8() != int8_) refuse(name + " is stored otherwise than the rest");
+    if (found.int8 != int8_) refuse(name + " is stored otherwise than the rest");
     return packed(found, exact);
   }
 
@@ -167,30 +186,22 @@ class Packer {
     found.rows = rows;
     found.depth = depth;
     found.taps = taps;
-    const std::size_t here = count * inner;
-    const auto source = [&](std::size_t i) {
-      return wanted.transposed ? i % inner * total + first + i / inner : first * inner + i;
-    };
+    found.int8 = int8;
+    found.factor = factor;
+    found.first_step = wanted.transposed ? 1 : inner;
+    found.inner_step = wanted.transposed ? total : 1;
+    const std::size_t element = int8 ? 1 : sizeof(float);
+    found.data = weight.data + first * found.first_step * element;
     if (int8) {
       if (inner > kMostInner) refuse(name + " sums more products than 32 bits hold");
-      found.levels.resize(here);
-      for (std::size_t i = 0; i < here; ++i) {
-        found.levels[i] = static_cast<std::int8_t>(weight.data[source(i)]);
-        if (found.levels[i] == -128) refuse(name + " has the level -128; INT8 weights are symmetric");
+      for (std::size_t o = 0; o < count; ++o) {
+        bool symmetric = true;
+        for (std::size_t i = 0; i < inner; ++i) symmetric &= found.level(o, i) != -128;
+        if (!symmetric) refuse(name + " has the level -128; INT8 weights are symmetric");
       }
       const Tensor& scale = fp32(wanted.scale, name);
       if (scale.elements != total) refuse(name + " has not one scale a row");
       for (std::size_t o = 0; o < count; ++o) found.scale.push_back(float_at(scale, first + o) * factor);
-    } else {
-      found.values.resize(here);
-      if (wanted.transposed) {
-        for (std::size_t i = 0; i < here; ++i) found.values[i] = float_at(weight, source(i));
-      } else {
-        std::memcpy(found.values.data(), weight.data + first * inner * sizeof(float), here * sizeof(float));
-      }
-      if (factor != 1.0F) {
-        for (float& value : found.values) value *= factor;
-      }
     }
     if (!wanted.bias.empty()) {
       const Tensor& bias = tensor(wanted.bias, name);
@@ -225,34 +236,35 @@ class Packer {
     found.rows = raw.rows;
     found.depth = raw.depth;
     found.taps = raw.taps;
-    const int height = kernels_.rows;
-    const int panels = (raw.rows + height - 1) / height;
-    const std::size_t room = static_cast<std::size_t>(panels) * height;
-    if (raw.int8() && !exact) {
-      const int quads = (raw.depth + 3) / 4;
-      auto* levels = arena_.make<std::int8_t>(room * quads * raw.taps * 4);
+    const auto height = static_cast<std::size_t>(kernels_.rows);
+    const auto rows = static_cast<std::size_t>(raw.rows), taps = static_cast<std::size_t>(raw.taps);
+    const std::size_t inner = raw.inner(), quads = (static_cast<std::size_t>(raw.depth) + 3) / 4;
+    const std::size_t room = (rows + height - 1) / height * height;
+    if (raw.int8 && !exact) {
+      auto* levels = arena_.make<std::int8_t>(room * quads * taps * 4);
       auto* sums = arena_.make<std::int32_t>(room);
-      for (int o = 0; o < raw.rows; ++o) {
-        for (int k = 0; k < raw.depth; ++k) {
-          for (int t = 0; t < raw.taps; ++t) {
-            const std::size_t four = (static_cast<std::size_t>(o / height) * quads + k / 4) * raw.taps + t;
-            levels[(four * height + o % height) * 4 + k % 4] = raw.level(o, k, t);
-            sums[o] += raw.level(o, k, t);
+      for (std::size_t o = 0; o < rows; ++o) {
+        std::int8_t* panel = levels + o / height * quads * taps * height * 4 + o % height * 4;
+        std::int32_t sum = 0;
+        for (std::size_t k = 0, i = 0; i < inner; ++k) {
+          for (std::size_t t = 0; t < taps; ++t, ++i) {
+            const std::int8_t level = raw.level(o, i);
+            panel[(k / 4 * taps + t) * height * 4 + k % 4] = level;
+            sum += level;
           }
         }
+        sums[o] = sum;
       }
       found.levels = levels;
       found.sums = sums;
       found.scale = copied(raw.scale, 0, raw.scale.size(), room);
     } else {
-      const std::size_t inner = static_cast<std::size_t>(raw.depth) * raw.taps;
       auto* weights = arena_.make<float>(room * inner);
-      for (int o = 0; o < raw.rows; ++o) {
-        float* to = weights + static_cast<std::size_t>(o / height) * inner * height + o % height;
-        const std::size_t from = o * inner;
-        for (std::size_t i = 0; i < inner; ++i) {
-          to[i * height] = raw.int8() ? raw.levels[from + i] * raw.scale[o] : raw.values[from + i];
-        }
+      for (std::size_t first = 0; first < rows; first += height) {
+        pack_transposed(
+            std::min(height, rows - first), inner, height, weights + first * inner, [&](std::size_t o, std::size_t i) {
+              return raw.int8 ? static_cast<float>(raw.level(first + o, i)) * raw.scale[first + o] : raw.value(first + o, i);
+            });
       }
       found.weights = weights;
     }
@@ -267,24 +279,24 @@ class Packer {
     const int lanes = kernels_.lanes;
     const int vectors = (rows + lanes - 1) / lanes;
     const std::size_t room = static_cast<std::size_t>(vectors) * lanes;
-    float* weights = raw.int8() ? nullptr : arena_.make<float>(room * raw.depth);
-    std::int8_t* levels = raw.int8() ? arena_.make<std::int8_t>(room * raw.depth) : nullptr;
-    const int panel_rows = kDenseVectors * lanes;
-    for (int o = 0; o < rows; ++o) {
-      const int panel = o / panel_rows * panel_rows;  // its first row
-      const int width = static_cast<int>(room) - panel < panel_rows ? static_cast<int>(room) - panel : panel_rows;
-      for (int k = 0; k < raw.depth; ++k) {
-        const std::size_t at = static_cast<std::size_t>(panel) * raw.depth + static_cast<std::size_t>(k) * width + (o - panel);
-        if (raw.int8()) {
-          levels[at] = raw.level(first + o, k, 0);
-        } else {
-          weights[at] = raw.value(first + o, k, 0);
-        }
+    const auto depth = static_cast<std::size_t>(raw.depth);
+    float* weights = raw.int8 ? nullptr : arena_.make<float>(room * depth);
+    std::int8_t* levels = raw.int8 ? arena_.make<std::int8_t>(room * depth) : nullptr;
+    const auto panel_rows = static_cast<std::size_t>(kDenseVectors) * lanes;
+    for (std::size_t panel = 0; panel < static_cast<std::size_t>(rows); panel += panel_rows) {
+      const std::size_t width = std::min(room - panel, panel_rows), from = first + panel;
+      const std::size_t here = std::min(static_cast<std::size_t>(rows) - panel, panel_rows);
+      if (raw.int8) {
+        pack_transposed(here, depth, width, levels + panel * depth,
+                        [&](std::size_t o, std::size_t i) { return raw.level(from + o, i); });
+      } else {
+        pack_transposed(here, depth, width, weights + panel * depth,
+                        [&](std::size_t o, std::size_t i) { return raw.value(from + o, i); });
       }
     }
     found.weights = weights;
     found.levels = levels;
-    if (raw.int8()) found.scale = copied(raw.scale, first, rows, room);
+    if (raw.int8) found.scale = copied(raw.scale, first, rows, room);
     if (!raw.bias.empty()) found.bias = copied(raw.bias, first, rows, room);
     return found;
   }
