@@ -127,7 +127,6 @@ def plan_int8(
     """
     progress = progress or Progress()
     samples = replace(samples, judge=with_room(samples.judge))
-    deadline = time.monotonic() + options.seconds
     timed = timed if timed is not None else model
     layers = layers_of(model)
     by_name = {layer.name: layer for layer in layers}
@@ -153,7 +152,7 @@ def plan_int8(
     if options.mode == "auto":
         before = toggles.run(samples.validation)  # in the key they stand for what ``samples.postprocess`` is
         known = {"calibration": samples.calibration, "held": samples.validation, "fp32": before}
-        state = SearchState(model, known, choice.method)
+        state, deadline = SearchState(model, known, choice.method), time.monotonic() + options.seconds
         names = [layer.name for layer in layers if layer.weight is not None or layer.name in placed]
         progress.on_step("int8 sensitivity")
         _rank_into(state, toggles, samples.validation, choice.scales, names, output, deadline, progress)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -228,3 +229,50 @@ def test_labels_on_one_side_of_zero_are_compared_around_the_middle_of_their_rang
     found = hop({"score": SCORE}, {"score": SCORE}, label_range=(1.0, 5.0))
     assert found.metrics["acc2_midpoint"].interval is not None
     assert "acc2_has_zero" not in found.metrics
+
+
+ALTERNATING = np.where(np.arange(N) % 2, 1.0, -1.0).reshape(N, 1, 1)
+
+
+def explained(rng: np.random.Generator) -> Outputs:
+    logits = rng.normal(size=(2, N, 3, 1)).astype(np.float32)
+    logits[0, :, 1] *= 0.01  # vision hardly says anything alone
+    return {"score": SCORE, "logit_homo": logits[0], "logit_hetero": logits[1]}
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "reason"),
+    [
+        ("logit_homo", lambda x: -5 * x, r"logit_homo\[0\]: p99 error"),
+        ("logit_hetero", lambda x: 0 * x, r"logit_hetero\[0\]: p99 error"),
+        ("logit_hetero", lambda x: x[np.arange(N) ^ 1], r"logit_hetero\[0\]: p99 error"),
+        ("logit_homo", lambda x: x + 0.15 * np.float32([[1], [0], [0]]) * ALTERNATING, r"logit_homo\[0\]: correlation"),
+    ],
+    ids=["other scale", "gone", "of another sample", "noise"],
+)
+def test_compressed_unimodal_logits_are_judged_one_by_one(name: str, change: Any, reason: str):
+    before = explained(np.random.default_rng(0))
+    found = hop(before, {**before, name: change(before[name]).astype(np.float32)})
+    assert found.status == "failed"
+    assert re.search(reason, found.reason), found.reason
+
+
+def test_a_unimodal_logit_that_hardly_varies_may_err_by_little_against_the_score():
+    before = explained(np.random.default_rng(0))
+    noise = {"logit_homo": before["logit_homo"] + np.array([0.001, 0.02, 0.001], np.float32).reshape(3, 1)}
+    found = hop(before, {**before, **noise})
+    assert found.status == "passed", found.reason
+    (small,) = [change for change in found.logits if change.name == "logit_homo[1]"]
+    assert small.p99_error == pytest.approx(0.02, abs=1e-4)
+    assert small.sd < 0.02
+
+
+def test_agreement_on_the_one_class_that_is_ever_predicted_proves_nothing():
+    rng = np.random.default_rng(0)
+    before = np.stack([rng.normal(3, 0.5, N), rng.normal(-3, 0.5, N)], axis=1).astype(np.float32)
+    found = hop(
+        {"score": before}, {"score": before * 1e-3}, task="classification", label_range=None, labels=np.zeros(N, np.int64)
+    )
+    assert found.top1_agreement == 1.0
+    assert found.status == "failed"
+    assert found.reason.startswith("p99 error")

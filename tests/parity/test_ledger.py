@@ -168,10 +168,12 @@ def test_samples_of_another_size_are_refused_with_both_sizes(bundle_copy: Path, 
         measured(bundle_copy, short)
 
 
-def test_features_far_outside_are_noted_in_the_ledger(bundle_copy: Path, held_out: Split):
+def test_features_far_outside_are_noted_in_the_ledger_and_prove_nothing(bundle_copy: Path, held_out: Split):
     strange = Split(held_out.ids, held_out.text, held_out.audio * np.float32(30), held_out.vision, held_out.labels)
     ledger, _ = measured(bundle_copy, strange)
     assert set(ledger.out_of_range) == {"audio"}
+    assert "passed" not in {hop.status for hop in ledger.hops}
+    assert any("% of the audio values lie outside the training range" in hop.reason for hop in ledger.hops)
     assert measured(bundle_copy, held_out)[0].out_of_range == {}
 
 

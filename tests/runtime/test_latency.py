@@ -337,3 +337,12 @@ def test_a_footprint_is_of_a_process_of_its_own(tiny_bundle: Path, tmp_path: Pat
     assert found is not None
     assert 20e6 < found.peak_bytes < len(ballast)
     assert footprint(tmp_path / "absent", Target(FP32, "onnxruntime")) is None
+
+
+@pytest.mark.slow
+def test_a_footprint_runs_nothing_of_the_current_directory(tiny_bundle: Path, tmp_path: Path, monkeypatch) -> None:
+    for name in ("json", "numpy", "onnxruntime", "dmdkit"):
+        (tmp_path / f"{name}.py").write_text("open('ran', 'w'); raise ImportError")
+    monkeypatch.chdir(tmp_path)
+    assert footprint(tiny_bundle, Target(FP32, "onnxruntime")) is not None
+    assert not (tmp_path / "ran").exists()

@@ -79,6 +79,8 @@ def bench(
         if memory:
             note(f"memory: {target}")
         needed = footprint(bundle, target, threads=threads) if memory else None
+        if memory and needed is None:
+            note(f"memory: {target}: the process that measures it failed, so there is no figure")
         rows.append(
             _facts(opened, target)
             | asdict(latency)

@@ -21,6 +21,7 @@ __all__ = [
     "MIN_VERIFIED_SAMPLES",
     "EdgeChange",
     "HopRecord",
+    "LogitChange",
     "MetricChange",
     "compare",
 ]
@@ -33,7 +34,11 @@ COMPRESSED_MIN_CORRELATION = 0.995
 """INT8 and fp16, regression: correlation with fp32."""
 
 COMPRESSED_P99_ERROR_SD = 0.25
-"""INT8 and fp16, regression: 99th percentile of the error in standard deviations of the output."""
+"""INT8 and fp16: 99th percentile of the error in standard deviations of the output."""
+
+COMPRESSED_SMALL_LOGIT = 0.1
+"""INT8 and fp16: a unimodal logit that varies by less than this share of the score is judged as if it varied by as much: what
+it says is less than the error that the score may have."""
 
 COMPRESSED_MAE_SHARE = 0.02 / 6
 """INT8 and fp16, regression: the 95 % interval of the change in MAE lies within +- this share of the label range."""
@@ -72,12 +77,38 @@ class EdgeChange(_Record):
     after: list[float] = []
 
 
+class LogitChange(_Record):
+    """How far one modality's unimodal logits are from those before: all classes of all samples together.
+
+    Attributes:
+        name: ``logit_homo`` or ``logit_hetero``, and the modality's place in the bundle's ``modality_order``.
+        correlation: None where either does not vary.
+    """
+
+    name: str
+    p99_error: float
+    sd: float
+    correlation: float | None
+
+    def misses(self, score_sd: float) -> str | None:
+        """Why this is too far for a compressed graph whose score has this standard deviation, or None."""
+        least = COMPRESSED_SMALL_LOGIT * score_sd
+        bound = COMPRESSED_P99_ERROR_SD * max(self.sd, least)
+        if self.p99_error > bound:
+            return f"{self.name}: p99 error {self.p99_error:.6g} > {bound:.6g}"
+        if self.sd >= least and (self.correlation is None or self.correlation < COMPRESSED_MIN_CORRELATION):
+            said = "undefined" if self.correlation is None else f"{self.correlation:.6g} < {COMPRESSED_MIN_CORRELATION:g}"
+            return f"{self.name}: correlation {said}"
+        return None
+
+
 class HopRecord(_Record):
     """One hop of the ledger.
 
     Errors are absolute and of the score; an fp32 hop's ``max_error`` takes the unimodal logits in, that of a hop between
     two languages every output. Outputs that are missing, misshapen or not finite fail the hop without numbers, and the
-    reason says why. ``limits`` are those the hop was judged by: ``max_error``, ``p99_error``, ``correlation``,
+    reason says why. ``logits`` hold the unimodal ones; a compressed graph is judged by each. ``limits`` are those the hop was
+    judged by: ``max_error``, ``p99_error``, ``correlation``,
     ``top1_agreement``, ``mae_change``, ``edge_change``.
     """
 
@@ -99,6 +130,7 @@ class HopRecord(_Record):
     top1_agreement: float | None = None
     metrics: dict[str, MetricChange] = {}
     edges: list[EdgeChange] = []
+    logits: list[LogitChange] = []
     limits: dict[str, float] = {}
     evidence: Evidence | None = None
 
@@ -155,12 +187,15 @@ def _limits(
         limits = {"max_error": max_error}
     elif precision == "fp32":
         limits = {"max_error": FP32_MAX_ERROR * max(1.0, output_sd)}
-    elif task == "classification":
-        limits = {"top1_agreement": COMPRESSED_MIN_AGREEMENT}
     else:
-        limits = {"correlation": COMPRESSED_MIN_CORRELATION, "p99_error": COMPRESSED_P99_ERROR_SD * output_sd}
-        if range_width is not None:
-            limits["mae_change"] = COMPRESSED_MAE_SHARE * range_width
+        limits = {"p99_error": COMPRESSED_P99_ERROR_SD * output_sd}
+        if task == "classification":
+            # Both: where one class is predicted for every sample, agreement says nothing about the numbers behind it.
+            limits = {"top1_agreement": COMPRESSED_MIN_AGREEMENT, **limits}
+        else:
+            limits = {"correlation": COMPRESSED_MIN_CORRELATION, **limits}
+            if range_width is not None:
+                limits["mae_change"] = COMPRESSED_MAE_SHARE * range_width
     return {**limits, "edge_change": EDGE_MAX_CHANGE}
 
 
@@ -198,6 +233,25 @@ def _flaws(target: str, before: dict[str, Array], after: dict[str, Array]) -> li
         elif not (np.isfinite(now).all() and np.isfinite(then).all()):
             found.append(f"{name} holds values that are not finite")
     return found
+
+
+def _logit_changes(before: dict[str, Array], after: dict[str, Array]) -> list[LogitChange]:
+    """Every modality of every ``logit_*`` (N, 3, C)."""
+    changes = []
+    for name in before:
+        if not name.startswith("logit_"):
+            continue
+        for place in range(before[name].shape[1]):
+            then, now = (found[name][:, place].astype(np.float64).ravel() for found in (before, after))
+            changes.append(
+                LogitChange(
+                    name=f"{name}[{place}]",
+                    p99_error=float(np.percentile(np.abs(now - then), 99)),
+                    sd=float(then.std()),
+                    correlation=correlation(then, now),
+                )
+            )
+    return changes
 
 
 def _worst_sample(before: Array, after: Array | None) -> int:
@@ -297,6 +351,9 @@ def compare(
         # units of it says nothing either way.
         limits = {name: bound for name, bound in limits.items() if name not in ("correlation", "p99_error")}
     missed = _judge(judged_values, limits)
+    logits = _logit_changes(before, after)
+    if "p99_error" in limits and count >= MIN_VERIFIED_SAMPLES:
+        missed += [miss for change in logits if (miss := change.misses(values["output_sd"] or 0.0))]
     status: Status = "failed" if missed else "passed"
     reason = "; ".join(missed) if missed else "within every limit"
     if not missed and count < MIN_VERIFIED_SAMPLES:
@@ -317,6 +374,7 @@ def compare(
         sign_flips=int(np.sum((old >= 0) != (new >= 0))) if task == "regression" else 0,
         metrics=metrics,
         edges=edges,
+        logits=logits,
         limits=limits,
         evidence=evidence_of(before["score"], after["score"], labels, ids),
         **values,

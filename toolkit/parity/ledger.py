@@ -38,6 +38,9 @@ Array = npt.NDArray[np.float32]
 REPORT_FILE = "report/parity.json"
 _MAX_REPORT_BYTES = 16 << 20
 _BATCH = 32
+UNLIKE_TRAINING_SHARE = 0.2
+"""With so many values of a modality outside the training range a measurement proves nothing. Ten times the share that is worth
+a warning: samples drawn like those of a small training set leave its range in every twentieth value."""
 PYTORCH = "pytorch.fp32"
 CHANGING = "another command is changing it; wait for that"
 """What a bundle that is locked is refused with."""
@@ -228,6 +231,7 @@ def measure(
     hops += _unit_failures(bundle, golden, on_step)
     hops += _text_hops(bundle, golden, split, reference, on_step)
     shares = RangeGuard(manifest.inputs).shares(features)
+    hops = _judged_inside(hops, shares)
     return Ledger(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         data=source,
@@ -240,6 +244,17 @@ def measure(
         sample_values=keep_values,
         hops=hops if keep_values else [hop.without_sample_values() for hop in hops],
     )
+
+
+def _judged_inside(hops: list[HopRecord], shares: dict[str, float]) -> list[HopRecord]:
+    """``hops``; none proves anything with features unlike those of training, on which no one will run the model."""
+    far = ", ".join(f"{share:.0%} of the {name} values" for name, share in shares.items() if share >= UNLIKE_TRAINING_SHARE)
+    if not far:
+        return hops
+    reason = f"{far} lie outside the training range, so nothing is proven; were the features made as those of training?"
+    return [
+        hop.model_copy(update={"status": "unverified", "reason": reason}) if hop.status == "passed" else hop for hop in hops
+    ]
 
 
 def _text_hops(

@@ -231,12 +231,21 @@ def measure_latency(
     return {by_name[name]: summarise(found.wall) for name, found in times.items()}, failed
 
 
+_PROBE = """
+import sys
+sys.path[:] = [place for place in sys.path if place]
+from dmdkit.parity.footprint_probe import main
+main(sys.argv[1:])
+"""
+"""Without the current directory among the places of modules, where -m and -c put it first: a ``json.py`` there is not ours."""
+
+
 def footprint(bundle: Path, target: Target, *, threads: int = 1) -> Footprint | None:
     """What a process of its own needs for ``target``; None where it failed.
 
     A process of its own, because the peak of one that has held other graphs says nothing about this one.
     """
-    command = [sys.executable, "-m", "dmdkit.parity.footprint_probe", str(bundle), target.graph, target.backend]
+    command = [sys.executable, "-c", _PROBE, str(bundle), target.graph, target.backend]
     try:
         done = subprocess.run(  # noqa: S603 - this interpreter, and arguments that no shell reads
             [*command, target.device, str(threads)], capture_output=True, timeout=_PROBE_TIMEOUT_S, check=True
