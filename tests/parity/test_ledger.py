@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from dmdkit.data import Split, load_dataset
 from dmdkit.errors import BundleError, DataError
 from dmdkit.files import locked_directory
 from dmdkit.parity.compare import HopRecord
-from dmdkit.parity.ledger import Ledger, keep, measure, read_ledger, record, run_graph
+from dmdkit.parity.ledger import Ledger, _subset_metrics, keep, measure, read_ledger, record, run_graph
 from dmdkit.parity.verdicts import outcome
 from dmdkit.runtime import Runtime
 from dmdkit.runtime.bundle import Bundle
@@ -249,3 +250,22 @@ def test_a_verdict_is_not_kept_in_a_bundle_that_is_another_by_now(bundle_copy: P
     assert json.loads(path.read_text()) == manifest
     with locked_directory(bundle_copy), pytest.raises(BundleError, match="another command is changing it"):
         keep(measured, ledger)
+
+
+def test_metrics_with_only_some_modalities_stand_in_the_ledger(tiny_bundle: Path, held_out: Split) -> None:
+    opened = Bundle.open(tiny_bundle)
+    options: dict[str, Any] = {"split_name": "test", "source": "tiny", "data_sha256": None}
+    found = measure(opened, split=held_out, **options)
+    assert next(iter(found.subsets)) == "text"
+    assert len(found.subsets) == 7
+    features = held_out.features() | {"audio": np.zeros_like(held_out.audio)}
+    scores = run_graph(opened, "fusion.fp32", features, lambda: None)["score"][:, 0]
+    assert found.subsets["text+vision"]["mae"] == pytest.approx(float(np.abs(scores - held_out.labels).mean()), rel=1e-5)
+    after = next(hop for hop in found.hops if hop.target == "fusion.int8-cpu").metrics
+    assert found.subsets["text+audio+vision"]["mae"] == after["mae"].before
+    assert measure(opened, split=None, **options).subsets == {}
+
+
+def test_samples_without_labels_have_no_metrics_of_subsets(tiny_bundle: Path, held_out: Split) -> None:
+    unlabelled = replace(held_out, labels=np.full_like(held_out.labels, np.nan))
+    assert _subset_metrics(Bundle.open(tiny_bundle), unlabelled, lambda: None) == {}

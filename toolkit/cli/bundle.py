@@ -81,6 +81,21 @@ def _say_where(page: Path | BundleError, bundle: Path, data: Path | None, status
     note(said)
 
 
+def _subsets_table(ledger: Ledger) -> None:
+    """Prints the usual metrics with only some modalities there, the others all zero."""
+    if not ledger.subsets:
+        return
+    known = next(iter(ledger.subsets.values()))
+    names = [
+        name for name in ("mae", "corr", "acc2_non_zero", "acc2_midpoint", "accuracy", "f1") if known.get(name) is not None
+    ]
+    rows = [
+        [there, *("-" if found.get(name) is None else f"{found[name]:.3f}" for name in names)]
+        for there, found in ledger.subsets.items()
+    ]
+    print_table(["modalities there", *names], rows, title="fusion.fp32, the other modalities all zero", right=names)
+
+
 def check(
     bundle: Annotated[Path, typer.Argument(help="A bundle directory.")],
     data: Annotated[Path | None, typer.Option(help="Held-out features; without it, only the golden samples.")] = None,
@@ -163,6 +178,7 @@ def check(
         print_json({"status": status, **ledger.model_dump(mode="json"), "int8": int8})
     else:
         parity_table(ledger, manifest)
+        _subsets_table(ledger)
         if report is not None:
             verdict_sentences(report)
         out.print(Text.assemble("verdict: ", verdict_text(status)))

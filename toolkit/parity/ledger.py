@@ -14,8 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from dmdkit.data.dataset import Split
 from dmdkit.data.fingerprints import SeenAs
 from dmdkit.data.overlap import distinct_samples
+from dmdkit.data.subsets import modality_subsets
 from dmdkit.errors import BundleError, DataError
 from dmdkit.files import locked_directory, write_json
+from dmdkit.metrics import classification_metrics, regression_metrics
 from dmdkit.parity.compare import HopRecord, compare
 from dmdkit.parity.cpp_runner import CppRunner, cpp_hop
 from dmdkit.parity.held_out import held_out
@@ -54,6 +56,7 @@ class Ledger(BaseModel):
         calibration_samples: Number of samples left out because INT8 was calibrated on them.
         seen_samples: What the samples left out did otherwise -> how many did that: they trained or chose something.
         sample_values: Whether scores and labels of single samples may stand in it.
+        subsets: Metrics of the fp32 graph with only some modalities there, by their names, as text+audio; empty without labels.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -67,6 +70,7 @@ class Ledger(BaseModel):
     seen_samples: dict[SeenAs, int] = Field(default_factory=dict)
     out_of_range: dict[str, float]
     sample_values: bool = True
+    subsets: dict[str, dict[str, float | None]] = Field(default_factory=dict)
     hops: list[HopRecord]
 
     @property
@@ -242,6 +246,7 @@ def measure(
         seen_samples=left_out,
         out_of_range={name: share for name, share in shares.items() if share >= OUT_OF_RANGE_SHARE},
         sample_values=keep_values,
+        subsets={} if split is None else _subset_metrics(bundle, split, on_step),
         hops=hops if keep_values else [hop.without_sample_values() for hop in hops],
     )
 
@@ -255,6 +260,20 @@ def _judged_inside(hops: list[HopRecord], shares: dict[str, float]) -> list[HopR
     return [
         hop.model_copy(update={"status": "unverified", "reason": reason}) if hop.status == "passed" else hop for hop in hops
     ]
+
+
+def _subset_metrics(bundle: Bundle, split: Split, on_step: Callable[[], None]) -> dict[str, dict[str, float | None]]:
+    """Metrics with only some modalities there, of samples that all have labels."""
+    if not np.isfinite(split.labels).all() or (split.labels.dtype.kind == "i" and (split.labels < 0).any()):
+        return {}
+    found = {}
+    for there, part in modality_subsets(split):
+        scores = run_graph(bundle, "fusion.fp32", part.features(), on_step)["score"]
+        if bundle.manifest.task == "classification":
+            found[there] = classification_metrics(scores, split.labels)
+        else:
+            found[there] = regression_metrics(scores[:, 0], split.labels, bundle.manifest.label_range)
+    return found
 
 
 def _text_hops(

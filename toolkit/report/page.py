@@ -17,6 +17,7 @@ from dmdkit.report.overview import banner, graphs_section, tiles
 from dmdkit.report.parity_section import parity_section
 from dmdkit.report.parts import Section
 from dmdkit.report.resources_section import resources_section
+from dmdkit.report.subsets_section import subsets_section
 
 __all__ = ["REPORT_PAGE", "render", "write_report"]
 
@@ -48,6 +49,7 @@ def render(facts: Facts) -> str:
     sections = [
         targets_section(facts),
         metrics_section(facts),
+        subsets_section(facts),
         resources_section(facts),
         edges_section(facts),
         layers_section(facts),

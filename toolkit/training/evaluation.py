@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from itertools import combinations
-
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from dmdkit.data.dataset import MODALITIES, Split, Task
+from dmdkit.data.dataset import Split, Task
+from dmdkit.data.subsets import modality_subsets
 from dmdkit.errors import RunError
 from dmdkit.metrics import classification_metrics, regression_metrics
 from dmdkit.model import DmdSystem
@@ -79,14 +77,10 @@ def subset_metrics(
     system: nn.Module, split: Split, task: Task, label_range: tuple[float, float] | None, device: torch.device | str = "cpu"
 ) -> dict[str, dict[str, float | None]]:
     """Every metric with only some modalities there, the others all zero, by their names: text, ..., text+audio+vision."""
-    found = {}
-    for count in range(1, len(MODALITIES) + 1):
-        for there in combinations(MODALITIES, count):
-            left = {name: array if name in there else np.zeros_like(array) for name, array in split.features().items()}
-            part = replace(split, text=left["text"], audio=left["audio"], vision=left["vision"])
-            predicted = predict(system, part, device)
-            found["+".join(there)] = task_metrics(predicted, split.labels, task, label_range)
-    return found
+    return {
+        name: task_metrics(predict(system, part, device), part.labels, task, label_range)
+        for name, part in modality_subsets(split)
+    }
 
 
 def task_metrics(
