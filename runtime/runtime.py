@@ -61,6 +61,7 @@ class Runtime:
         self._truncated_count = 0
         self._out_of_range_count = 0
         self._closed = False
+        self._in_callback = threading.local()
 
     @classmethod
     def open(
@@ -89,7 +90,7 @@ class Runtime:
             allow_build: Whether to build an engine where none fits this machine and TensorRT is installed: of what
                 predicts now, of a text encoder when the first words come, which then wait for it.
             on_out_of_range: Called with the shares when inputs leave the training range. What it raises is logged, and
-                the prediction goes on.
+                the prediction goes on. It is not called for what it predicts itself.
 
         Raises:
             BundleError: Missing, damaged, of another version, or nothing in it has passed parity.
@@ -148,11 +149,14 @@ class Runtime:
         if alarms:
             with self._count_lock:
                 self._out_of_range_count += 1
-            if self._on_out_of_range is not None:
+            if self._on_out_of_range is not None and not getattr(self._in_callback, "running", False):
+                self._in_callback.running = True
                 try:
                     self._on_out_of_range(alarms)
                 except Exception:  # whatever it raises: the answer must not be lost to a fault beside it
                     _LOG.exception("%s: on_out_of_range raised; predicting nevertheless", self._bundle.path)
+                finally:
+                    self._in_callback.running = False
         return alarms
 
     def predict(self, *, text: object = None, audio: object = None, vision: object = None) -> Prediction:

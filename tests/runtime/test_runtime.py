@@ -242,6 +242,20 @@ def test_a_callback_may_use_the_runtime_and_its_error_does_not_cost_the_answer(
     assert "ZeroDivisionError: in the application" in caplog.text
 
 
+def test_a_callback_that_predicts_what_alarmed_is_not_called_for_that(tiny_bundle: Path):
+    strange = {name: array * np.float32(30) for name, array in one_sample(tiny_bundle).items()}
+    heard = []
+
+    def callback(alarms: dict[str, float]) -> None:
+        heard.append(alarms)
+        runtime.predict(**strange)
+
+    with Runtime.open(tiny_bundle, on_out_of_range=callback) as runtime:
+        for count in (1, 2):
+            runtime.predict(**strange)
+            assert (len(heard), runtime.out_of_range_count) == (count, 2 * count)
+
+
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
 def test_a_callback_may_end_the_program(tiny_bundle: Path, stop: type[BaseException]):
     def callback(_: dict[str, float]) -> None:
