@@ -29,25 +29,28 @@ __all__ = ["StateTensor", "StepModule", "state_of", "step_inputs", "step_output_
 
 
 class StateTensor(NamedTuple):
-    """One tensor of a stream's state: keys or values of one layer, float32 (channels, steps).
+    """One tensor of a stream's state: keys or values of one layer, float32 (heads, their width, steps).
 
     Attributes:
         name: The input that holds it; ``new_`` and this name is the output with the new columns.
-        channels: Streams times their width, a stream's channels and within them a head's side by side.
+        heads: Attention heads of all streams of the layer, a stream's side by side.
+        width: Channels of a head.
     """
 
     name: str
-    channels: int
+    heads: int
+    width: int
 
 
 def state_of(shape: ModelShape) -> list[StateTensor]:
     """The state, in the graph's order: nine streams of width d at each level, then three of width 2d."""
-    names = [(f"_{level}", 9 * shape.width) for level in range(1, shape.levels + 1)]
-    memory = [(f"_{level}", 6 * shape.width) for level in range(1, shape.memory_levels + 1)]
-    return [
-        *(StateTensor(part + level, channels) for level, channels in names for part in ("keys", "values")),
-        *(StateTensor(part + level, channels) for level, channels in memory for part in ("memory_keys", "memory_values")),
+    width = shape.width // shape.heads
+    levels = [
+        StateTensor(f"{part}_{i}", 9 * shape.heads, width) for i in range(1, shape.levels + 1) for part in ("keys", "values")
     ]
+    parts = ("memory_keys", "memory_values")
+    memory_levels = range(1, shape.memory_levels + 1)
+    return [*levels, *(StateTensor(f"{part}_{i}", 3 * shape.heads, 2 * width) for i in memory_levels for part in parts)]
 
 
 def step_output_names(shape: ModelShape, *, gd_units: bool) -> list[str]:
@@ -63,7 +66,7 @@ def step_inputs(shape: ModelShape, count: int) -> list[tuple[str, Tensor]]:
     new = [(m, torch.randn(count, dims[m], generator=generator)) for m in dims]
     kept = [(f"recent_{m}", torch.randn(kernel - 1, dims[m], generator=generator)) for m in dims] if kernel > 1 else []
     capacity = shape.projected_lengths["text"]
-    state = [(tensor.name, torch.zeros(tensor.channels, capacity)) for tensor in state_of(shape)]
+    state = [(tensor.name, torch.zeros(tensor.heads, tensor.width, capacity)) for tensor in state_of(shape)]
     return [*new, *kept, ("steps", torch.zeros(1, dtype=torch.int64)), *state]
 
 
@@ -86,25 +89,21 @@ class StepLayer(nn.Module):
         self.feed_forward = FeedForward(layers, any_steps=True)
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.reshape(1, self.streams, self.heads, self.head_width, -1)
+        return x.reshape(self.streams * self.heads, self.head_width, -1)
 
-    def forward(self, x: Tensor, crossed: Tensor | None, past: tuple[Tensor, Tensor], masks: Masks) -> tuple[Tensor, ...]:
+    def forward(self, x: Tensor, crossed: Tensor | None, past: tuple[Tensor, Tensor], mask: Tensor) -> tuple[Tensor, ...]:
         """Centred streams (1, S*e, m) and source vectors (1, n*e, m) of the first n -> (1, S*e, m), new keys and values.
 
-        ``past``: keys and values (S*e, T') of the steps before.
+        ``past``: keys and values (S*H, e/H, T') of the steps before. ``mask``: what is added to scores, (m, T' + m).
         """
         y = self.normalise(x)
         source = y if crossed is None else torch.cat([crossed, y[:, crossed.shape[1] :]], dim=1)
-        keys, values = self.key(source), self.value(source)
-        query = self._heads(self.query(y)).transpose(3, 4)
-        before = query @ self._heads(past[0]) + masks.past
-        now = query @ self._heads(keys) + masks.new
-        weights = torch.softmax(torch.cat([before, now], dim=-1), dim=-1)
-        steps = past[0].shape[-1]
-        mixed = self._heads(past[1]) @ weights[..., :steps].transpose(3, 4)
-        mixed = mixed + self._heads(values) @ weights[..., steps:].transpose(3, 4)
+        keys, values = self._heads(self.key(source)), self._heads(self.value(source))
+        # Joining old and new costs less than two products of each.
+        scores = self._heads(self.query(y)).transpose(1, 2) @ torch.cat([past[0], keys], dim=2) + mask
+        mixed = torch.cat([past[1], values], dim=2) @ torch.softmax(scores, dim=-1).transpose(1, 2)
         x = x + self.out(mixed.reshape(1, self.streams * self.heads * self.head_width, -1))
-        return self.feed_forward(x), keys[0], values[0]
+        return self.feed_forward(x), keys, values
 
 
 class StepPadMask(nn.Module):
@@ -119,18 +118,6 @@ class StepPadMask(nn.Module):
         step = (x.abs().amax(dim=-1) > 0).to(torch.float32).unsqueeze(1)
         windows = [step[..., first : first + 1 - self.kernel or None] for first in range(self.kernel)]
         return step, torch.cat(windows, dim=1).amax(dim=1, keepdim=True)
-
-
-class Masks(NamedTuple):
-    """What is added to scores: 0 or a large negative number.
-
-    Attributes:
-        past: (T',), 0 at the steps that the state holds.
-        new: (m, m), 0 where the key is not after the query.
-    """
-
-    past: Tensor
-    new: Tensor
 
 
 class StepModule(nn.Module):
@@ -182,24 +169,23 @@ class StepModule(nn.Module):
         raw = {m: torch.cat([recent[i], new[m]]) if recent else new[m] for i, m in enumerate(names)}
         count = torch.arange(new["text"].shape[0])
         places = steps + count
-        masks = Masks(
-            (torch.arange(self.capacity) >= steps).float() * MASKED_SCORE,
-            (count.unsqueeze(0) > count.unsqueeze(1)).float() * MASKED_SCORE,
-        )
+        # A query sees what the state holds and, of the new steps, none after its own.
+        past = (torch.arange(self.capacity) >= steps).unsqueeze(0).expand(count.shape[0], -1)
+        mask = torch.cat([past, count.unsqueeze(0) > count.unsqueeze(1)], dim=1).float() * MASKED_SCORE
         decoupled = self.front({m: value.unsqueeze(0) for m, value in raw.items()}, places)
         sources = {m: self.normalise_source(decoupled.exclusive[m]) for m in GRAPH_ORDER}
         crossed = torch.cat([sources[cast(str, stream.source)] for stream in self.crossed], dim=1)
         own = [decoupled.exclusive[s.target] if s.source is not None else decoupled.common[s.target] for s in self.streams]
         x, rows = torch.cat(own, dim=1), []
         for layer in self.layers:
-            x, *new_rows = layer(x, crossed, (state.pop(0), state.pop(0)), masks)
+            x, *new_rows = layer(x, crossed, (state.pop(0), state.pop(0)), mask)
             rows += new_rows
         x = self.normalise(x)
         last_self = x[:, len(self.crossed) * self.width :]
         x = self.into_memory(x[:, : len(self.crossed) * self.width])
         x = x + cast(Tensor, self.memory_positions).index_select(1, places)
         for layer in self.memory:
-            x, *new_rows = layer(x, None, (state.pop(0), state.pop(0)), masks)
+            x, *new_rows = layer(x, None, (state.pop(0), state.pop(0)), mask)
             rows += new_rows
         # Each of the new steps is the last one of a window of its own.
         last_memory, last_self = (found.permute(2, 1, 0) for found in (self.normalise_memory(x), last_self))

@@ -47,6 +47,6 @@ def stream_record_of(shape: ModelShape, graphs: Sequence[ExportedGraph]) -> Stre
     return StreamRecord(
         kernel=shape.kernels.text,
         capacity=shape.projected_lengths["text"],
-        state=[StateRecord(name=tensor.name, channels=tensor.channels) for tensor in state_of(shape)],
+        state=[StateRecord(name=tensor.name, heads=tensor.heads, width=tensor.width) for tensor in state_of(shape)],
         graphs={graph.precision: graph.record() for graph in graphs},
     )

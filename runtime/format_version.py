@@ -19,6 +19,9 @@ SCHEMA_MINOR = 2
 
 _BACKENDS_OF_1_0 = frozenset({"openvino"})
 
+REAL_STEPS = "real_steps"
+"""Window graphs take ``steps`` (B,) int64: real steps come first, zeros behind, and the last real step is read."""
+
 KNOWN_REQUIREMENTS: frozenset[str] = frozenset()
 """Names in ``requires`` that this version fulfils."""
 

@@ -97,7 +97,8 @@ class StateRecord(Record):
     """One tensor of a stream's state: keys or values of one layer, one column a projected step."""
 
     name: str = Field(description="the step graph's input; its new columns are the output `new_` and this name")
-    channels: Size = Field(description="streams of the layer times their width; the tensor is float32 (channels, capacity)")
+    heads: Size = Field(description="attention heads of all streams of the layer")
+    width: Size = Field(description="channels of a head; the tensor is float32 (heads, width, capacity)")
 
 
 class StreamRecord(Record):

@@ -16,7 +16,14 @@ from dmdkit.errors import BundleError
 from dmdkit.files import write_json
 from dmdkit.printable import one_line
 from dmdkit.records import ModelShape, Record, first_problem, read_bounded, streams_problem
-from dmdkit.runtime.format_version import SCHEMA_MINOR, RequirementRecord, in_oldest_minor, version_problem, without_unknown
+from dmdkit.runtime.format_version import (
+    REAL_STEPS,
+    SCHEMA_MINOR,
+    RequirementRecord,
+    in_oldest_minor,
+    version_problem,
+    without_unknown,
+)
 from dmdkit.runtime.graph_records import (
     OPTIONAL_BACKENDS,
     Count,
@@ -191,6 +198,11 @@ class Manifest(Record):
     def ignored(self) -> tuple[str, ...]:
         """Places of what a later version wrote and this one left out."""
         return self._ignored
+
+    @property
+    def real_steps(self) -> bool:
+        """Whether the model was trained on real steps first and reads the last of them: graphs take ``steps``."""
+        return any(entry.name == REAL_STEPS for entry in self.requires)
 
     @field_validator("files")
     @classmethod

@@ -117,6 +117,18 @@ class GraphOpener:
         options = self._options
         return open_runner(self._bundle, graph, threads=options.threads, device=options.place, backend=backend), backend
 
+    def open_step(self) -> tuple[Runner, str]:
+        """The step graph that goes with the predicting one, and one sentence where its answers need one ("" where not).
+
+        Raises:
+            BundleError: There is none, none has passed, or it is damaged.
+        """
+        from dmdkit.runtime.streams.opening import open_step  # only what streams loads it
+
+        precision = self._bundle.manifest.graphs[self._graph].precision
+        asked_for = self._options.graph is not None
+        return open_step(self._bundle, precision, asked_for=asked_for, threads=self._options.threads)
+
     def explain_graph(self) -> str:
         """The name of the explain graph that goes with the predicting one.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +26,8 @@ from dmdkit.runtime.self_check import GraphCheck, SelfCheck, check_outputs
 
 if TYPE_CHECKING:
     from dmdkit.runtime.backends.base import Runner
+    from dmdkit.runtime.streams.arrival import Policy
+    from dmdkit.runtime.streams.stream import Stream
     from dmdkit.runtime.text.encoder import TextFeatures, TextStage
 
 __all__ = ["OutOfRange", "Runtime"]
@@ -57,6 +59,7 @@ class Runtime:
         self._guard = RangeGuard(bundle.manifest.inputs)
         self._count_lock, self._explain_lock = threading.Lock(), threading.Lock()
         self._explain_runner: Runner | None = None
+        self._step_runner: Runner | None = None
         self._text_stage: TextStage | None = None
         self._truncated_count = 0
         self._out_of_range_count = 0
@@ -256,6 +259,39 @@ class Runtime:
             graph=runner.name,
         )
 
+    def stream(
+        self,
+        *,
+        past_limit: Literal["stop", "window"] = "stop",
+        missing: Policy | Mapping[str, Policy] = "error",
+        step_s: float | None = None,
+        tolerance_s: float | None = None,
+    ) -> Stream:
+        """A stream: steps pushed as they come, the exact answer at each. The first one opens the step graph.
+
+        Args:
+            past_limit: Past the longest length the model was trained at, stop: an error; window: the newest half goes on.
+            missing: What stands for a modality that is missing, late, early or repeated at a step: error, hold (its last step)
+                or absent (zeros, where it was trained absent); one for all, or by modality.
+            step_s: Seconds between steps, where pushes have times; None: times are only checked for their order.
+            tolerance_s: How far a modality's time may be from its step's; None: half a step.
+
+        Raises:
+            BundleError: The bundle has no step graph, none that passed parity, or a damaged one.
+            InputError: An option that cannot be, or the runtime is closed.
+        """
+        from dmdkit.runtime.streams.opening import new_stream  # only what streams loads it
+
+        with self._explain_lock:
+            self._require_open()
+            if self._step_runner is None:
+                self._step_runner, note = self._opener.open_step()
+                if note:
+                    self._note(note)
+            return new_stream(
+                self._step_runner, self.manifest, past_limit=past_limit, missing=missing, step_s=step_s, tolerance_s=tolerance_s
+            )
+
     def self_check(self, *, every_graph: bool = False) -> SelfCheck:
         """Replays the golden samples through the predicting and the explaining graph (or every graph).
 
@@ -304,6 +340,8 @@ class Runtime:
                     held.callback(self._explain_runner.close)
                 if self._text_stage is not None:
                     held.callback(self._text_stage.runner.close)
+                if self._step_runner is not None:
+                    held.callback(self._step_runner.close)
 
     def __enter__(self) -> Runtime:
         return self

@@ -129,6 +129,14 @@ def searched_bundle(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return out
 
 
+@pytest.fixture(scope="session")
+def stream_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of random weights with step graphs, parity measured; tests must not change it."""
+    from tests.stream_builders import write_stream_bundle
+
+    return write_stream_bundle(tmp_path_factory.mktemp("streams"))
+
+
 @pytest.fixture
 def bundle_copy(tiny_bundle: Path, tmp_path: Path) -> Path:
     """A copy of the tiny bundle that a test may damage."""

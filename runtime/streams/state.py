@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from dmdkit.errors import BundleError
 from dmdkit.records import MODALITIES
+from dmdkit.runtime.answers import require_finite
 from dmdkit.runtime.backends.base import Runner
 from dmdkit.runtime.bundle import Bundle
 from dmdkit.runtime.manifest import Manifest, StreamRecord
@@ -63,7 +64,7 @@ def _input_shapes(manifest: Manifest, record: StreamRecord) -> dict[str, tuple[i
     shapes: dict[str, tuple[int, ...]] = {name: (width,) for name, width in widths.items()}
     if record.kernel > 1:
         shapes |= {f"recent_{name}": (width,) for name, width in widths.items()}
-    return shapes | {"steps": ()} | {tensor.name: (record.capacity,) for tensor in record.state}
+    return shapes | {"steps": ()} | {tensor.name: (tensor.width, record.capacity) for tensor in record.state}
 
 
 class StepState:
@@ -78,7 +79,7 @@ class StepState:
         assert record is not None
         self.record = record
         self.recent = {name: np.zeros((record.kernel - 1, manifest.inputs[name].features), np.float32) for name in MODALITIES}
-        self.tensors = {tensor.name: np.zeros((tensor.channels, record.capacity), np.float32) for tensor in record.state}
+        self.tensors = {t.name: np.zeros((t.heads, t.width, record.capacity), np.float32) for t in record.state}
         self.steps = 0
         """Input steps heard."""
 
@@ -105,7 +106,10 @@ class StepState:
 
         Returns:
             score (n, C), logit_hetero (n, 3, C) and perhaps edges_hetero (n, 6) of the last n of the m steps; empty where
-            fewer than k steps were heard. An error of the graph leaves the state as it was.
+            fewer than k steps were heard.
+
+        Raises:
+            AnswerError: A score is not finite; the state is then as it was, as after any error.
         """
         count, kept = len(new["text"]), self.record.kernel - 1
         filling = min(max(0, kept - self.steps), count)
@@ -128,8 +132,9 @@ class StepState:
         if self.record.kernel > 1:
             feed |= {f"recent_{name}": recent[name] for name in MODALITIES}
         found = runner.infer_checked(feed)
+        require_finite(runner.name, "score", found["score"])
         for name, tensor in self.tensors.items():
-            tensor[:, place : place + count] = found.pop(f"new_{name}")
+            tensor[:, :, place : place + count] = found.pop(f"new_{name}")
         if self.record.kernel > 1:
             kept = self.record.kernel - 1
             self.recent = {name: np.concatenate([recent[name], new[name]])[-kept:] for name in MODALITIES}

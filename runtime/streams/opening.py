@@ -1,0 +1,65 @@
+"""Which step graph a stream runs, and the stream over it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from dmdkit.errors import BundleError
+from dmdkit.runtime.backends.base import Runner
+from dmdkit.runtime.bundle import Bundle
+from dmdkit.runtime.manifest import Manifest, StreamRecord
+from dmdkit.runtime.streams.arrival import Arrivals, Policy
+from dmdkit.runtime.streams.state import open_step_runner, stream_record
+from dmdkit.runtime.streams.stream import PastLimit, Stream
+
+__all__ = ["PADDED_NOTE", "chosen_step_graph", "new_stream", "open_step"]
+
+PADDED_NOTE = (
+    "streams: the model was trained on padded windows, and a stream computes it on the steps there are, so its answers are not "
+    "those of a padded window; `dmdkit check` says by how much, and data.steps=real trains a model for streams"
+)
+
+
+def chosen_step_graph(record: StreamRecord, predicting: str, *, asked_for: bool) -> str:
+    """The precision of the step graph that goes with a predicting graph of precision ``predicting``.
+
+    Where that was asked for by name, the same or else fp32, whatever its verdict; otherwise the first that passed parity.
+
+    Raises:
+        BundleError: None has passed.
+    """
+    order = [name for name in (predicting, "fp32") if name in record.graphs]
+    verdicts = {name: graph.verdict.status for name, graph in record.graphs.items()}
+    for name in order:
+        if asked_for or verdicts.get(name) == "passed":
+            return name
+    said = ", ".join(f"stream.{name} {status}" for name, status in verdicts.items())
+    raise BundleError(
+        f"no step graph of this bundle has passed parity ({said}); prove one with `dmdkit check`, or name a precision yourself "
+        "when opening (graph='fp32')"
+    )
+
+
+def open_step(bundle: Bundle, predicting: str, *, asked_for: bool, threads: int) -> tuple[Runner, str]:
+    """The step graph that goes with a predicting graph, and one sentence where the model was trained padded ("" where not).
+
+    Raises:
+        BundleError: There is none, none has passed, or it is damaged.
+    """
+    precision = chosen_step_graph(stream_record(bundle), predicting, asked_for=asked_for)
+    runner = open_step_runner(bundle, precision, threads=threads)
+    return runner, "" if bundle.manifest.real_steps else PADDED_NOTE
+
+
+def new_stream(
+    runner: Runner,
+    manifest: Manifest,
+    *,
+    past_limit: PastLimit,
+    missing: Policy | Mapping[str, Policy],
+    step_s: float | None,
+    tolerance_s: float | None,
+) -> Stream:
+    """A stream over an opened step graph; see :meth:`dmdkit.runtime.Runtime.stream`."""
+    assert manifest.stream is not None
+    return Stream(runner, manifest, manifest.stream, Arrivals(manifest, missing, step_s, tolerance_s), past_limit)
