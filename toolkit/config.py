@@ -186,6 +186,14 @@ class TrainingConfig(Record):
     modality_dropout: Probability = Field(
         0.0, description="chance that one modality of a training sample is zeroed, so that it may be absent at run time"
     )
+    most_absent: Annotated[int, Field(ge=1, le=2)] = Field(
+        1, description="modalities of a sample that modality_dropout zeroes at most: 1, or any subset of one or two"
+    )
+    absence_weight: Weight = Field(
+        0.0,
+        description="weight of the distance between the output of a sample without some modalities and the same model's output "
+        "with all of them, its teacher",
+    )
     stretch_dropout: Probability = Field(
         0.0, description="chance that a stretch of steps of one modality of a training sample is zeroed: a sensor that fails"
     )

@@ -7,8 +7,10 @@ Children are forked before anything is computed, so the imports are paid for onc
 from __future__ import annotations
 
 import os
+import random
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,16 +80,46 @@ MOMENTS: dict[str, Callable[[], None]] = {
 }
 
 
+FLAGS = [part for setting in SETTINGS for part in ("--set", setting)]
+
+
 def train_and_die(moment: str, data: str, out: Path) -> int:
     child = os.fork()
     if child == 0:
         MOMENTS[moment]()
-        settings = [part for setting in SETTINGS for part in ("--set", setting)]
-        os._exit(main(["train", "--data", data, "--out", str(out), "--device", "cpu", *settings]))
+        os._exit(main(["train", "--data", data, "--out", str(out), "--device", "cpu", *FLAGS]))
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def killed_at_random(data: str, out: Path, kills: int, seed: int) -> int:
+    """Trains into ``out`` until it is finished, in processes of which the first ``kills`` are killed at random moments.
+
+    Returns:
+        How many were killed before they were done.
+    """
+    chance, done, longest = random.Random(seed), 0, 0.0
+    for number in range(kills + 1):
+        begin, child = time.monotonic(), os.fork()
+        if child == 0:
+            begun = (out / "config.yaml").is_file()
+            command = ["--resume"] if begun else ["--data", data, *FLAGS, "--force"]
+            os._exit(main(["train", "--out", str(out), "--device", "cpu", *command]))
+        if number == 0:  # the first one is killed at its first checkpoint, which says how long an epoch takes
+            while not (out / "last.ckpt").is_file():
+                time.sleep(0.01)
+            longest = time.monotonic() - begin
+        elif number < kills:
+            time.sleep(chance.uniform(0, longest))
+        if number < kills:
+            os.kill(child, signal.SIGKILL)
+        done += os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    return done
 
 
 if __name__ == "__main__":
     assert checkpoint.torch is torch
+    if len(sys.argv) > 3:
+        print(killed_at_random(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])))
+        sys.exit()
     for name in MOMENTS:
         assert train_and_die(name, sys.argv[1], Path(sys.argv[2]) / name) == -signal.SIGKILL, name

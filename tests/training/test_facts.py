@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from dmdkit.cli import main
+from dmdkit.config import TrainingConfig
 from dmdkit.data import MODALITIES, write_dataset
+from dmdkit.model import absence_distance
 from dmdkit.runtime.manifest import read_manifest
 from dmdkit.training.batches import drop_modalities, drop_stretches
-from dmdkit.training.statistics import input_facts, standardisation
+from dmdkit.training.statistics import dropped_share, input_facts, standardisation
 from tests.conftest import TINY_SETTINGS, tiny_dataset
 from tests.training.helpers import train_tiny
 
@@ -44,7 +46,7 @@ def test_without_it_no_modality_may_be_absent(tiny_bundle):
 
 @pytest.mark.parametrize(("probability", "absent"), [(0.0, False), (0.05, False), (0.07, True), (0.5, True)])
 def test_each_modality_is_dropped_a_third_of_the_time_and_counted_so(probability, absent):
-    facts = input_facts(tiny_dataset(), probability)
+    facts = input_facts(tiny_dataset(), dropped_share(TrainingConfig(modality_dropout=probability)))
     assert [fact.trained_absent for fact in facts.values()] == [absent] * 3
 
 
@@ -59,12 +61,48 @@ def test_samples_without_a_modality_count_too():
 def test_modality_dropout_zeroes_whole_samples_of_one_modality():
     torch.manual_seed(0)
     features = {name: torch.ones(3000, 2, 3) for name in MODALITIES}
-    dropped = drop_modalities(features, 0.3)
+    dropped, absent = drop_modalities(features, 0.3)
     lost = torch.stack([(dropped[name] == 0).all((1, 2)) for name in MODALITIES])
     assert torch.equal(lost, torch.stack([(dropped[name] == 0).any((1, 2)) for name in MODALITIES]))
     assert lost.sum(0).max() == 1
     assert torch.allclose(lost.float().mean(1), torch.tensor(0.1), atol=0.02)
-    assert drop_modalities(features, 0.0) is features
+    assert torch.equal(absent, lost.any(0))
+    assert drop_modalities(features, 0.0) == (features, None)
+
+
+def test_every_subset_is_zeroed_as_often_as_another_where_two_may_be_absent():
+    torch.manual_seed(0)
+    features = {name: torch.ones(6000, 2, 3) for name in MODALITIES}
+    dropped, absent = drop_modalities(features, 0.6, 2)
+    lost = torch.stack([(dropped[name] == 0).all((1, 2)) for name in MODALITIES], 1).long()
+    shares = torch.bincount(lost @ torch.tensor([4, 2, 1]), minlength=8) / 6000
+    assert torch.equal(absent, lost.any(1))
+    assert torch.allclose(shares[1:7], torch.full((6,), 0.1), atol=0.02)
+    assert shares[7] == 0
+    share = dropped_share(TrainingConfig(modality_dropout=0.6, most_absent=2))
+    assert float(lost.float().mean()) == pytest.approx(share, abs=0.02)
+
+
+def test_the_full_modality_output_teaches_samples_that_lack_something_alone():
+    student = torch.tensor([[1.0], [2.0], [5.0]], requires_grad=True)
+    teacher = torch.tensor([[0.0], [4.0], [0.0]], requires_grad=True)
+    found = absence_distance(student, teacher, torch.tensor([True, True, False]))
+    found.backward()
+    assert float(found.detach()) == 1.5
+    assert student.grad is not None
+    assert student.grad.flatten().tolist() == [0.5, -0.5, 0.0]
+    assert teacher.grad is None
+    assert float(absence_distance(student, teacher, torch.zeros(3, dtype=torch.bool)).detach()) == 0
+    logits = torch.randn(4, 3)
+    assert float(absence_distance(logits, logits, torch.ones(4, dtype=torch.bool))) == pytest.approx(0, abs=1e-6)
+    assert float(absence_distance(logits, -logits, torch.ones(4, dtype=torch.bool))) > 0
+
+
+def test_a_teacher_of_absent_modalities_changes_what_is_learnt(tmp_path):
+    dropout = ("training.modality_dropout=0.5", "training.most_absent=2")
+    runs = [train_tiny(tmp_path / weight, *dropout, f"training.absence_weight={weight}") for weight in ("0", "1")]
+    assert runs[0].model_sha256 != runs[1].model_sha256
+    assert all(item.trained_absent for item in runs[1].facts.inputs.values())
 
 
 def test_standardisation_ignores_padding_and_leaves_constant_columns_alone():

@@ -65,6 +65,14 @@ def test_a_training_killed_at_any_moment_goes_on_to_the_same_bytes(killed, unbro
 
 
 @pytest.mark.slow
+def test_a_training_killed_ten_times_at_random_moments_ends_in_the_same_bytes(tiny_data, unbroken, tmp_path):
+    command = [sys.executable, "-m", "tests.training.killed_trainings", str(tiny_data), str(tmp_path / "run"), "10", "1"]
+    ended = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert int(ended.stdout.splitlines()[-1]) >= 5, "so few were killed before they were done that nothing is shown"
+    assert results(tmp_path / "run") == results(unbroken)
+
+
+@pytest.mark.slow
 def test_the_kill_half_way_through_saving_did_leave_half_a_file(tiny_data, tmp_path):
     """Otherwise the moments above would not show what they claim."""
     code = (

@@ -2,7 +2,7 @@
 
 from dmdkit.model.dmd import CROSS_PAIRS, GRAPH_ORDER, Dmd, DmdOutput
 from dmdkit.model.gd_unit import EDGES, GdUnit
-from dmdkit.model.losses import LossTerms, LossWeights, loss_terms, total_loss
+from dmdkit.model.losses import LossTerms, LossWeights, absence_distance, loss_terms, total_loss
 from dmdkit.model.system import DmdSystem, SystemOutput
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "LossTerms",
     "LossWeights",
     "SystemOutput",
+    "absence_distance",
     "loss_terms",
     "total_loss",
 ]

@@ -20,6 +20,7 @@ from dmdkit.model.system import SystemOutput
 __all__ = [
     "LossTerms",
     "LossWeights",
+    "absence_distance",
     "cosine",
     "distillation_terms",
     "loss_terms",
@@ -150,6 +151,26 @@ def _task_terms(out: DmdOutput, labels: Tensor, *, classes: bool) -> dict[str, T
     if classes:
         return {name: F.cross_entropy(logits, labels) for name, logits in predictions.items()}
     return {name: (value.squeeze(-1) - labels).abs().mean() for name, value in predictions.items()}
+
+
+def absence_distance(student: Tensor, teacher: Tensor, absent: Tensor) -> Tensor:
+    """Distance of the outputs (B, C) of samples that lack a modality from those of the same samples with all of them.
+
+    Args:
+        student: Outputs without some modalities.
+        teacher: Outputs with all of them; no gradient passes through.
+        absent: Which samples lack something, boolean (B,); the others count for nothing.
+
+    Returns:
+        The mean over the lacking samples: absolute difference of scores, or KL divergence of classes; 0 without any.
+    """
+    teacher = teacher.detach()
+    if student.shape[1] == 1:
+        each = (student - teacher).abs().squeeze(1)
+    else:
+        each = F.kl_div(student.log_softmax(1), teacher.log_softmax(1), reduction="none", log_target=True).sum(1)
+    share = absent.to(each)
+    return (each * share).sum() / share.sum().clamp_min(1)
 
 
 def _distance(x: Tensor, y: Tensor, recipe: LossRecipe) -> Tensor:

@@ -63,12 +63,27 @@ def _chosen_modality(batch: int, probability: float) -> Tensor:
     return chosen
 
 
-def drop_modalities(features: dict[str, Tensor], probability: float) -> dict[str, Tensor]:
-    """Zeroes at most one modality of each sample with ``probability``."""
+def _absent_modalities(batch: int, probability: float, most: int) -> Tensor:
+    """Which modalities of each sample are zeroed, boolean (B, 3): with ``probability`` some, else none."""
+    numbers = torch.arange(len(MODALITIES))
+    if most == 1:
+        return _chosen_modality(batch, probability).unsqueeze(1) == numbers
+    subset = torch.randint(2 * len(MODALITIES), (batch, 1))  # one modality alone is zeroed, or alone stays
+    zeroed = (subset % len(MODALITIES) == numbers) == (subset < len(MODALITIES))
+    return zeroed & (torch.rand(batch, 1) < probability)
+
+
+def drop_modalities(features: dict[str, Tensor], probability: float, most: int = 1) -> tuple[dict[str, Tensor], Tensor | None]:
+    """Zeroes up to ``most`` (1 or 2) modalities of each sample with ``probability``, every subset as often as another.
+
+    Returns:
+        The features, and which samples lack something, boolean (B,); None where the probability is 0.
+    """
     if probability == 0:
-        return features
-    chosen = _chosen_modality(next(iter(features.values())).shape[0], probability)
-    return {name: features[name] * (chosen != index).to(features[name]).view(-1, 1, 1) for index, name in enumerate(MODALITIES)}
+        return features, None
+    absent = _absent_modalities(next(iter(features.values())).shape[0], probability, most)
+    there = {name: (~absent[:, index]).to(features[name]).view(-1, 1, 1) for index, name in enumerate(MODALITIES)}
+    return {name: features[name] * kept for name, kept in there.items()}, absent.any(1)
 
 
 def drop_stretches(features: dict[str, Tensor], probability: float) -> dict[str, Tensor]:

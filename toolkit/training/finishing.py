@@ -16,7 +16,7 @@ from dmdkit.training.folds import read_folds
 from dmdkit.training.outcome import outcome, seen_samples
 from dmdkit.training.readout_line import ReadoutLine
 from dmdkit.training.run import FACTS_FILE, METRICS_FILE, MODEL_FILE, PREVIOUS_FILE, SAMPLES_FILE, TEXT_DIR
-from dmdkit.training.statistics import input_facts
+from dmdkit.training.statistics import dropped_share, input_facts
 
 if TYPE_CHECKING:
     from dmdkit.training.trainer import LiveTraining
@@ -48,7 +48,7 @@ def finish(trainer: LiveTraining, state: TrainingState, out: Path, text: Trainin
     if trainer.encode is not None:
         learnt = encoded_split(trainer.dataset.splits["train"], trainer.encode, trainer.fabric.device)
         changed = replace(trainer.dataset, splits={"train": learnt})
-        facts = facts.model_copy(update={"inputs": input_facts(changed, settings.modality_dropout)})
+        facts = facts.model_copy(update={"inputs": input_facts(changed, dropped_share(settings))})
     weights = model_bytes(trainer.of_model(best))
     model = out / MODEL_FILE
     with atomic_path(model, RunError) as complete:

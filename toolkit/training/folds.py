@@ -13,12 +13,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dmdkit.config import RunConfig
 from dmdkit.data.dataset import Dataset, Split
-from dmdkit.errors import DataError, RunError
+from dmdkit.errors import ConfigError, DataError, RunError
 from dmdkit.files import write_json
 from dmdkit.training.planning import schedule_of
 from dmdkit.training.run import FOLDS_FILE
 
-__all__ = ["FoldsRecord", "cross_validate", "fold_numbers", "pooled", "read_folds", "with_chosen_epochs"]
+__all__ = ["FoldsRecord", "cross_validate", "fold_numbers", "pooled", "read_folds", "require_samples", "with_chosen_epochs"]
 
 _WINDOW_STEPS = 24
 
@@ -45,6 +45,29 @@ class FoldsRecord(BaseModel):
     def outputs(self) -> npt.NDArray[np.float32]:
         """``predictions`` as (N, C)."""
         return np.asarray(self.predictions, np.float32)
+
+
+def require_samples(config: RunConfig, dataset: Dataset) -> None:
+    """Checks that ``dataset`` has the splits and samples that training ``config`` needs.
+
+    Raises:
+        DataError: A split is missing, or there is too little to train on.
+        ConfigError: Folds cannot go with what else the recipe says.
+    """
+    folds = config.training.folds if isinstance(config.training.folds, int) else "valid" not in dataset.splits
+    for name in ("train",) if folds else ("train", "valid"):
+        if name not in dataset.splits:
+            raise DataError(
+                f"{dataset.source}: training needs a {name} split, found {', '.join(dataset.splits)}; "
+                + ("" if name == "train" else "validation chooses the best epoch, unless folds do: --folds 5")
+            )
+    if len(dataset.splits["train"]) < 2:
+        raise DataError(f"{dataset.source}: the train split has one sample; training needs at least 2")
+    if folds and config.text_encoder is not None and config.text_encoder.fine_tune:
+        raise ConfigError(
+            f"training.folds={config.training.folds} and text_encoder.fine_tune=true: every fold would train the encoder "
+            "anew; give --folds 0, or keep the encoder as it is with --set text_encoder.fine_tune=false"
+        )
 
 
 def _joined(first: Split, second: Split) -> Split:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from dmdkit.config import TrainingConfig
 from dmdkit.data.dataset import MODALITIES, Dataset, FloatArray, Split
 from dmdkit.training.run import InputFacts
 
-__all__ = ["TRAINED_ABSENT_SHARE", "input_facts", "present_steps", "standardisation"]
+__all__ = ["TRAINED_ABSENT_SHARE", "dropped_share", "input_facts", "present_steps", "standardisation"]
 
 TRAINED_ABSENT_SHARE = 0.02
 """A modality counts as trained absent when at least this share of training samples lacked it: below one in fifty a
@@ -36,15 +37,19 @@ def standardisation(split: Split) -> dict[str, tuple[npt.NDArray[np.float32], np
     return result
 
 
-def input_facts(dataset: Dataset, modality_dropout: float) -> dict[str, InputFacts]:
+def dropped_share(settings: TrainingConfig) -> float:
+    """The chance that training zeroes a given modality of a sample: one of three subsets, or three of six."""
+    return settings.modality_dropout / (len(MODALITIES) if settings.most_absent == 1 else 2)
+
+
+def input_facts(dataset: Dataset, dropped: float) -> dict[str, InputFacts]:
     """Range, padding and emptiness of each modality in the training split.
 
     Args:
         dataset: With a train split.
-        modality_dropout: The chance that training zeroes one of a sample's modalities, each as often as the others.
+        dropped: The chance that training zeroes a given modality of a sample, as :func:`dropped_share` gives it.
     """
     split, facts = dataset.splits["train"], {}
-    dropped = modality_dropout / len(MODALITIES)
     for name in MODALITIES:
         features = split.features()[name]
         steps = present_steps(features)

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 from dmdkit.config import RunConfig, shape_of
 from dmdkit.data.dataset import Dataset
-from dmdkit.errors import ConfigError, DataError, RunError
+from dmdkit.errors import RunError
 from dmdkit.files import locked_directory, write_text
-from dmdkit.model import DmdSystem, LossTerms, LossWeights, loss_terms, total_loss
+from dmdkit.model import DmdSystem, LossTerms, LossWeights, absence_distance, loss_terms, total_loss
 from dmdkit.model.text_encoder import TextEncoder
 from dmdkit.training.averaging import WeightAverage
 from dmdkit.training.batches import (
@@ -47,7 +47,7 @@ from dmdkit.training.encoder_directory import (
 )
 from dmdkit.training.evaluation import predict, task_metrics
 from dmdkit.training.finishing import finish
-from dmdkit.training.folds import cross_validate, pooled, with_chosen_epochs
+from dmdkit.training.folds import cross_validate, pooled, require_samples, with_chosen_epochs
 from dmdkit.training.history import csv_text
 from dmdkit.training.planning import resolved, schedule_of
 from dmdkit.training.progress import Progress, SilentProgress
@@ -68,7 +68,7 @@ from dmdkit.training.run_directory import (
     take_over,
     write_config,
 )
-from dmdkit.training.statistics import input_facts, standardisation
+from dmdkit.training.statistics import dropped_share, input_facts, standardisation
 
 __all__ = ["LiveTraining", "Progress", "SilentProgress", "train"]
 
@@ -134,14 +134,26 @@ class LiveTraining:
             assert self.train_data.tokens is not None
             tokens = self.train_data.tokens[indices]
             features["text"] = self.encode(tokens[:, 0], tokens[:, 1])
-        features = drop_stretches(features, self.settings.stretch_dropout)
-        out = self.model(**drop_modalities(features, self.settings.modality_dropout))
+        left = drop_stretches(features, self.settings.stretch_dropout)
+        left, absent = drop_modalities(left, self.settings.modality_dropout, self.settings.most_absent)
+        out = self.model(**left)
         terms = loss_terms(out, self.train_data.labels[indices], self.settings.losses, classes=self.classes)
         total = total_loss(terms, self.settings.losses, self.weights)
+        if absent is not None and self.settings.absence_weight:
+            teacher = self._with_everything(features)
+            total = total + self.settings.absence_weight * absence_distance(out.model.output, teacher, absent)
         self.fabric.backward(total)
         for part in self.parts.values():
             torch.nn.utils.clip_grad_value_(part.parameters(), self.settings.clip_value)
         return total, terms
+
+    @torch.no_grad()
+    def _with_everything(self, features: dict[str, Tensor]) -> Tensor:
+        """The outputs (B, C) with nothing dropped, neither modalities nor weights of attention: the teacher's."""
+        self.model.eval()
+        output: Tensor = self.model(**features).model.output
+        self.model.train()
+        return output
 
     def run_epoch(self, epoch: int, progress: Progress) -> dict[str, float]:
         """One pass over the training split; returns the mean of each group of loss terms."""
@@ -280,23 +292,6 @@ class LiveTraining:
             progress.epoch(row, best=best)
 
 
-def _require_samples(config: RunConfig, dataset: Dataset) -> None:
-    folds = config.training.folds if isinstance(config.training.folds, int) else "valid" not in dataset.splits
-    for name in ("train",) if folds else ("train", "valid"):
-        if name not in dataset.splits:
-            raise DataError(
-                f"{dataset.source}: training needs a {name} split, found {', '.join(dataset.splits)}; "
-                + ("" if name == "train" else "validation chooses the best epoch, unless folds do: --folds 5")
-            )
-    if len(dataset.splits["train"]) < 2:
-        raise DataError(f"{dataset.source}: the train split has one sample; training needs at least 2")
-    if folds and config.text_encoder is not None and config.text_encoder.fine_tune:
-        raise ConfigError(
-            f"training.folds={config.training.folds} and text_encoder.fine_tune=true: every fold would train the encoder "
-            "anew; give --folds 0, or keep the encoder as it is with --set text_encoder.fine_tune=false"
-        )
-
-
 def _fold_curve(
     config: RunConfig, facts: RunFacts, device: str, dataset: Dataset
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32]]:
@@ -340,7 +335,7 @@ def train(
         DmdkitError: One readable message; a run directory that was not there before is left only once training began,
             and then it can be resumed.
     """
-    _require_samples(config, dataset)
+    require_samples(config, dataset)
     config, _ = resolved(config, len(dataset.splits["train"]), len(dataset.splits.get("valid", ())))
     if resume:
         check_resumable(out)
@@ -361,7 +356,7 @@ def train(
         standardised=standardised,
         gd_units=True,
         train_samples=len(dataset.splits["train"]),
-        inputs=input_facts(dataset, settings.modality_dropout),
+        inputs=input_facts(dataset, dropped_share(settings)),
         notes=list(dataset.notes),
         text=text_facts(config.text_encoder) if config.text_encoder is not None else None,
     )
