@@ -178,10 +178,23 @@ def encoded_split(split: Split, encoder: nn.Module, device: torch.device | str =
     return replace(split, text=torch.cat(parts).numpy())
 
 
-def encoded(dataset: Dataset, encoder: TextEncoder, device: torch.device | str = "cpu") -> Dataset:
-    """``dataset``, which has tokens, with the encoder's features as its text."""
+def encoded(dataset: Dataset, encoder: TextEncoder, device: torch.device | str = "cpu", *, keep: bool = False) -> Dataset:
+    """``dataset``, which has tokens, with the encoder's features as its text.
+
+    Args:
+        dataset: With tokens.
+        encoder: The text encoder.
+        device: Where it computes.
+        keep: Whether features computed on a CPU are kept on disk, and read again by the next command.
+    """
+    from dmdkit.training.encoded_features import kept_or_encoded
+
     side: PaddingSide = "left" if encoder.padded_steps == "zero" else "none"
-    splits = {name: encoded_split(split, encoder, device) for name, split in dataset.splits.items()}
+    cached = keep and torch.device(device).type == "cpu"
+    splits = {
+        name: kept_or_encoded(split, encoder) if cached else encoded_split(split, encoder, device)
+        for name, split in dataset.splits.items()
+    }
     return replace(dataset, splits=splits, padding_side={**dataset.padding_side, "text": side})
 
 
@@ -223,7 +236,9 @@ def run_dataset(run: Run, dataset: Dataset, device: torch.device | str = "cpu") 
     if run.facts.text is None:
         return dataset
     encoder, tokenizer = run_encoder(run, device)
-    return encoded(with_tokens(dataset, tokenizer, run.facts.text.tokens_from), encoder, device)
+    return encoded(
+        with_tokens(dataset, tokenizer, run.facts.text.tokens_from), encoder, device, keep=not run.facts.text.fine_tuned
+    )
 
 
 @dataclass(frozen=True)
@@ -256,4 +271,6 @@ class TrainingEncoder:
         recorded = self.settings.model_copy(update={"sha256": sha256, "path": str(self.directory.path.resolve())})
         tokenizer = self.directory.sentence_tokenizer(self.settings.max_tokens, self.settings.padded_steps)
         with_text = with_tokens(dataset, tokenizer, self.settings.tokens_from)
-        return config.model_copy(update={"text_encoder": recorded}), encoded(with_text, self.encoder)
+        return config.model_copy(update={"text_encoder": recorded}), encoded(
+            with_text, self.encoder, keep=not self.settings.fine_tune
+        )
