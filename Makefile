@@ -18,7 +18,7 @@ ORT_SDK := build/onnxruntime-sdk
 # the run ends: a new one in its place may wait for ever.
 TWICE := -n 2 --dist loadfile --max-worker-restart 0
 
-.PHONY: demo test check lint types unit native sanitize fuzz test-aarch64 soak wheel bench-native mutants test-all bench clean
+.PHONY: demo test check lint types unit native sanitize fuzz words test-aarch64 soak wheel bench-native mutants test-all bench clean
 
 demo: $(READY)
 	$(BIN)/dmdkit demo --force
@@ -59,7 +59,14 @@ native: $(ORT_SDK)/.ready
 	build/consumer/robot tests/fixtures/bundles/0.1/features fp32
 
 # What takes long or needs more than a plain machine; run before a release.
-test-all: test mutants sanitize fuzz test-aarch64 soak wheel
+test-all: test mutants sanitize fuzz words test-aarch64 soak wheel
+
+# The C++ tokenizer against the tokenizers library, on strings drawn anew.
+WORDS_SECONDS ?= 1200
+words: $(READY) $(ORT_SDK)/.ready
+	cmake -S . -B build/native -DCMAKE_BUILD_TYPE=Release -Donnxruntime_ROOT=$(CURDIR)/$(ORT_SDK)
+	cmake --build build/native --parallel 2 --target dmdkit_tokenize
+	$(BIN)/python -m tests.cpp.compare_tokenizers build/native/bin/dmdkit_tokenize --seconds $(WORDS_SECONDS)
 
 # Plants the faults of scripts/mutants.yaml one at a time, in a copy; the fast tests must notice each.
 mutants: $(READY)

@@ -11,11 +11,12 @@ from safetensors.numpy import save as safetensors_bytes
 
 from dmdkit.errors import BundleError
 from dmdkit.export.graphs import ExportedGraph
+from dmdkit.export.text_lengths import with_dynamic_length
 from dmdkit.files import foreign_entries, sha256_of_bytes
 from dmdkit.runtime.backends.onnxruntime import OnnxRuntimeRunner
 from dmdkit.runtime.bundle import Golden
 from dmdkit.runtime.engines.record import ENGINES
-from dmdkit.runtime.manifest import FileRecord, Manifest, write_manifest
+from dmdkit.runtime.manifest import FileRecord, Manifest, TextRecord, write_manifest
 
 __all__ = ["check_replaceable", "file_records", "golden_bytes", "graph_files", "record_outputs", "write_bundle"]
 
@@ -53,9 +54,21 @@ def check_replaceable(out: Path, *, force: bool) -> None:
         )
 
 
-def graph_files(graphs: Sequence[ExportedGraph]) -> dict[str, bytes]:
-    """Path in the bundle -> ONNX file of each graph, the same bytes for the same graph."""
-    return {graph.file: graph.model.SerializeToString(deterministic=True) for graph in graphs}
+def graph_files(graphs: Sequence[ExportedGraph], text: TextRecord | None) -> dict[str, bytes]:
+    """Path in the bundle -> ONNX file of each graph, the same bytes for the same graph.
+
+    Args:
+        graphs: Graphs to write; those of a text encoder at their full length.
+        text: The manifest's record of the text encoder, which says whether they are written so.
+    """
+    any_length = text is not None and text.lengths == "dynamic"
+    models = {
+        graph.file: with_dynamic_length(graph.model, text.max_tokens)
+        if text is not None and any_length and graph.kind == "text"
+        else graph.model
+        for graph in graphs
+    }
+    return {file: model.SerializeToString(deterministic=True) for file, model in models.items()}
 
 
 def record_outputs(golden: Golden, graphs: Sequence[ExportedGraph], files: Mapping[str, bytes]) -> None:

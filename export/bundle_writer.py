@@ -35,6 +35,7 @@ from dmdkit.parity.ledger import Ledger, measure, record
 from dmdkit.report import write_report
 from dmdkit.runtime.bundle import Bundle, Golden
 from dmdkit.runtime.engines.record import ENGINES
+from dmdkit.runtime.format_version import TEXT_LENGTHS_RECORD
 from dmdkit.runtime.manifest import (
     GoldenRecord,
     InputRecord,
@@ -306,8 +307,9 @@ def export_bundle(
     exported = _graphs(run, system, text_exporter, options, calibration, golden_split, Progress(on_step, on_progress))
     graphs = exported.graphs
     on_step("golden samples")
+    text = text_exporter.record() if text_exporter is not None else None
     steps = step_graphs(system, int8=options.int8, on_step=on_step) if options.stream else []
-    files = graph_files([*graphs, *steps])
+    files = graph_files([*graphs, *steps], text)
     golden = _golden(system, text_exporter, golden_split, graphs, files)
     if text_exporter is not None:
         files[TOKENIZER_FILE] = text_exporter.tokenizer
@@ -320,6 +322,7 @@ def export_bundle(
 
     spread = golden.reference["score"] if options.parity is None else reference_outputs(system, options.parity.split)["score"]
     manifest = Manifest(
+        requires=[TEXT_LENGTHS_RECORD] if text is not None and text.lengths == "dynamic" else [],
         name=_name_of(out),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         tools=installed_versions(_TOOLS) | {"dmdkit": __version__},
@@ -337,7 +340,7 @@ def export_bundle(
         modality_order=list(GRAPH_ORDER),
         edge_order=list(EDGES),
         inputs=records,
-        text=text_exporter.record() if text_exporter is not None else None,
+        text=text,
         outputs=_output_records(run, gd_units=system.homo_gd is not None),
         graphs={graph.name: graph.record() for graph in graphs},
         stream=stream_record_of(run.facts.shape, steps),

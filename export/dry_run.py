@@ -17,6 +17,7 @@ from dmdkit.calibration.graph.weight_storage import check_scales
 from dmdkit.errors import CalibrationError, ExportError
 from dmdkit.export.fp16_forms import has_fp16_rest
 from dmdkit.export.targets import Target
+from dmdkit.export.text_lengths import with_fixed_length
 from dmdkit.runtime.bundle import Bundle
 
 __all__ = ["Finding", "dry_run"]
@@ -197,5 +198,7 @@ def dry_run(bundle: Bundle, graphs: list[str], target: Target, precision: str) -
             model = onnx.load_from_string(bundle.read(record.file))
         except Exception as cause:  # protobuf's own errors have no common base that is public
             raise ExportError(f"{bundle.path}/{record.file}: not an ONNX file: {cause!s:.200}") from cause
+        if record.kind == "text" and bundle.manifest.text is not None:  # sizes are known at the largest
+            model = with_fixed_length(model, bundle.manifest.text.max_tokens)
         found += _check(name, model, target, "fp32" if record.kind.startswith("gd_") else precision)
     return found + [Finding("every graph", "on the device", "device only", what) for what in ONLY_THE_DEVICE]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+from onnx import ModelProto
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dmdkit.calibration.fp16 import lower_to_fp16
@@ -20,6 +21,7 @@ from dmdkit.export.fp16_check import probed
 from dmdkit.export.graphs import ExportedGraph
 from dmdkit.export.int8_export import with_fp16_rest
 from dmdkit.export.onnx_writer import check_contract
+from dmdkit.export.text_lengths import with_fixed_length
 from dmdkit.files import atomic_directory, locked_directory, write_json
 from dmdkit.parity.int8_report import read_int8_report, write_int8_report
 from dmdkit.parity.int8_verdict import judged_again
@@ -28,7 +30,7 @@ from dmdkit.report import write_report
 from dmdkit.runtime.backends.base import Feed
 from dmdkit.runtime.bundle import Bundle
 from dmdkit.runtime.engines.record import ENGINES
-from dmdkit.runtime.manifest import MANIFEST_FILE, Manifest
+from dmdkit.runtime.manifest import MANIFEST_FILE, GraphRecord, Manifest
 
 __all__ = ["FP16_REPORT", "Fp16Graph", "Fp16Report", "add_fp16_graphs", "fp16_graphs", "has_fp16_rest", "proven_int8_trt"]
 
@@ -149,13 +151,19 @@ def _load(bundle: Bundle) -> list[ExportedGraph]:
         ExportedGraph(
             graph.kind,
             graph.precision,
-            onnx.load_from_string(bundle.read(graph.file)),
+            _at_full_length(bundle, graph),
             dict[str, str](graph.session_options.items()),
             graph.simulated_on_cpu,
             bundle.manifest.calibration is not None and name in bundle.manifest.calibration.used_by,
         )
         for name, graph in bundle.manifest.graphs.items()
     ]
+
+
+def _at_full_length(bundle: Bundle, graph: GraphRecord) -> ModelProto:
+    """The model of a graph; of a text graph that takes any length, as it was before that."""
+    model, text = onnx.load_from_string(bundle.read(graph.file)), bundle.manifest.text
+    return with_fixed_length(model, text.max_tokens) if text is not None and graph.kind == "text" else model
 
 
 def _state(path: Path) -> list[bytes | None]:
@@ -212,7 +220,7 @@ def _add_fp16_graphs(
         return manifest, report
     changed = [graph for graph in graphs if graph.name in report.graphs]
     on_step("golden samples")
-    files = graph_files(changed)
+    files = graph_files(changed, manifest.text)
     record_outputs(golden, changed, files)
     files[manifest.golden.file] = golden_bytes(golden)
     updated = manifest.model_copy(

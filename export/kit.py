@@ -15,7 +15,7 @@ from dmdkit.export.dry_run import Finding
 from dmdkit.export.targets import Target
 from dmdkit.files import atomic_directory, foreign_entries, sha256_of_bytes
 from dmdkit.runtime.bundle import Bundle
-from dmdkit.runtime.engines.record import ENGINES
+from dmdkit.runtime.engines.record import ENGINES, text_lengths
 from dmdkit.runtime.self_check import Limit, limit_of
 
 __all__ = ["trtexec_line", "write_kit"]
@@ -44,8 +44,11 @@ def trtexec_line(bundle: Bundle, graph: str, target: Target) -> str:
     record = bundle.graph(graph)
     shapes = _shapes(bundle, record.kind)
 
-    def batch(size: int) -> str:
-        return ",".join(f"{name}:{'x'.join(map(str, (size, *shape)))}" for name, shape in shapes.items())
+    lengths = text_lengths(bundle.manifest) if record.kind == "text" else None
+
+    def batch(place: int, size: int) -> str:
+        sizes = {name: (size, *((lengths[place], *shape[1:]) if lengths else shape)) for name, shape in shapes.items()}
+        return ",".join(f"{name}:{'x'.join(map(str, shape))}" for name, shape in sizes.items())
 
     return " ".join(
         [
@@ -53,9 +56,9 @@ def trtexec_line(bundle: Bundle, graph: str, target: Target) -> str:
             f"--onnx={record.file}",
             "--stronglyTyped",
             "--noTF32",
-            f"--minShapes={batch(target.batch.min)}",
-            f"--optShapes={batch(target.batch.opt)}",
-            f"--maxShapes={batch(target.batch.max)}",
+            f"--minShapes={batch(0, target.batch.min)}",
+            f"--optShapes={batch(1, target.batch.opt)}",
+            f"--maxShapes={batch(2, target.batch.max)}",
             f"--memPoolSize=workspace:{target.workspace_mib}",
             "--maxAuxStreams=0",
             "--profilingVerbosity=detailed",
@@ -88,6 +91,7 @@ def _graph(bundle: Bundle, name: str) -> dict[str, Any]:
         "file": record.file,
         "inputs": {key: f"input/{record.kind}/{key}" if own else f"input/{key}" for key in _shapes(bundle, record.kind)},
         "precision": record.precision,
+        "lengths": text_lengths(bundle.manifest) if record.kind == "text" else None,
     }
 
 

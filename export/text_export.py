@@ -11,6 +11,7 @@ from dmdkit.data import Split
 from dmdkit.errors import ExportError
 from dmdkit.export.graphs import ExportedGraph
 from dmdkit.export.text_inference import text_graph
+from dmdkit.export.tokenizer_check import inexpressible
 from dmdkit.files import sha256_of_file
 from dmdkit.model.text_encoder import TextEncoder
 from dmdkit.runtime.manifest import TEXT_INPUTS, TextRecord
@@ -58,13 +59,20 @@ class TextExporter:
 
         Raises:
             RunError: It is damaged.
+            ExportError: Its tokenizer does what the C++ runtime does not, so half of the robots could not read words.
         """
         if run.facts.text is None:
             return None
         encoder, tokenizer = run_encoder(run)
         folder = run.path / TEXT_DIR
-        sha256 = sha256_of_file(folder / "model.safetensors")
-        return cls(run.facts.text, encoder, tokenizer.layout, (folder / TOKENIZER_FILE).read_bytes(), sha256)
+        sha256, data = sha256_of_file(folder / "model.safetensors"), (folder / TOKENIZER_FILE).read_bytes()
+        reason = inexpressible(data, str(folder / TOKENIZER_FILE))
+        if reason is not None:
+            raise ExportError(
+                f"{folder / TOKENIZER_FILE}: the C++ runtime reads words by BERT's tokenizer, this one is another "
+                f"({reason}); train with an encoder that has BERT's, or on the features of a feature file"
+            )
+        return cls(run.facts.text, encoder, tokenizer.layout, data, sha256)
 
     def graph(self) -> ExportedGraph:
         """``text.fp32``."""
@@ -88,6 +96,7 @@ class TextExporter:
             pad_id=self.layout.pad_id,
             padding_side=self.layout.padding_side,
             padded_steps=self.facts.padded_steps,
+            lengths="dynamic" if self.facts.padded_steps == "zero" else "fixed",
             fine_tuned=self.facts.fine_tuned,
             encoder_sha256=self.encoder_sha256,
         )

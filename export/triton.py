@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnxruntime
@@ -45,6 +45,14 @@ class _Tensor:
 class _Signature:
     inputs: tuple[_Tensor, ...]
     outputs: tuple[_Tensor, ...]
+
+    def at_length(self, steps: int) -> _Signature:
+        """The same with its dynamic axes of one size."""
+
+        def fixed(tensors: tuple[_Tensor, ...]) -> tuple[_Tensor, ...]:
+            return tuple(replace(t, dims=tuple(steps if size < 0 else size for size in t.dims)) for t in tensors)
+
+        return _Signature(fixed(self.inputs), fixed(self.outputs))
 
 
 @dataclass(frozen=True)
@@ -102,6 +110,8 @@ def _onnx_model(bundle: Bundle, kind: str) -> tuple[_Model, _Signature]:
         )
     data = bundle.read(record.file)
     signature = _signature(graph, data)
+    if kind == "text" and bundle.manifest.text is not None:  # one request has one length, the steps of the input text
+        signature = signature.at_length(bundle.manifest.text.max_tokens)
     config = (
         _config(kind, "onnxruntime_onnx", MAX_BATCH, signature)
         + 'default_model_filename: "model.onnx"\n'

@@ -11,19 +11,25 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["SCHEMA_MINOR", "SCHEMA_VERSION", "RequirementRecord", "in_oldest_minor", "version_problem", "without_unknown"]
+__all__ = [
+    "SCHEMA_MINOR",
+    "SCHEMA_VERSION",
+    "TEXT_LENGTHS_RECORD",
+    "RequirementRecord",
+    "in_oldest_minor",
+    "version_problem",
+    "without_unknown",
+]
 
 SCHEMA_VERSION = 1
 SCHEMA_MINOR = 2
-"""1.0 knew no ``schema_minor``; 1.1 added that, ``requires`` and verdicts on the native kernels; 1.2 step graphs."""
+"""1.0 knew no ``schema_minor``; 1.1 added that, ``requires`` and verdicts on the native kernels; 1.2 step graphs, and text
+graphs that take any length."""
 
 _BACKENDS_OF_1_0 = frozenset({"openvino"})
 
 REAL_STEPS = "real_steps"
 """Window graphs take ``steps`` (B,) int64: real steps come first, zeros behind, and the last real step is read."""
-
-KNOWN_REQUIREMENTS: frozenset[str] = frozenset()
-"""Names in ``requires`` that this version fulfils."""
 
 
 class RequirementRecord(BaseModel):
@@ -33,6 +39,13 @@ class RequirementRecord(BaseModel):
 
     name: str = Field(description="what a reader must know, such as `streams`")
     since: str = Field(description="the first version of dmdkit that knows it, such as `0.3.0`")
+
+
+TEXT_LENGTHS_RECORD = RequirementRecord(name="text-lengths", since="0.1.0")
+"""Of a bundle whose text graphs take sentences at their own length: a reader of 1.1 takes graphs of fixed sizes only."""
+
+KNOWN_REQUIREMENTS = frozenset({TEXT_LENGTHS_RECORD.name})
+"""Names in ``requires`` that this version fulfils."""
 
 
 def version_problem(values: Any) -> str | None:
@@ -60,7 +73,11 @@ def in_oldest_minor(values: dict[str, Any]) -> dict[str, Any]:
     """A manifest to write, in the oldest minor version that says it all: a reader of 1.0 refuses keys it does not know."""
     verdicts = {name for graph in values["graphs"].values() for name in graph["backends"]}
     later = values["requires"] or verdicts - _BACKENDS_OF_1_0
-    minor = max(values["schema_minor"], 2 if values["stream"] else 1 if later else 0)
+    text = values.get("text")
+    any_length = text is not None and text.get("lengths") == "dynamic"
+    if text is not None and not any_length:
+        values = {**values, "text": {key: value for key, value in text.items() if key != "lengths"}}
+    minor = max(values["schema_minor"], 2 if values["stream"] or any_length else 1 if later else 0)
     added = {"schema_minor": minor} | ({"requires": values["requires"]} if values["requires"] else {})
     left_out = ("schema_minor", "requires", *(() if values["stream"] else ("stream",)))
     kept = {key: value for key, value in values.items() if key not in left_out}

@@ -68,7 +68,7 @@ _GRAPH_EDGES = [(student, teacher) for student in _GRAPH_ORDER for teacher in _G
 # How every graph that was ever exported lays its outputs out. No graph says so itself: another order only mislabels answers.
 
 TEXT_INPUTS = ("input_ids", "attention_mask")
-"""What the graphs ``text.*`` take, in this order, int64 (batch, max_tokens)."""
+"""What the graphs ``text.*`` take, in this order, int64 (batch, length)."""
 
 
 class FileRecord(Record):
@@ -136,7 +136,7 @@ class GoldenRecord(Record):
 class TextRecord(Record):
     """The text encoder in front of the graphs: tokens in, the steps of the input ``text`` out.
 
-    The graphs ``text.*`` take ``input_ids`` and ``attention_mask``, int64 (batch, max_tokens).
+    The graphs ``text.*`` take ``input_ids`` and ``attention_mask``, int64 (batch, length) as ``lengths`` says.
     """
 
     tokenizer: str = Field(description="file of the tokenizer, in the layout of Hugging Face's tokenizers library")
@@ -147,6 +147,9 @@ class TextRecord(Record):
     padded_steps: Literal["zero", "encoded"] = Field(
         description="zero: steps without a token come out as zeros; encoded: as the encoder gives them (published code)"
     )
+    lengths: Literal["fixed", "dynamic"] = Field(
+        "fixed", description="of the graphs' inputs: max_tokens always, or that of the sentences; absent means fixed"
+    )
     fine_tuned: bool = Field(description="whether the encoder was trained with the model")
     encoder_sha256: Sha256 = Field(description="of the encoder's weights in the run")
 
@@ -154,6 +157,8 @@ class TextRecord(Record):
     def _pad_is_a_token(self) -> TextRecord:
         if self.pad_id >= self.vocabulary_size:
             raise ValueError(f"pad_id {self.pad_id} is not one of {self.vocabulary_size} tokens")
+        if self.lengths == "dynamic" and (self.padded_steps != "zero" or self.padding_side != "left"):
+            raise ValueError("lengths: only where padding is on the left and comes out as zeros are they dynamic")
         return self
 
 

@@ -240,7 +240,7 @@ def _signature(manifest: Manifest, kind: str) -> tuple[set[TensorSpec], set[str]
     """What a graph of this kind takes and must give."""
     if kind == "text":
         assert manifest.text is not None  # the manifest was checked
-        shape = (-1, manifest.text.max_tokens)
+        shape = (-1, -1 if manifest.text.lengths == "dynamic" else manifest.text.max_tokens)
         return {TensorSpec(name, shape, "int64") for name in TEXT_INPUTS}, {"text"}
     inputs = {TensorSpec(name, (-1, i.steps, i.features)) for name, i in manifest.inputs.items()}
     return inputs, {"score"} if kind == "fusion" else set(manifest.outputs)

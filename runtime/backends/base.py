@@ -21,7 +21,7 @@ Feed = Mapping[str, npt.NDArray[Any]]
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One input or output; the first axis of ``shape`` is the batch and is -1."""
+    """One input or output; the batch, the first axis of ``shape``, is -1, as is the length of a text graph that takes any."""
 
     name: str
     shape: tuple[int, ...]
@@ -71,7 +71,7 @@ class Runner(ABC):
             array = feed.get(spec.name)
             if array is None:
                 raise InputError(f"{self.name}: input {spec.name!r} is missing; it takes {self.signature}")
-            if array.dtype != spec.dtype or array.ndim != len(spec.shape) or array.shape[1:] != spec.shape[1:]:
+            if array.dtype != spec.dtype or not _fits(array.shape, spec.shape):
                 raise InputError(
                     f"{self.name}: input {spec.name!r} is {array.dtype} {array.shape}, expected {spec.dtype} {_text(spec)}"
                 )
@@ -105,5 +105,13 @@ class Runner(ABC):
         self.close()
 
 
+def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    return len(shape) == len(wanted) and (shape[1:] == wanted[1:] or (wanted[1] < 0 and shape[2:] == wanted[2:]))
+
+
 def _text(spec: TensorSpec) -> str:
-    return "(" + ", ".join("batch" if size < 0 else str(size) for size in spec.shape) + ")"
+    return (
+        "("
+        + ", ".join(("batch" if axis == 0 else "length") if size < 0 else str(size) for axis, size in enumerate(spec.shape))
+        + ")"
+    )

@@ -107,8 +107,9 @@ class OnnxRuntimeRunner(Runner):
 
 
 def _spec(name: str, dtype: str, shape: Sequence[int | str | None]) -> TensorSpec:
-    sizes = [size for size in shape[1:] if isinstance(size, int)]
-    if dtype not in _DTYPES or len(sizes) != len(shape) - 1:
+    sizes = [size if isinstance(size, int) else -1 for size in shape[1:]]
+    # Tokens alone may have a dynamic length.
+    if dtype not in _DTYPES or (-1 in sizes and (_DTYPES[dtype] != "int64" or len(sizes) != 1)):
         raise ValueError(f"input {name!r} is {dtype} {shape}; expected float32 or int64 with only the batch dynamic")
     return TensorSpec(name, (-1, *sizes), _DTYPES[dtype])
 

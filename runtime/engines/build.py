@@ -22,6 +22,7 @@ from dmdkit.runtime.engines.record import (
     EngineRecord,
     engines_folder,
     read_engine,
+    text_lengths,
     write_engine,
     write_engine_alone,
 )
@@ -182,6 +183,7 @@ def build_engine(
         gpu=gpu_name,
         batch=spec.batch,
         workspace_mib=spec.workspace_mib,
+        lengths=text_lengths(bundle.manifest) if record.kind == "text" else None,
     )
     key, name, model_sha256 = identity.cache_key, identity.name, bundle.manifest.source.model_sha256
     own = None if force else _from_folder(folder, name, key)
@@ -202,6 +204,7 @@ def build_engine(
         graph,
         compute_capabilities=capabilities,
         batch=spec.batch,
+        lengths=identity.lengths,
         workspace_bytes=spec.workspace_mib * _MIB,
         progress=progress,
     )

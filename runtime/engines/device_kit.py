@@ -227,9 +227,10 @@ def build_graph(kit: dict[str, Any], graph: dict[str, Any], gpu: Gpu, folder: Pa
     """Builds one graph and writes plan, log and sidecar; returns the sidecar."""
     target, batch = kit["target"], kit["target"]["batch"]
     data = (folder / graph["file"]).read_bytes()
+    lengths = tuple(graph["lengths"]) if graph.get("lengths") else None
     start = time.perf_counter()
     built = tensorrt_build.build(
-        "tensorrt", data, graph["name"], batch=(batch["min"], batch["opt"], batch["max"]),
+        "tensorrt", data, graph["name"], batch=(batch["min"], batch["opt"], batch["max"]), lengths=lengths,
         workspace_bytes=target["workspace_mib"] << 20, progress=_show if sys.stderr.isatty() else None,
     )  # fmt: skip
     seconds = time.perf_counter() - start
@@ -250,6 +251,7 @@ def build_graph(kit: dict[str, Any], graph: dict[str, Any], gpu: Gpu, folder: Pa
         gpu=gpu.name,
         batch=(batch["min"], batch["opt"], batch["max"]),
         workspace_mib=target["workspace_mib"],
+        lengths=lengths,
     )
     notes = [f"built by a kit on {model_of_board() or gpu.name}"]
     sidecar = identity.sidecar(built, model_sha256=kit["model_sha256"], gpu=gpu, seconds=seconds, notes=notes)

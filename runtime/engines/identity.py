@@ -36,6 +36,7 @@ class EngineIdentity:
         gpu: Name of the GPU the plan is bound to; None: any of those capabilities.
         batch: Smallest, tuned and largest batch.
         workspace_mib: Limit of the workspace pool.
+        lengths: Smallest, tuned and largest number of tokens of a text graph that takes any; None: its inputs are of one size.
     """
 
     target: str
@@ -47,6 +48,7 @@ class EngineIdentity:
     gpu: str | None
     batch: tuple[int, int, int]
     workspace_mib: int
+    lengths: tuple[int, int, int] | None = None
 
     @property
     def name(self) -> str:
@@ -70,6 +72,7 @@ class EngineIdentity:
             "platform": machine(),
             "batch": list(self.batch),
             "flags": self.flags,
+            **({"lengths": list(self.lengths)} if self.lengths is not None else {}),
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -101,6 +104,7 @@ class EngineIdentity:
             "plan_sha256": hashlib.sha256(built.plan).hexdigest(),
             "plan_bytes": len(built.plan),
             "batch": list(self.batch),
+            **({"lengths": list(self.lengths)} if self.lengths is not None else {}),
             "flags": self.flags,
             "inputs": [{**asdict(item), "shape": list(item.shape)} for item in built.inputs],
             "outputs": [{**asdict(item), "shape": list(item.shape)} for item in built.outputs],

@@ -21,7 +21,7 @@ from dmdkit.runtime.bundle import Bundle
 from dmdkit.runtime.engines.gpu import Gpu, find_gpu
 from dmdkit.runtime.engines.identity import machine
 from dmdkit.runtime.engines.tensorrt_api import Flavour, version_of
-from dmdkit.runtime.manifest import TEXT_INPUTS
+from dmdkit.runtime.manifest import TEXT_INPUTS, Manifest
 
 __all__ = [
     "ENGINES",
@@ -31,6 +31,7 @@ __all__ = [
     "engines_of",
     "preflight",
     "read_engine",
+    "text_lengths",
     "write_engine",
     "write_engine_alone",
 ]
@@ -38,6 +39,8 @@ __all__ = [
 ENGINES = "engines"
 MAX_SIDECAR_BYTES = 16 << 20
 MAX_AXIS, MAX_BATCH = 1 << 20, 1024
+TYPICAL_TOKENS = 16
+"""Length that engines of a text encoder are tuned for: the median sentence of CMU-MOSI has 9 words."""
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 PlainName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
 
@@ -104,6 +107,9 @@ class EngineRecord(Record):
     plan_sha256: Sha256
     plan_bytes: Annotated[int, Field(ge=1)]
     batch: tuple[int, int, int] = Field(description="smallest, tuned and largest")
+    lengths: tuple[int, int, int] | None = Field(
+        None, description="tokens of a text graph that takes any number: smallest, tuned and largest; absent: one size"
+    )
     flags: dict[str, str | int | bool]
     inputs: list[TensorRecord]
     outputs: list[TensorRecord]
@@ -122,6 +128,13 @@ class EngineRecord(Record):
         if not 1 <= batch[0] <= batch[1] <= batch[2] <= MAX_BATCH:
             raise ValueError(f"expected 1 <= smallest <= tuned <= largest <= {MAX_BATCH}, found {list(batch)}")
         return batch
+
+    @field_validator("lengths")
+    @classmethod
+    def _lengths_are_ordered(cls, lengths: tuple[int, int, int] | None) -> tuple[int, int, int] | None:
+        if lengths is not None and not 1 <= lengths[0] <= lengths[1] <= lengths[2] <= MAX_AXIS:
+            raise ValueError(f"expected 1 <= smallest <= tuned <= largest <= {MAX_AXIS}, found {list(lengths)}")
+        return lengths
 
 
 class Engine(Record):
@@ -243,6 +256,14 @@ def write_engine_alone(folder: Path, record: EngineRecord, plan: bytes, log: str
     return Engine(path=sidecar, record=record)
 
 
+def text_lengths(manifest: Manifest) -> tuple[int, int, int] | None:
+    """The tokens that an engine of a text graph takes, smallest, tuned and largest number; None: one number alone."""
+    text = manifest.text
+    if text is None or text.lengths == "fixed":
+        return None
+    return 1, min(TYPICAL_TOKENS, text.max_tokens), text.max_tokens
+
+
 def _contract(record: EngineRecord, bundle: Bundle) -> str | None:
     """What of a sidecar's inputs and outputs is not the graph's; its buffers are made from them."""
     kind, manifest = bundle.manifest.graphs[record.graph].kind, bundle.manifest
@@ -251,6 +272,9 @@ def _contract(record: EngineRecord, bundle: Bundle) -> str | None:
     taken = "FLOAT"
     if kind == "text":
         taken, inputs = "INT64", dict.fromkeys(TEXT_INPUTS, inputs["text"][:2])
+        lengths = text_lengths(manifest)
+        if record.lengths != lengths:
+            return f"takes sentences of {record.lengths} tokens, {record.graph} is for {lengths}"
     elif kind in ("fusion", "explain"):
         names = ["score"] if kind == "fusion" else list(manifest.outputs)
         given = {name: [-1, *manifest.outputs[name].shape[1:]] for name in names}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -36,7 +37,11 @@ class _Buffer:
     host: int
     array: npt.NDArray[Any]
     device: int
-    row_bytes: int
+
+    def view(self, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+        """The start of it as so many samples, and of so many tokens where ``shape`` says."""
+        whole = (*shape, *self.array.shape[len(shape) :])
+        return self.array.reshape(-1)[: math.prod(whole)].reshape(whole)
 
 
 class TensorRtRunner(Runner):
@@ -67,7 +72,7 @@ class TensorRtRunner(Runner):
         self._buffers: dict[str, _Buffer] = {}
         self._stream: Any = None
         self._graph: Any = None
-        self._batch = 0
+        self._shape: tuple[int, ...] = (0,)
         self._warm = False
         self._no_capture: str | None = None
         self.last_latency_ms = 0.0
@@ -80,7 +85,7 @@ class TensorRtRunner(Runner):
             self._stream = self._cuda.stream()
             for tensor in (*self._record.inputs, *self._record.outputs):
                 self._buffers[tensor.name] = self._bind(tensor)
-            self._run_once({spec.name: np.zeros((1, *spec.shape[1:]), spec.dtype) for spec in self.inputs})
+            self._run_once({t.name: np.zeros((1, *t.shape[1:]), _DTYPES[t.dtype]) for t in self._record.inputs})
         except DmdkitError:
             self._close()
             raise
@@ -102,7 +107,7 @@ class TensorRtRunner(Runner):
                 self._cuda.free(device)
             self._cuda.free_pinned(host)
             raise
-        return _Buffer(tensor.name, host, array, device, array[0].nbytes)
+        return _Buffer(tensor.name, host, array, device)
 
     @property
     def backend(self) -> str:
@@ -113,7 +118,9 @@ class TensorRtRunner(Runner):
     @property
     def inputs(self) -> Sequence[TensorSpec]:
         """The inputs, in the graph's order."""
-        return tuple(TensorSpec(tensor.name, tuple(tensor.shape), _DTYPES[tensor.dtype]) for tensor in self._record.inputs)
+        any_length = self._record.lengths is not None
+        shapes = {tensor.name: (-1, -1) if any_length else tuple(tensor.shape) for tensor in self._record.inputs}
+        return tuple(TensorSpec(tensor.name, shapes[tensor.name], _DTYPES[tensor.dtype]) for tensor in self._record.inputs)
 
     @property
     def outputs(self) -> Sequence[str]:
@@ -129,12 +136,12 @@ class TensorRtRunner(Runner):
         assert self._opened is not None
         for tensor in self._record.inputs if not self._mapped else ():
             buffer = self._buffers[tensor.name]
-            self._cuda.to_device(buffer.device, buffer.host, self._batch * buffer.row_bytes, self._stream)
+            self._cuda.to_device(buffer.device, buffer.host, buffer.view(self._shape).nbytes, self._stream)
         if not self._opened.context.execute_async_v3(int(self._stream)):
-            raise EngineError(f"{self.name}: the engine refused to run a batch of {self._batch}")
+            raise EngineError(f"{self.name}: the engine refused to run {self._in_words()}")
         for tensor in self._record.outputs if not self._mapped else ():
             buffer = self._buffers[tensor.name]
-            self._cuda.to_host(buffer.host, buffer.device, self._batch * buffer.row_bytes, self._stream)
+            self._cuda.to_host(buffer.host, buffer.device, buffer.view(self._shape).nbytes, self._stream)
 
     def _capture(self) -> None:
         try:
@@ -146,22 +153,28 @@ class TensorRtRunner(Runner):
             self._no_capture = f"no CUDA graph, {cause}"
             _LOG.warning("%s: running without a CUDA graph: %s", self.name, cause)
 
-    def _set_batch(self, batch: int) -> None:
+    def _in_words(self) -> str:
+        tokens = f" of {self._shape[1]} tokens" if len(self._shape) > 1 else ""
+        return f"a batch of {self._shape[0]}{tokens}"
+
+    def _set_shape(self, shape: tuple[int, ...]) -> None:
         assert self._opened is not None
-        if batch == self._batch:
+        if shape == self._shape:
             return
         if self._graph is not None:
             self._cuda.destroy_graph(self._graph)
             self._graph = None
-        for spec in self.inputs:
-            if not self._opened.context.set_input_shape(spec.name, (batch, *spec.shape[1:])):
-                raise EngineError(f"{self.name}: the engine refuses a batch of {batch}")
-        self._batch, self._warm = batch, False
+        self._shape, self._warm = shape, False
+        for tensor in self._record.inputs:
+            if not self._opened.context.set_input_shape(tensor.name, (*shape, *tensor.shape[len(shape) :])):
+                refused, self._shape = self._in_words(), (0,)
+                raise EngineError(f"{self.name}: the engine refuses {refused}")
 
     def _run_once(self, feed: Mapping[str, Array]) -> dict[str, Array]:
-        self._set_batch(len(next(iter(feed.values()))))
+        first = next(iter(feed.values()))
+        self._set_shape(first.shape[:2] if self._record.lengths is not None else first.shape[:1])
         for name, array in feed.items():
-            np.copyto(self._buffers[name].array[: self._batch], array)
+            np.copyto(self._buffers[name].view(self._shape), array)
         if self._graph is None and self._warm and self._no_capture is None:
             self._capture()
         if self._graph is not None:
@@ -170,7 +183,7 @@ class TensorRtRunner(Runner):
             self._enqueue()
         self._cuda.synchronize(self._stream)
         self._warm = True
-        return {tensor.name: self._buffers[tensor.name].array[: self._batch].copy() for tensor in self._record.outputs}
+        return {tensor.name: self._buffers[tensor.name].view(self._shape).copy() for tensor in self._record.outputs}
 
     def _infer(self, feed: Mapping[str, Array]) -> dict[str, Array]:
         start = time.perf_counter()

@@ -111,13 +111,13 @@ def _monitor(trt: Any, watcher: _BuildWatcher) -> Any:
     return Monitor()
 
 
-def _info(tensor: Any) -> TensorInfo:
-    return TensorInfo(
-        str(tensor.name), tuple(int(size) for size in tensor.shape), str(tensor.dtype).rsplit(".", maxsplit=1)[-1]
-    )
+def _info(tensor: Any, longest: int) -> TensorInfo:
+    shape = tuple(int(size) for size in tensor.shape)
+    largest = (*shape[:1], *(longest if size < 0 else size for size in shape[1:]))
+    return TensorInfo(str(tensor.name), largest, str(tensor.dtype).rsplit(".", maxsplit=1)[-1])
 
 
-def _products(network: Any, trt: Any) -> tuple[ProductInfo, ...]:
+def _products(network: Any, trt: Any, longest: int) -> tuple[ProductInfo, ...]:
     """Every product of a parsed network, found with TensorRT alone: a device has no onnx package."""
     kinds = {trt.LayerType.MATRIX_MULTIPLY, trt.LayerType.CONVOLUTION}
     layers = [network.get_layer(index) for index in range(network.num_layers)]
@@ -136,7 +136,7 @@ def _products(network: Any, trt: Any) -> tuple[ProductInfo, ...]:
             continue
         work = 1
         for size in tuple(layer.get_output(0).shape)[1:]:
-            work *= max(int(size), 1)
+            work *= longest if int(size) < 0 else max(int(size), 1)
         left = tuple(int(size) for size in inputs[0].shape)
         if layer.type == trt.LayerType.CONVOLUTION:
             layer.__class__ = trt.IConvolutionLayer  # the bindings hand out the base class
@@ -144,7 +144,7 @@ def _products(network: Any, trt: Any) -> tuple[ProductInfo, ...]:
             for size in layer.kernel_size_nd:
                 work *= int(size)
         else:
-            work *= left[-1]
+            work *= longest if left[-1] < 0 else left[-1]
         # ONNX nodes become layers of the same name, sometimes with a number behind it.
         found.append(ProductInfo(str(layer.name), work, all(name in dequantized for name in names[:2]) and len(names) > 1))
     return tuple(found)
@@ -157,6 +157,7 @@ def build(
     *,
     compute_capabilities: Sequence[str] = (),
     batch: tuple[int, int, int] = (1, 1, 1),
+    lengths: tuple[int, int, int] | None = None,
     workspace_bytes: int | None = None,
     progress: Progress | None = None,
 ) -> Built:
@@ -168,6 +169,8 @@ def build(
         name: What to call the graph in messages.
         compute_capabilities: What to compile for ("8.6"); TensorRT-RTX only. Empty: this machine's GPU.
         batch: Smallest, tuned and largest batch, on the first axis of every input.
+        lengths: The same of the tokens of a sentence, on the second axis of a text graph that takes any length; its inputs and
+            outputs are described at the largest. None: the second axis is fixed.
         workspace_bytes: Limit of the workspace pool.
         progress: Called at every step; False cancels.
 
@@ -179,7 +182,7 @@ def build(
     watcher = _BuildWatcher(progress)
     with _deferred_interrupt(watcher):
         try:
-            built = _build(flavour, onnx_model, name, compute_capabilities, batch, workspace_bytes, watcher)
+            built = _build(flavour, onnx_model, name, compute_capabilities, batch, lengths, workspace_bytes, watcher)
         except EngineError:
             if watcher.interrupt is None:
                 raise
@@ -194,6 +197,7 @@ def _build(
     name: str,
     compute_capabilities: Sequence[str],
     batch: tuple[int, int, int],
+    lengths: tuple[int, int, int] | None,
     workspace_bytes: int | None,
     watcher: _BuildWatcher,
 ) -> Built:
@@ -225,13 +229,15 @@ def _build(
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     configure(flavour, config, compute_capabilities)
     profile = builder.create_optimization_profile()
-    inputs = tuple(_info(network.get_input(index)) for index in range(network.num_inputs))
-    outputs = tuple(_info(network.get_output(index)) for index in range(network.num_outputs))
+    longest = lengths[2] if lengths is not None else 1
+    inputs = tuple(_info(network.get_input(index), longest) for index in range(network.num_inputs))
+    outputs = tuple(_info(network.get_output(index), longest) for index in range(network.num_outputs))
     for tensor in inputs:
-        shapes = [cast("Any", (size, *tensor.shape[1:])) for size in batch]
+        rests = [tensor.shape[1:]] * 3 if lengths is None else [(length, *tensor.shape[2:]) for length in lengths]
+        shapes = [cast("Any", (size, *rest)) for size, rest in zip(batch, rests, strict=True)]
         profile.set_shape(tensor.name, *shapes)
     config.add_optimization_profile(profile)
-    products = _products(network, trt)
+    products = _products(network, trt, longest)
     monitor = _monitor(trt, watcher)  # must outlive the build
     config.progress_monitor = monitor
     plan = None if watcher.stopped else builder.build_serialized_network(network, config)

@@ -13,7 +13,8 @@ from dmdkit.errors import BundleError, InputError
 from dmdkit.runtime.bundle import Bundle
 from dmdkit.runtime.inputs import refuse_masked
 from dmdkit.runtime.manifest import Manifest, TextRecord
-from dmdkit.runtime.text.tokenizer import Layout, SentenceTokenizer, TokenBatch, lay_out
+from dmdkit.runtime.text.lengths import encode
+from dmdkit.runtime.text.tokenizer import Layout, SentenceTokenizer, TokenBatch, lay_out, without_padding
 
 if TYPE_CHECKING:
     from dmdkit.runtime.backends.base import Runner
@@ -108,9 +109,7 @@ class TextStage:
         wrong = next((item for item in row if isinstance(item, bool) or not isinstance(item, (int, np.integer))), None)
         if wrong is not None:
             raise InputError(f"input 'text' holds {wrong!r:.40} among token ids, expected whole numbers")
-        tokens = [index for index, item in enumerate(row) if item != self._record.pad_id]
-        # Between tokens it is one of them, as it is where a string spells it.
-        return [int(item) for item in row[tokens[0] : tokens[-1] + 1]] if tokens else []
+        return without_padding(row, self._record.pad_id)
 
     def features(self, value: object) -> TextFeatures:
         """The features of strings or ids.
@@ -119,7 +118,7 @@ class TextStage:
             InputError: It is neither, or an id is not in the vocabulary.
         """
         batch, batched = self.tokens(value)
-        found = self.runner.infer(batch.feed())["text"]
+        found = encode(self.runner, batch)
         return TextFeatures(found if batched else found[0], batch.truncated)
 
 

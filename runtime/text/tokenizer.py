@@ -16,7 +16,7 @@ from dmdkit.errors import BundleError, InputError, MissingDependencyError
 if TYPE_CHECKING:
     import tokenizers
 
-__all__ = ["Layout", "SentenceTokenizer", "TokenBatch", "lay_out"]
+__all__ = ["Layout", "SentenceTokenizer", "TokenBatch", "lay_out", "read_tokenizer", "without_padding"]
 
 MAX_TOKENIZER_BYTES = 256 << 20
 _NEED = "reading sentences (token ids and features need no tokenizer)"
@@ -58,6 +58,12 @@ class TokenBatch:
     def feed(self) -> dict[str, Tokens]:
         """The two arrays under the graph's names."""
         return {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
+
+
+def without_padding(row: Sequence[int], pad_id: int) -> list[int]:
+    """A sentence's ids without its padding, on whichever side that was; between tokens it is one of them."""
+    tokens = [index for index, item in enumerate(row) if item != pad_id]
+    return [int(item) for item in row[tokens[0] : tokens[-1] + 1]] if tokens else []
 
 
 def lay_out(rows: Sequence[Sequence[int]], layout: Layout) -> TokenBatch:

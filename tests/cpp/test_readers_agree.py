@@ -96,6 +96,8 @@ READ_BY_CPP = [
     ("graphs",), ("graphs", "*"),
     *(("graphs", "*", key) for key in ("kind", "precision", "file", "multiply_adds_int8", "verdict")),
     ("graphs", "*", "session_options"), ("graphs", "*", "session_options", "*"), ("graphs", "*", "verdict", "status"),
+    ("text",),
+    *(("text", key) for key in ("tokenizer", "max_tokens", "vocabulary_size", "pad_id", "padding_side", "padded_steps", "lengths")),
     ("golden",), ("golden", "file"), ("golden", "samples"), ("files",), ("files", "*"),
     ("files", "*", "sha256"), ("files", "*", "size_bytes"),
 ]  # fmt: skip

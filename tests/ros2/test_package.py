@@ -47,6 +47,8 @@ def test_the_manifest_is_valid_and_says_our_version(manifest: Package) -> None:
 
 def test_the_manifest_lists_what_cmake_and_the_launch_file_use(manifest: Package) -> None:
     found = set(re.findall(r"find_package\((\w+)", CMAKE)) - {"dmdkit"}  # installed by our own CMake, no ROS package
+    assert "find_package(hri_msgs QUIET)" in CMAKE
+    found -= {"hri_msgs"}  # used where it is there
     needed = manifest.build_depends + manifest.buildtool_depends + manifest.test_depends
     assert found == {dependency.name for dependency in needed} - {"nlohmann-json-dev"}  # headers alone, found by find_path
     imported = {

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from dmdkit.errors import InputError
-from dmdkit.runtime.inputs import RangeGuard, check_inputs
+from dmdkit.runtime.inputs import RangeGuard, check_inputs, is_for_text_encoder
 from dmdkit.runtime.manifest import InputRecord
 from dmdkit.runtime.self_check import check_outputs
+from dmdkit.runtime.text.lengths import length_groups
+from dmdkit.runtime.text.tokenizer import Layout, lay_out, without_padding
 from tests.vectors.generate import FOLDER, vectors
 
 FILES = sorted(path.name for path in FOLDER.glob("*.json"))
@@ -68,3 +70,26 @@ def test_self_checks(case: dict) -> None:
     assert verdict.max_error == pytest.approx(float("inf") if expected["max_error"] is None else expected["max_error"])
     assert verdict.tolerance == pytest.approx(expected["tolerance"])
     assert verdict.correlation == (None if expected["correlation"] is None else pytest.approx(expected["correlation"]))
+
+
+@pytest.mark.parametrize("case", cases("kinds"))
+def test_what_is_words_ids_and_features(case: dict) -> None:
+    assert is_for_text_encoder(case["value"]) == (case["kind"] != "features")
+
+
+@pytest.mark.parametrize("case", cases("rows"))
+def test_rows_of_ids(case: dict) -> None:
+    tokens = without_padding(case["ids"], case["pad_id"])
+    layout = Layout(case["max_tokens"], case["pad_id"], "left", case["vocabulary_size"])
+    if "refusal" in case:
+        with pytest.raises(InputError) as refused:
+            lay_out([tokens], layout)
+        assert str(refused.value) == case["refusal"]
+        return
+    assert tokens == case["tokens"]
+    assert lay_out([tokens], layout).attention_mask.sum() == len(tokens)
+
+
+@pytest.mark.parametrize("case", cases("groups"))
+def test_groups_of_sentences(case: dict) -> None:
+    assert length_groups(case["lengths"]) == case["groups"]

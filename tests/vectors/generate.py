@@ -2,9 +2,9 @@
 
     python -m tests.vectors.generate
 
-The rules are Python's: what inputs are refused or reported (``dmdkit.runtime.inputs``), and what a self-check says
-(``dmdkit.runtime.self_check``). Each file holds ``inputs``, ``self_checks`` or both. JSON has no word for a value that is not
-finite: "nan", "inf" and "-inf" stand for them, and null for an infinite error.
+The rules are Python's: what inputs are refused or reported (``dmdkit.runtime.inputs``), what a self-check says
+(``dmdkit.runtime.self_check``), and what words and token ids are (``dmdkit.runtime.text``). A file's keys say which. JSON has
+no word for a value that is not finite: "nan", "inf" and "-inf" stand for them, and null for an infinite error.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from typing import Any
 import numpy as np
 
 from dmdkit.errors import InputError
-from dmdkit.runtime.inputs import RangeGuard, check_inputs
+from dmdkit.runtime.inputs import RangeGuard, check_inputs, is_for_text_encoder
 from dmdkit.runtime.manifest import InputRecord
 from dmdkit.runtime.self_check import check_outputs
+from dmdkit.runtime.text.lengths import length_groups
+from dmdkit.runtime.text.tokenizer import Layout, lay_out, without_padding
 
 FOLDER = Path(__file__).parent
 STEPS = 4
@@ -260,6 +262,74 @@ def non_finite_checks() -> list[dict[str, Any]]:
     ]
 
 
+def kinds() -> list[dict[str, Any]]:
+    """Whether a value for ``text`` is words, token ids or features."""
+    values: dict[str, Any] = {
+        "one sentence": "good film",
+        "an empty sentence": "",
+        "sentences": ["good", "film"],
+        "ids of one sentence": [101, 2204, 102],
+        "one id": [101],
+        "ids of sentences": [[101, 102], [101, 2204, 102]],
+        "negative ids": [[-1, 3]],
+        "features of a step": [[0.5, 1.5]],
+        "features": [[[0.5, 1.5], [0.0, 0.0]]],
+        "whole features": [[[1.0], [2.0]]],
+        "nothing": [],
+        "nothing of nothing": [[]],
+        "a number": 3,
+    }
+    return [
+        {
+            "name": name,
+            "value": value,
+            "kind": "features"
+            if not is_for_text_encoder(value)
+            else "words"
+            if isinstance(value, str) or isinstance(value[0], str)
+            else "ids",
+        }
+        for name, value in values.items()
+    ]
+
+
+def rows() -> list[dict[str, Any]]:
+    """The tokens of a sentence given as ids, or why it is refused."""
+    cases = {
+        "plain": [2, 10, 3],
+        "padded on the left": [0, 0, 2, 10, 3],
+        "padded on the right": [2, 10, 3, 0, 0],
+        "padded on both sides": [0, 2, 3, 0],
+        "padding between tokens": [0, 2, 0, 10, 3],
+        "as long as may be": [2, 10, 11, 12, 13, 3],
+        "padded beyond that": [0, 2, 10, 11, 12, 13, 3, 0],
+        "too long": [2, 10, 11, 12, 13, 14, 3],
+        "nothing": [],
+        "padding alone": [0, 0, 0],
+        "the last of the vocabulary": [2, 19, 3],
+        "beyond the vocabulary": [2, 20, 3],
+        "far beyond it": [2, 1 << 40, 3],
+        "negative": [2, -5, 3],
+        "negative and beyond": [99, -5, 3],
+    }
+    found = []
+    for name, ids in cases.items():
+        case = {"name": name, "ids": ids, "max_tokens": 6, "vocabulary_size": 20, "pad_id": 0}
+        tokens = without_padding(ids, 0)
+        try:
+            lay_out([tokens], Layout(6, 0, "left", 20))
+            found.append(case | {"tokens": tokens})
+        except InputError as cause:
+            found.append(case | {"refusal": str(cause)})
+    return found
+
+
+def groups() -> list[dict[str, Any]]:
+    """Which sentences of a batch run together."""
+    cases = {"one": [5], "alike": [3, 8, 1], "mixed": [8, 9, 1, 50, 16, 17], "all of the longest": [50, 50]}
+    return [{"name": name, "lengths": lengths, "groups": length_groups(lengths)} for name, lengths in cases.items()]
+
+
 def vectors() -> dict[str, str]:
     """File name -> content."""
     files: dict[str, dict[str, Any]] = {
@@ -267,6 +337,7 @@ def vectors() -> dict[str, str]:
         "padding.json": {"inputs": padding()},
         "absence.json": {"inputs": absence()},
         "self_check.json": {"self_checks": self_checks()},
+        "words.json": {"kinds": kinds(), "rows": rows(), "groups": groups()},
         "non_finite.json": {"inputs": non_finite_inputs(), "self_checks": non_finite_checks()},
     }
     return {name: _text(content) for name, content in files.items()}

@@ -12,11 +12,10 @@ from dmdkit.config import TokensFrom
 from dmdkit.data.dataset import Dataset, Split, TokenArray
 from dmdkit.errors import DataError, InputError
 from dmdkit.runtime.backends.base import Runner
-from dmdkit.runtime.batching import infer_batched
 from dmdkit.runtime.bundle import Bundle
-from dmdkit.runtime.manifest import TEXT_INPUTS
 from dmdkit.runtime.open_graph import open_runner
 from dmdkit.runtime.text.encoder import tokenizer_of
+from dmdkit.runtime.text.lengths import encode
 from dmdkit.runtime.text.tokenizer import SentenceTokenizer, TokenBatch, lay_out
 
 __all__ = ["Tokenised", "dataset_with_text", "encode_tokens", "tokenised"]
@@ -108,7 +107,7 @@ def _tokens_of(batch: TokenBatch, index: int) -> list[int]:
 
 def encode_tokens(runner: Runner, tokens: npt.NDArray[np.int64]) -> Array:
     """Features (N, T, D) of tokens (N, 2, T), sample by sample: a dynamic INT8 range is that of the whole call."""
-    return infer_batched(runner.infer, {name: tokens[:, index] for index, name in enumerate(TEXT_INPUTS)}, 1)["text"]
+    return np.concatenate([encode(runner, TokenBatch(*np.ascontiguousarray(sample[:, None]))) for sample in tokens])
 
 
 def dataset_with_text(bundle: Bundle, dataset: Dataset, only: Sequence[str], *, encode: bool) -> Dataset:

@@ -21,6 +21,7 @@ from safetensors.numpy import load, save
 from dmdkit.errors import RunnerError
 from dmdkit.files import write_bytes
 from dmdkit.parity.compare import CPP_MAX_ERROR, HopRecord, compare
+from dmdkit.parity.text_hops import pair_of
 from dmdkit.runtime.bundle import Bundle
 from dmdkit.runtime.manifest import Manifest
 
@@ -77,14 +78,48 @@ class CppRunner:
             RunnerError: The program cannot be started, fails, does not end in time, or its answers cannot be read.
         """
         record = bundle.manifest.graphs[graph]
-        options = ["--graph", record.precision, "--batch", str(batch), "--threads", "1", "--device", "cpu"]
-        options += ["--explain"] if record.kind == "explain" else []
+        options = ["--explain"] if record.kind == "explain" else []
+        answers = self._run(bundle, graph, record.precision, features, batch, options)
+        if record.kind == "explain":  # of the two graphs that were run, the explaining one
+            answers.outputs["score"] = answers.outputs.pop("explain_score", np.empty(0, np.float32))
+        return answers
+
+    def run_words(
+        self, bundle: Bundle, precision: str, words: Sequence[str] | Sequence[Sequence[int]], features: Mapping[str, Array]
+    ) -> NativeAnswers:
+        """Runs the text and the fusion graph of a precision on sentences, one at a time, with one thread.
+
+        Args:
+            bundle: A bundle with a text encoder.
+            precision: Of both graphs.
+            words: N sentences, or the token ids of each.
+            features: Audio and vision features of the samples, (N, T, D).
+
+        Raises:
+            RunnerError: As :meth:`run`.
+        """
+        return self._run(bundle, pair_of(precision), precision, features, 1, [], json.dumps(list(words)))
+
+    def _run(
+        self,
+        bundle: Bundle,
+        graph: str,
+        precision: str,
+        features: Mapping[str, Array],
+        batch: int,
+        more: Sequence[str],
+        words: str | None = None,
+    ) -> NativeAnswers:
+        options = ["--graph", precision, "--batch", str(batch), "--threads", "1", "--device", "cpu", *more]
         try:
             with tempfile.TemporaryDirectory(prefix="dmdkit-") as name:
                 folder = Path(name)
                 given, answered = folder / "features.safetensors", folder / "answers.safetensors"
                 write_bytes(given, save({key: np.ascontiguousarray(array) for key, array in features.items()}), RunnerError)
                 files = ["--input", str(given), "--output", str(answered)]
+                if words is not None:
+                    write_bytes(folder / "words.json", words.encode(), RunnerError)
+                    files += ["--words", str(folder / "words.json")]
                 command = [str(self._tool), str(bundle.path.absolute()), *files, *options]
                 backend = self._backend(graph, self._printed(command, graph, folder))
                 outputs = self._answers(graph, answered)
@@ -92,8 +127,6 @@ class CppRunner:
             raise RunnerError(
                 f"no temporary folder for --runner: {cause.strerror or cause}; free space or set TMPDIR"
             ) from cause
-        if record.kind == "explain":  # of the two graphs that were run, the explaining one
-            outputs["score"] = outputs.pop("explain_score", np.empty(0, np.float32))
         return NativeAnswers(backend, outputs)
 
     def _printed(self, command: Sequence[str], graph: str, folder: Path) -> str:
@@ -188,7 +221,7 @@ def cpp_hop(
     That limit is for one ONNX Runtime in both. With two versions the numbers are reported, but neither prove nor disprove.
 
     Args:
-        graph: Key in the manifest's graphs.
+        graph: Key in the manifest's graphs, or a pair of them (``text.fp32+fusion.fp32``).
         here: Outputs of the graph in Python.
         there: Those in C++, on the same samples.
         manifest: The bundle's manifest.
@@ -201,7 +234,7 @@ def cpp_hop(
         f"{graph}@cpp",
         here,
         there.outputs,
-        precision=manifest.graphs[graph].precision,
+        precision=graph.rsplit(".", 1)[-1],
         task=manifest.task,
         label_range=manifest.label_range,
         labels=labels,

@@ -23,6 +23,7 @@ from dmdkit.parity.cpp_runner import CppRunner, cpp_hop
 from dmdkit.parity.held_out import held_out
 from dmdkit.parity.text_hops import text_hops
 from dmdkit.parity.verdicts import judged
+from dmdkit.parity.word_hops import words_in_cpp
 from dmdkit.records import read_record
 from dmdkit.runtime.backends.registry import BackendName, proof_name
 from dmdkit.runtime.batching import infer_batched
@@ -234,6 +235,7 @@ def measure(
 
     hops += _unit_failures(bundle, golden, on_step)
     hops += _text_hops(bundle, golden, split, reference, on_step)
+    hops += words_in_cpp(bundle, golden, split, native, distinct, on_step)
     shares = RangeGuard(manifest.inputs).shares(features)
     hops = _judged_inside(hops, shares)
     return Ledger(

@@ -7,6 +7,7 @@
 //   void bind(std::size_t batch, float* const* inputs, float* const* outputs);
 //   void run();                             // must not allocate unless it fails
 //   const char* note() const;               // null, or what backend.h says of notes
+//   void run_tokens(std::size_t batch, std::size_t length, const std::int64_t* const* inputs, float* output);  // if it can
 //
 // all of which may throw but the getters, keeps a `constexpr` table made by table_of, and defines the entry with
 // DMDKIT_BACKEND_DEFINE_ENTRY.
@@ -20,6 +21,7 @@
 #include <memory>
 #include <new>
 #include <string>
+#include <type_traits>
 #include <utility>
 
 #include "dmdkit/backend.h"
@@ -63,6 +65,26 @@ void fill(const Tensor& tensor, dmdkit_backend_tensor* described) noexcept {
   *described = {tensor.name.c_str(), tensor.shape.data(), tensor.shape.size()};
 }
 
+// Whether a plug-in's session reads tokens.
+template <typename Session, typename = void>
+struct TakesTokens : std::false_type {};
+template <typename Session>
+struct TakesTokens<Session, std::void_t<decltype(&Session::run_tokens)>> : std::true_type {};
+
+using RunTokens = decltype(dmdkit_backend_vtable::run_tokens);
+
+template <typename Session>
+constexpr RunTokens run_tokens_of() {
+  if constexpr (TakesTokens<Session>::value) {
+    return [](Session* session, std::size_t batch, std::size_t length, const std::int64_t* const* inputs, float* output,
+              char* error, std::size_t error_size) {
+      return answered(error, error_size, [&] { session->run_tokens(batch, length, inputs, output); });
+    };
+  } else {
+    return nullptr;
+  }
+}
+
 // The table of a plug-in whose session is `Session`, which is always dmdkit_backend_session: a parameter only so that this is
 // compiled where that is complete.
 template <typename Session>
@@ -87,6 +109,7 @@ constexpr dmdkit_backend_vtable table_of(const char* (*describe)(), bool takes_e
       [](Session* session) { delete session; },
       takes_engines ? 1 : 0,
       [](const Session* session) -> const char* { return session->note(); },
+      run_tokens_of<Session>(),
   };
 }
 

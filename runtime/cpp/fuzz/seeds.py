@@ -102,12 +102,49 @@ def _safetensors() -> bytes:
     return struct.pack("<Q", len(text)) + text + bytes(44)
 
 
+def _tokenizers() -> Iterator[bytes]:
+    """Small tokenizers of every kind that is read, each with a sentence."""
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "##ly", "e"]
+    flags = {"single_word": False, "lstrip": True, "rstrip": True, "normalized": True, "special": True}
+    bert = {
+        "type": "BertNormalizer",
+        "clean_text": True,
+        "handle_chinese_chars": True,
+        "strip_accents": None,
+        "lowercase": True,
+    }
+    piece = {"SpecialToken": {"id": "[CLS]", "type_id": 0}}
+    template = {
+        "type": "TemplateProcessing",
+        "single": [piece, {"Sequence": {"id": "A", "type_id": 0}}],
+        "special_tokens": {"[CLS]": {"id": "[CLS]", "ids": [2], "tokens": ["[CLS]"]}},
+    }
+    pair = {"type": "BertProcessing", "sep": ["[SEP]", 3], "cls": ["[CLS]", 2]}
+    for normalizer, around in ((bert, template), ({**bert, "strip_accents": False}, pair), (None, None)):
+        values = {
+            "version": "1.0",
+            "added_tokens": [{"id": 3, "content": "[SEP]", **flags}, {"id": 7, "content": "Zo\u00e9", **flags}],
+            "normalizer": normalizer,
+            "pre_tokenizer": {"type": "BertPreTokenizer"},
+            "post_processor": around,
+            "model": {
+                "type": "WordPiece",
+                "unk_token": "[UNK]",
+                "continuing_subword_prefix": "##",
+                "max_input_chars_per_word": 100,
+                "vocab": {token: index for index, token in enumerate(tokens)},
+            },
+        }
+        yield json.dumps(values).encode() + b"\0" + "Goodly, e\u0301 \u4e2d [SEP] zo\u00e9".encode()
+
+
 def seeds() -> dict[str, list[bytes]]:
     """Target -> its first inputs, all of which its reader takes."""
     return {
         "manifest": list(_manifests()),
         "engine": list(_sidecars()),
         "safetensors": [_safetensors()],
+        "tokenizer": list(_tokenizers()),
         "native": [native_graph(int8=False), native_graph(int8=True)],
     }
 

@@ -39,7 +39,14 @@ std::string library_path(const std::string& name, const std::string& directory) 
   return found.empty() ? file : found;
 }
 
+// What came later may be missing.
+constexpr std::size_t kLeastTableBytes = offsetof(dmdkit_backend_vtable, run_tokens);
+
 }  // namespace
+
+bool takes_tokens(const dmdkit_backend_vtable& table) noexcept {
+  return table.struct_size >= sizeof table && table.run_tokens != nullptr;
+}
 
 const dmdkit_backend_vtable& load_backend(const std::string& name, const std::string& directory) {
   if (!is_plain_name(name)) {
@@ -58,7 +65,7 @@ const dmdkit_backend_vtable& load_backend(const std::string& name, const std::st
   const auto entry = reinterpret_cast<dmdkit_backend_entry_function>(::dlsym(library, DMDKIT_BACKEND_ENTRY));
   if (entry == nullptr) throw unavailable(name, path + " is not a backend of dmdkit");
   const dmdkit_backend_vtable* table = entry(DMDKIT_BACKEND_ABI_VERSION);
-  if (table == nullptr || table->abi_version != DMDKIT_BACKEND_ABI_VERSION || table->struct_size < sizeof *table) {
+  if (table == nullptr || table->abi_version != DMDKIT_BACKEND_ABI_VERSION || table->struct_size < kLeastTableBytes) {
     throw unavailable(
         name, path + " speaks another version of the backend interface than " + std::to_string(DMDKIT_BACKEND_ABI_VERSION));
   }

@@ -13,6 +13,9 @@ namespace dmdkit {
 // path. Throws Failure with kBackendUnavailable.
 const dmdkit_backend_vtable& load_backend(const std::string& name, const std::string& directory);
 
+// Whether a backend runs text graphs.
+bool takes_tokens(const dmdkit_backend_vtable& table) noexcept;
+
 }  // namespace dmdkit
 
 #endif  // DMDKIT_SRC_BACKEND_LIBRARY_HPP_

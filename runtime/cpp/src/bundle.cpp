@@ -37,7 +37,22 @@ void check_samples(const std::string& key, const Tensor& tensor, std::size_t sam
   }
 }
 
-// Whatever a self-check will use is there and fits. Tokens, which are integers, were left out by the reader.
+// Every golden sentence is one that the text graphs can be fed.
+void check_tokens(const Golden& golden, const Manifest& manifest) {
+  const std::vector<std::size_t> shape = {manifest.golden_samples, manifest.text->max_tokens};
+  for (const char* name : {"input_ids", "attention_mask"}) {
+    const auto found = golden.tokens.find(name);
+    const std::int64_t end = name[0] == 'i' ? static_cast<std::int64_t>(manifest.text->vocabulary_size) : 2;
+    const auto is_other = [&](std::int64_t value) { return value < 0 || value >= end; };
+    if (found == golden.tokens.end() || found->second.shape != shape ||
+        std::any_of(found->second.values.begin(), found->second.values.end(), is_other)) {
+      throw Malformed("", std::string("input/text/") + name + " is missing or does not have shape (" + std::to_string(shape[0]) +
+                              ", " + std::to_string(shape[1]) + "), or holds what no token is");
+    }
+  }
+}
+
+// Whatever a self-check will use is there and fits.
 void check_golden(const Golden& golden, const Manifest& manifest) {
   for (const InputRecord& record : manifest.inputs) {
     const InputInfo& info = record.info;
@@ -56,6 +71,7 @@ void check_golden(const Golden& golden, const Manifest& manifest) {
       throw Malformed("", "the inputs of " + name + " are missing");
     }
   }
+  if (manifest.text) check_tokens(golden, manifest);
 }
 
 }  // namespace
@@ -116,7 +132,8 @@ Golden Bundle::golden() const {
   const Bytes bytes = read(name);
   try {
     Golden golden;
-    Tensors tensors = parse_safetensors(bytes.data(), bytes.size());
+    IntegerTensors integers;
+    Tensors tensors = parse_safetensors(bytes.data(), bytes.size(), nullptr, &integers);
     for (const auto& [key, tensor] : tensors) check_samples(key, tensor, manifest_.golden_samples);
     if (tensors.count("reference/score") == 0) throw Malformed("", "reference/score is missing");
     for (auto& [key, tensor] : tensors) {
@@ -130,6 +147,10 @@ Golden Bundle::golden() const {
       } else if (parts.size() != 2 || parts[0] != "reference") {
         throw Malformed("", "unexpected tensor " + in_quotes(key));
       }
+    }
+    for (auto& [key, tensor] : integers) {
+      const std::vector<std::string> parts = split(key);
+      if (parts.size() == 3 && parts[0] == "input" && parts[1] == "text") golden.tokens.emplace(parts[2], std::move(tensor));
     }
     check_golden(golden, manifest_);
     return golden;

@@ -16,6 +16,7 @@ namespace dmdkit {
 struct Golden {
   std::map<std::string, Tensor> inputs;                              // modality -> (N, T, D)
   std::map<std::string, std::map<std::string, Tensor>> unit_inputs;  // gd_homo, gd_hetero -> input name -> tensor
+  std::map<std::string, IntegerTensor> tokens;                       // input_ids, attention_mask: what text graphs are fed
   std::map<std::string, std::map<std::string, Tensor>> recorded;     // graph -> output name -> tensor
 
   // What a graph of this kind is fed.

@@ -2,7 +2,9 @@
 #include <memory>
 #include <new>
 #include <string>
+#include <string_view>
 #include <utility>
+#include <vector>
 
 #include "dmdkit/dmdkit.h"
 #include "dmdkit/runtime.hpp"
@@ -98,17 +100,51 @@ Status options_from_c(const dmdkit_options* given, dmdkit::Options& options) {
   return {};
 }
 
-// No allocation: predictions pass through here.
-bool inputs_from_c(const dmdkit_inputs* given, dmdkit::Inputs& inputs) noexcept {
+// What a caller of C gave, in the form of C++.
+struct Given {
+  dmdkit::Inputs inputs;
+  std::vector<std::string_view> words;
+  std::vector<dmdkit::TokenIds> token_ids;
+};
+
+// More sentences than any call has; a larger batch is refused before its pointers are followed.
+constexpr std::size_t kMaxSentences = std::size_t{1} << 24;
+
+Status words_from_c(const dmdkit_inputs& c, Given& given) {
+  if (c.batch > kMaxSentences) {
+    return {StatusCode::kInvalidInput, "batch is " + std::to_string(c.batch) + ", expected 1 to " + std::to_string(kMaxSentences)};
+  }
+  for (std::size_t i = 0; i < c.batch; ++i) {
+    if (c.words != nullptr) {
+      if (c.words[i] == nullptr) return {StatusCode::kInvalidInput, "sentence " + std::to_string(i) + " is null"};
+      given.words.emplace_back(c.words[i], c.word_bytes != nullptr ? c.word_bytes[i] : std::strlen(c.words[i]));
+    }
+    if (c.token_ids != nullptr) {
+      if (c.token_ids[i] == nullptr || c.token_counts == nullptr) {
+        return {StatusCode::kInvalidInput, "the token ids of sentence " + std::to_string(i) + ", or their count, are null"};
+      }
+      given.token_ids.emplace_back(c.token_ids[i], c.token_counts[i]);
+    }
+  }
+  if (c.words != nullptr) given.inputs.words.emplace(given.words);
+  if (c.token_ids != nullptr) given.inputs.token_ids.emplace(given.token_ids);
+  return {};
+}
+
+// Features need no allocation: predictions pass through here.
+Status inputs_from_c(const dmdkit_inputs* from, Given& given) {
   dmdkit_inputs c;
   dmdkit_inputs_init(&c);
-  if (!read_versioned(given, c)) return false;
+  if (!read_versioned(from, c)) return not_initialised("inputs");
+  dmdkit::Inputs& inputs = given.inputs;
   std::optional<dmdkit::FloatView>* const views[] = {&inputs.text, &inputs.audio, &inputs.vision};
+  const bool encoded = c.words != nullptr || c.token_ids != nullptr;
   for (int i = 0; i < DMDKIT_MODALITIES; ++i) {
+    if (i == DMDKIT_TEXT && encoded && c.data[i] == nullptr) continue;
     if ((c.absent >> i & 1U) == 0) *views[i] = dmdkit::FloatView(c.data[i], c.count[i]);
   }
   inputs.batch = c.batch;
-  return true;
+  return encoded ? words_from_c(c, given) : Status();
 }
 
 }  // namespace
@@ -180,14 +216,23 @@ const char* dmdkit_backend(const dmdkit_runtime* runtime) {
   return runtime != nullptr ? runtime->runtime.backend().c_str() : "";
 }
 
+const char* dmdkit_text_graph(const dmdkit_runtime* runtime) {
+  return runtime != nullptr ? runtime->runtime.text_graph().c_str() : "";
+}
+
+const char* dmdkit_text_backend(const dmdkit_runtime* runtime) {
+  return runtime != nullptr ? runtime->runtime.text_backend().c_str() : "";
+}
+
 dmdkit_status dmdkit_predict(dmdkit_runtime* runtime, const dmdkit_inputs* inputs, float* score, size_t score_count,
                              dmdkit_prediction* prediction) {
   if (runtime == nullptr || inputs == nullptr) return null_pointer(runtime == nullptr ? "runtime" : "inputs");
   return answer(dmdkit::guarded<Status>([&]() -> Status {
-    dmdkit::Inputs converted;
-    if (!inputs_from_c(inputs, converted)) return not_initialised("inputs");
+    Given given;
+    Status status = inputs_from_c(inputs, given);
+    if (!status.ok()) return status;
     if (!is_versioned(prediction)) return not_initialised("prediction");
-    const auto result = runtime->runtime.predict_into(converted, dmdkit::MutableFloatView(score, score_count));
+    const auto result = runtime->runtime.predict_into(given.inputs, dmdkit::MutableFloatView(score, score_count));
     if (!result) return result.status();
     if (prediction == nullptr) return {};
     dmdkit_prediction filled;
@@ -195,6 +240,7 @@ dmdkit_status dmdkit_predict(dmdkit_runtime* runtime, const dmdkit_inputs* input
     filled.latency_ms = result->latency_ms;
     filled.deadline_missed = result->deadline_missed ? 1 : 0;
     for (std::size_t i = 0; i < DMDKIT_MODALITIES; ++i) filled.out_of_range[i] = result->out_of_range[i];
+    filled.truncated = result->truncated;
     return write_versioned(filled, prediction) ? Status() : not_initialised("prediction");
   }));
 }
@@ -203,8 +249,9 @@ dmdkit_status dmdkit_explain(dmdkit_runtime* runtime, const dmdkit_inputs* input
   if (runtime == nullptr || inputs == nullptr) return null_pointer(runtime == nullptr ? "runtime" : "inputs");
   if (explanation == nullptr) return null_pointer("explanation");
   return answer(dmdkit::guarded<Status>([&]() -> Status {
-    dmdkit::Inputs converted;
-    if (!inputs_from_c(inputs, converted)) return not_initialised("inputs");
+    Given given;
+    Status status = inputs_from_c(inputs, given);
+    if (!status.ok()) return status;
     dmdkit_explanation c;
     dmdkit_explanation_init(&c);
     if (!read_versioned(explanation, c)) return not_initialised("explanation");
@@ -221,7 +268,7 @@ dmdkit_status dmdkit_explain(dmdkit_runtime* runtime, const dmdkit_inputs* input
       return dmdkit::MutableFloatView(data, data != nullptr ? count : 0);
     };
     const auto result = runtime->runtime.explain_into(
-        converted,
+        given.inputs,
         {view(c.score, c.score_count), view(c.logit_homo, c.logit_homo_count), view(c.logit_hetero, c.logit_hetero_count),
          view(c.edges_homo, c.edges_homo_count), view(c.edges_hetero, c.edges_hetero_count)});
     if (!result) return result.status();
@@ -245,8 +292,8 @@ dmdkit_status dmdkit_get_stats(const dmdkit_runtime* runtime, dmdkit_stats* stat
   if (runtime == nullptr || stats == nullptr) return null_pointer(runtime == nullptr ? "runtime" : "stats");
   return answer(dmdkit::guarded<Status>([&]() -> Status {
     const dmdkit::Stats found = runtime->runtime.stats();
-    const dmdkit_stats filled{sizeof filled, found.count,  found.p50_ms,          found.p90_ms,
-                              found.p99_ms,  found.max_ms, found.deadline_misses, found.out_of_range};
+    const dmdkit_stats filled{sizeof filled, found.count,  found.p50_ms,          found.p90_ms,       found.p99_ms,
+                              found.max_ms,  found.deadline_misses, found.out_of_range, found.truncated};
     return write_versioned(filled, stats) ? Status() : not_initialised("stats");
   }));
 }

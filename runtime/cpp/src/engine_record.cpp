@@ -92,6 +92,19 @@ void read_check(const Json& value, EngineRecord& record) {
   fields.finish();
 }
 
+// Smallest, tuned and largest.
+void check_profile(JsonFields& fields, const char* name, std::uint64_t largest) {
+  const Json& sizes = list_of(fields, name);
+  if (sizes.size() != 3) throw Malformed(name, "expected three sizes");
+  std::uint64_t smaller = 1;
+  for (const Json& size : sizes) {
+    if (!size.is_number_unsigned() || size < smaller || size > largest) {
+      throw Malformed(name, "expected smallest, tuned and largest, from 1 to " + std::to_string(largest));
+    }
+    smaller = size.get<std::uint64_t>();
+  }
+}
+
 EngineRecord read_values(const Json& value) {
   JsonFields fields(value, "");
   EngineRecord record;
@@ -110,15 +123,8 @@ EngineRecord read_values(const Json& value) {
   if (!is_plain_file_name(record.plan)) throw Malformed("plan", "expected a plain file name");
   record.plan_sha256 = fields.sha256("plan_sha256");
   record.plan_bytes = fields.count("plan_bytes", 1);
-  const Json& batch = list_of(fields, "batch");
-  if (batch.size() != 3) throw Malformed("batch", "expected three sizes");
-  std::uint64_t smaller = 1;
-  for (const Json& size : batch) {
-    if (!size.is_number_unsigned() || size < smaller || size > kMaxBatch) {
-      throw Malformed("batch", "expected smallest, tuned and largest, from 1 to " + std::to_string(kMaxBatch));
-    }
-    smaller = size.get<std::uint64_t>();
-  }
+  check_profile(fields, "batch", kMaxBatch);
+  if (!fields.is_null("lengths")) check_profile(fields, "lengths", kMaxAxis);
   check_flags(fields.child("flags"));
   check_tensors(fields, "inputs");
   check_tensors(fields, "outputs");

@@ -29,9 +29,21 @@ Status non_finite(const FloatView& view, const InputInfo& info) {
                                          "; replace it before predicting (training replaced by 0 only if its recipe said so)"};
 }
 
-// What a caller who has words or tokens must know.
-const char* features_hint(const InputRecord& record) noexcept {
-  return record.encoded ? "; this runtime takes features, not words or tokens: the bundle's text encoder runs in Python" : "";
+// What the encoder is given has one sentence for each sample of the batch, and nobody else gives text.
+Status check_words(const Inputs& inputs, bool has_text_encoder) {
+  if (!has_text_encoder) {
+    return {StatusCode::kGraphUnavailable,
+            "the bundle has no text encoder, so text is features, float32 (steps, features), not strings or token ids; export a "
+            "run that was trained with one (docs/text.md)"};
+  }
+  if (inputs.text.has_value() || (inputs.words && inputs.token_ids)) {
+    return {StatusCode::kInvalidInput, "input 'text' is given more than once; pass features, words or token ids"};
+  }
+  const std::size_t sentences = inputs.words ? inputs.words->size() : inputs.token_ids->size();
+  const bool there = sentences == 0 || (inputs.words ? inputs.words->data() != nullptr : inputs.token_ids->data() != nullptr);
+  if (there && sentences == inputs.batch) return {};
+  return {StatusCode::kInvalidInput, "input 'text' has " + std::to_string(sentences) + " sentences, expected " +
+                                         std::to_string(inputs.batch) + " for a batch of " + std::to_string(inputs.batch)};
 }
 
 Status wrong_size(const FloatView& view, const InputRecord& record, std::size_t batch) {
@@ -40,12 +52,12 @@ Status wrong_size(const FloatView& view, const InputRecord& record, std::size_t 
                                          " values, expected (batch, " + std::to_string(info.steps) + ", " +
                                          std::to_string(info.features) +
                                          ") = " + std::to_string(batch * info.steps * info.features) + " for a batch of " +
-                                         std::to_string(batch) + features_hint(record)};
+                                         std::to_string(batch)};
 }
 
 }  // namespace
 
-Status check_inputs(const Inputs& inputs, const InputRecords& records) {
+Status check_inputs(const Inputs& inputs, const InputRecords& records, bool has_text_encoder) {
   // The largest batch whose sizes cannot overflow: a sample has at most 2^28 values.
   constexpr std::size_t kMaxBatch = std::size_t{1} << 24;
   if (inputs.batch < 1 || inputs.batch > kMaxBatch) {
@@ -53,15 +65,18 @@ Status check_inputs(const Inputs& inputs, const InputRecords& records) {
             "batch is " + std::to_string(inputs.batch) + ", expected 1 to " + std::to_string(kMaxBatch)};
   }
   const Views views = views_of(inputs);
-  bool any = false;
-  for (std::size_t i = 0; i < kModalities; ++i) {
+  bool any = has_words(inputs);
+  if (any) {
+    Status status = check_words(inputs, has_text_encoder);
+    if (!status.ok()) return status;
+  }
+  for (std::size_t i = any ? 1 : 0; i < kModalities; ++i) {
     const InputInfo& info = records[i].info;
     if (!views[i]->has_value()) {
       if (info.may_be_absent) continue;
       return {StatusCode::kInvalidInput, "input '" + info.name +
                                              "' is absent, but this model was not trained without it; pass its features "
-                                             "(train with training.modality_dropout to allow absence)" +
-                                             features_hint(records[i])};
+                                             "(train with training.modality_dropout to allow absence)"};
     }
     const FloatView& view = **views[i];
     if (view.data() == nullptr || view.size() != inputs.batch * info.steps * info.features) {
@@ -76,7 +91,7 @@ Status check_inputs(const Inputs& inputs, const InputRecords& records) {
 
 void copy_inputs(const Inputs& inputs, const InputRecords& records, const std::array<float*, kModalities>& buffers) noexcept {
   const Views views = views_of(inputs);
-  for (std::size_t i = 0; i < kModalities; ++i) {
+  for (std::size_t i = has_words(inputs) ? 1 : 0; i < kModalities; ++i) {
     const std::size_t bytes = inputs.batch * records[i].info.steps * records[i].info.features * sizeof(float);
     if (views[i]->has_value()) {
       std::memcpy(buffers[i], (*views[i])->data(), bytes);

@@ -23,10 +23,14 @@ inline constexpr double kOutOfRangeShare = 0.02;
 
 using InputRecords = std::array<InputRecord, kModalities>;
 
-// Checks sizes, values and absence of `inputs`; allocates only to say what is wrong.
-Status check_inputs(const Inputs& inputs, const InputRecords& records);
+// Whether sentences or their token ids stand in the place of text features.
+inline bool has_words(const Inputs& inputs) noexcept { return inputs.words.has_value() || inputs.token_ids.has_value(); }
 
-// Copies `inputs` to one buffer per modality, zeros where a modality is absent. They must have passed check_inputs.
+// Checks sizes, values and absence of `inputs`; allocates only to say what is wrong. What words hold is left to the encoder.
+Status check_inputs(const Inputs& inputs, const InputRecords& records, bool has_text_encoder = false);
+
+// Copies `inputs` to one buffer per modality, zeros where a modality is absent, nothing where words are to be encoded. They must
+// have passed check_inputs.
 void copy_inputs(const Inputs& inputs, const InputRecords& records, const std::array<float*, kModalities>& buffers) noexcept;
 
 // Notices features unlike the training data's; a modality without a recorded range is not guarded.

@@ -28,7 +28,7 @@ const std::set<std::string> kSessionOptions = {"optimization.disable_specified_o
 const std::set<std::string> kKinds = {"fusion", "explain", "gd_homo", "gd_hetero", "text"};
 const std::set<std::string> kPrecisions = {"fp32", "fp16", "int8-cpu", "int8-trt"};
 // Names in `requires` that this version fulfils, as in dmdkit.runtime.format_version.
-const std::set<std::string> kKnownRequirements = {};
+const std::set<std::string> kKnownRequirements = {"text-lengths"};
 
 // The training range of a modality: both ends for every feature, or neither.
 void read_range(JsonFields& fields, InputRecord& record) {
@@ -160,6 +160,33 @@ void read_inputs(const Json& value, Manifest& manifest) {
   }
 }
 
+text::TextRecord read_text(const Json& value, const Manifest& manifest) {
+  JsonFields fields(value, "text");
+  text::TextRecord record;
+  record.tokenizer = fields.text("tokenizer");
+  record.max_tokens = fields.size("max_tokens");
+  record.vocabulary_size = fields.size("vocabulary_size");
+  record.pad_id = static_cast<std::int64_t>(fields.count("pad_id"));
+  record.pads_left = fields.one_of("padding_side", {"left", "right"}) == "left";
+  const bool zeroed = fields.one_of("padded_steps", {"zero", "encoded"}) == "zero";
+  record.any_length = fields.has("lengths") && fields.one_of("lengths", {"fixed", "dynamic"}) == "dynamic";
+  if (record.any_length && !(zeroed && record.pads_left)) {
+    throw Malformed("text", "lengths: only where padding is on the left and comes out as zeros are they dynamic");
+  }
+  const std::size_t steps = manifest.inputs[0].info.steps;
+  if (record.max_tokens != steps) {
+    throw Malformed("text", std::to_string(record.max_tokens) + " tokens for the model's " + std::to_string(steps) + " steps");
+  }
+  if (static_cast<std::uint64_t>(record.pad_id) >= record.vocabulary_size) {
+    throw Malformed("text", "pad_id " + std::to_string(record.pad_id) + " is not one of " +
+                                std::to_string(record.vocabulary_size) + " tokens");
+  }
+  if (manifest.files.count(record.tokenizer) == 0) {
+    throw Malformed("text", in_quotes(record.tokenizer) + " is not listed under files");
+  }
+  return record;
+}
+
 // Refuses what this version would misunderstand; the fields it does not read are for others to check.
 void check_requirements(const Json& value, const std::string& where) {
   if (!value.is_array()) throw Malformed("requires", "expected a list");
@@ -198,8 +225,8 @@ Manifest read_values(const Json& value, const std::string& where) {
   manifest.output_sd = fields.number("output_sd", 0.0, kAnyNumber);
   read_orders(fields, manifest);
   read_inputs(fields.child("inputs"), manifest);
-  manifest.inputs[0].encoded = !fields.is_null("text");
   manifest.files = read_files(fields.child("files"));
+  if (!fields.is_null("text")) manifest.text = read_text(fields.child("text"), manifest);
   const Json& graphs = fields.child("graphs");
   if (!graphs.is_object()) throw Malformed("graphs", "expected an object");
   for (const auto& [name, graph] : graphs.items()) {
@@ -212,6 +239,9 @@ Manifest read_values(const Json& value, const std::string& where) {
     if (manifest.files.count(graph.file) == 0) {
       throw Malformed("", "graphs." + name + ": " + in_quotes(graph.file) + " is not listed under files");
     }
+  }
+  if (manifest.text.has_value() != (manifest.find_graph("text.fp32") != nullptr)) {
+    throw Malformed("text", "a text encoder's record and its graph text.fp32 go together");
   }
   if (manifest.files.count(manifest.golden_file) == 0) {
     throw Malformed("", "golden: " + in_quotes(manifest.golden_file) + " is not listed under files");

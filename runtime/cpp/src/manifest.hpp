@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "dmdkit/types.hpp"
+#include "text/rows.hpp"
 
 namespace dmdkit {
 
@@ -25,7 +26,6 @@ struct FileRecord {
 
 struct InputRecord {
   InputInfo info;
-  bool encoded = false;                        // made from words by the bundle's text encoder
   std::optional<std::vector<double>> minimum;  // per feature, over the training steps that are not padding
   std::optional<std::vector<double>> maximum;
 };
@@ -51,6 +51,7 @@ struct Manifest {
   std::array<std::string, kModalities> modality_order;
   std::array<std::string, kEdges> edge_order;   // "student<-teacher"
   std::array<InputRecord, kModalities> inputs;  // in the order of kModalityNames
+  std::optional<text::TextRecord> text;         // of a bundle with a text encoder
   std::vector<std::pair<std::string, GraphRecord>> graphs;
   std::string golden_file;
   std::size_t golden_samples = 0;

@@ -16,6 +16,7 @@
 #include "latency.hpp"
 #include "self_check.hpp"
 #include "session.hpp"
+#include "text/text_stage.hpp"
 
 namespace dmdkit {
 namespace {
@@ -127,7 +128,7 @@ class Runtime::Impl {
     const std::lock_guard<std::recursive_mutex> lock(mutex_);
     Prediction prediction;
     Status status = not_in_callback();
-    if (status.ok()) status = feed(inputs, *session_, wiring_, prediction.out_of_range);
+    if (status.ok()) status = feed(inputs, *session_, wiring_, prediction.out_of_range, prediction.truncated);
     if (status.ok() && target != nullptr) status = check_room("score", *target, inputs.batch * wiring_.score->values);
     if (status.ok()) status = session_->run();
     if (!status.ok()) return status;
@@ -154,11 +155,12 @@ class Runtime::Impl {
     const Clock::time_point start = Clock::now();
     const std::lock_guard<std::recursive_mutex> lock(mutex_);
     Status status = not_in_callback();
-    if (status.ok()) status = check_inputs(inputs, manifest().inputs);  // before the graph is opened for nothing
+    if (status.ok()) status = check(inputs);  // before the graph is opened for nothing
     if (!status.ok()) return status;
     Session& session = explainer();
     std::array<double, kModalities> shares{};
-    status = feed(inputs, session, explain_wiring_, shares);
+    std::size_t truncated = 0;
+    status = feed(inputs, session, explain_wiring_, shares, truncated);
     if (status.ok()) status = session.run();
     if (!status.ok()) return status;
     Explanation explanation;
@@ -190,12 +192,13 @@ class Runtime::Impl {
     if (every_graph) {
       names.clear();
       for (const auto& entry : manifest().graphs) {
-        // A text encoder takes tokens, which this runtime does not.
-        if (entry.second.kind != "text" && can_open(entry.first)) names.push_back(entry.first);
+        // No engine reads words here, so every text graph can be opened.
+        if (entry.second.kind == "text" || can_open(entry.first)) names.push_back(entry.first);
       }
     } else if (can_open(explain_name())) {
       names.push_back(explainer().name());
     }
+    if (!every_graph && text_stage_) names.push_back(text_stage_->graph());
     for (const std::string& name : names) {
       result.graphs.push_back(check_graph(bundle_, golden, name, options_));
       result.passed = result.passed && result.graphs.back().passed;
@@ -214,6 +217,7 @@ class Runtime::Impl {
     stats.deadline_misses = deadline_misses_;
     stats.out_of_range = out_of_range_;
     stats.callback_failures = callback_failures_;
+    stats.truncated = truncated_;
     return stats;
   }
 
@@ -223,6 +227,17 @@ class Runtime::Impl {
     deadline_misses_ = 0;
     out_of_range_ = 0;
     callback_failures_ = 0;
+    truncated_ = 0;
+  }
+
+  const std::string& text_graph() const {
+    const std::lock_guard<std::recursive_mutex> lock(mutex_);
+    return text_stage_ ? text_stage_->graph() : kNothing.text;
+  }
+
+  const std::string& text_backend() const {
+    const std::lock_guard<std::recursive_mutex> lock(mutex_);
+    return text_stage_ ? text_stage_->backend() : kNothing.text;
   }
 
   const std::array<InputInfo, kModalities>& infos() const noexcept { return infos_; }
@@ -232,17 +247,35 @@ class Runtime::Impl {
   bool has_edges() const noexcept { return manifest().find_graph("gd_homo.fp32") != nullptr; }
 
  private:
-  // Checks the inputs, notes their range and copies them to the session's buffers. Allocates only for a new batch size.
-  Status feed(const Inputs& inputs, Session& session, const Wiring& wiring, std::array<double, kModalities>& shares) {
-    Status status = check_inputs(inputs, manifest().inputs);
+  Status check(const Inputs& inputs) const { return check_inputs(inputs, manifest().inputs, manifest().text.has_value()); }
+
+  // The encoder, opened with the first words.
+  text::TextStage& text_stage() {
+    if (!text_stage_) {
+      const std::string graph = text::text_graph(manifest(), session_->name(), !options_.graph.empty());
+      text_stage_ = std::make_unique<text::TextStage>(bundle_, graph, options_);
+    }
+    return *text_stage_;
+  }
+
+  // Checks the inputs, notes their range and copies them to the session's buffers, words as the encoder's features. Features
+  // allocate only for a new batch size.
+  Status feed(const Inputs& inputs, Session& session, const Wiring& wiring, std::array<double, kModalities>& shares,
+              std::size_t& truncated) {
+    Status status = check(inputs);
     if (!status.ok()) return status;
     session.bind(inputs.batch);
     std::array<float*, kModalities> buffers;
     for (std::size_t i = 0; i < kModalities; ++i) buffers[i] = wiring.inputs[i]->buffer;
     copy_inputs(inputs, manifest().inputs, buffers);
+    if (has_words(inputs)) {
+      truncated = text_stage().encode(inputs, buffers[0]);
+      truncated_ += truncated;
+    }
     std::array<RangeAlarm, kModalities> alarms;
     std::size_t count = 0;
-    for (std::size_t i = 0; i < kModalities; ++i) {
+    // What the bundle's own encoder made of words is what training saw.
+    for (std::size_t i = has_words(inputs) ? 1 : 0; i < kModalities; ++i) {
       const double share = guard_.alarm(i, buffers[i], inputs.batch);
       if (share == 0.0) continue;
       shares[i] = share;
@@ -336,6 +369,7 @@ class Runtime::Impl {
   std::array<InputInfo, kModalities> infos_;
   std::unique_ptr<Session> explain_session_;
   Wiring explain_wiring_;
+  std::unique_ptr<text::TextStage> text_stage_;
   // Recursive, so that the callback may ask for the stats; what would run a graph is refused there.
   mutable std::recursive_mutex mutex_;
   bool in_callback_ = false;
@@ -343,6 +377,7 @@ class Runtime::Impl {
   std::uint64_t deadline_misses_ = 0;
   std::uint64_t out_of_range_ = 0;
   std::uint64_t callback_failures_ = 0;
+  std::uint64_t truncated_ = 0;
 };
 
 Result<Runtime> Runtime::open(const std::string& path, const Options& options) noexcept {
@@ -361,6 +396,9 @@ bool Runtime::has_edges() const noexcept { return impl_ && impl_->has_edges(); }
 const std::string& Runtime::graph() const noexcept { return impl_ ? impl_->graph() : kNothing.text; }
 const std::string& Runtime::backend() const noexcept { return impl_ ? impl_->backend() : kNothing.text; }
 const std::string& Runtime::name() const noexcept { return impl_ ? impl_->manifest().name : kNothing.text; }
+bool Runtime::has_text_encoder() const noexcept { return impl_ && impl_->manifest().text.has_value(); }
+const std::string& Runtime::text_graph() const noexcept { return impl_ ? impl_->text_graph() : kNothing.text; }
+const std::string& Runtime::text_backend() const noexcept { return impl_ ? impl_->text_backend() : kNothing.text; }
 const std::vector<std::string>& Runtime::notes() const noexcept { return impl_ ? impl_->manifest().notes : kNothing.notes; }
 const std::array<std::string, kModalities>& Runtime::modality_order() const noexcept {
   return impl_ ? impl_->manifest().modality_order : kNothing.modality_order;

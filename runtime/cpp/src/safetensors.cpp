@@ -24,7 +24,8 @@ struct Span {
 
 struct Entry {
   Tensor tensor;
-  bool is_float = true;
+  std::string dtype;
+  Span span{};
 };
 
 std::vector<std::size_t> read_shape(const Json& value, const std::string& name, std::uint64_t& elements) {
@@ -54,19 +55,21 @@ Entry read_entry(const Json& value, const std::string& name, const unsigned char
                  std::vector<Span>& spans) {
   JsonFields fields(value, in_quotes(name));
   Entry entry;
-  entry.is_float = fields.one_of("dtype", {"F32", "I64", "F64"}) == "F32";
+  entry.dtype = fields.one_of("dtype", {"F32", "I64", "F64"});
+  const bool is_float = entry.dtype == "F32";
   std::uint64_t elements = 0;
   Tensor& tensor = entry.tensor;
   tensor.shape = read_shape(fields.child("shape"), name, elements);
   const Span span = read_offsets(fields.child("data_offsets"), name, available);
   fields.finish();
-  const std::uint64_t width = entry.is_float ? sizeof(float) : sizeof(std::int64_t);  // as wide as a double
+  const std::uint64_t width = is_float ? sizeof(float) : sizeof(std::int64_t);  // as wide as a double
   // read_shape bounds the elements to a quarter of what fits, so that only the wider type can still overflow.
   if (elements > UINT64_MAX / width || span.end - span.begin != elements * width) {
     throw Malformed(in_quotes(name), "its data does not fit its shape");
   }
   spans.push_back(span);
-  if (!entry.is_float) return entry;
+  entry.span = span;
+  if (!is_float) return entry;
   tensor.values.resize(elements);
   if (elements > 0) std::memcpy(tensor.values.data(), data + span.begin, elements * sizeof(float));
   return entry;
@@ -74,7 +77,8 @@ Entry read_entry(const Json& value, const std::string& name, const unsigned char
 
 }  // namespace
 
-Tensors parse_safetensors(const unsigned char* data, std::size_t size, std::set<std::string>* left_out) {
+Tensors parse_safetensors(const unsigned char* data, std::size_t size, std::set<std::string>* left_out,
+                          IntegerTensors* integers) {
   if (size < kLengthBytes) throw Malformed("", "shorter than a safetensors header");
   std::uint64_t header = 0;
   for (std::size_t i = 0; i < kLengthBytes; ++i) header |= std::uint64_t{data[i]} << (8 * i);
@@ -95,8 +99,12 @@ Tensors parse_safetensors(const unsigned char* data, std::size_t size, std::set<
     // Tensors that share bytes would multiply the memory a small file takes.
     total += spans.back().end - spans.back().begin;
     if (total > available) throw Malformed(in_quotes(name), "tensors overlap");
-    if (found.is_float) {
+    if (found.dtype == "F32") {
       tensors.emplace(name, std::move(found.tensor));
+    } else if (found.dtype == "I64" && integers != nullptr) {
+      std::vector<std::int64_t> values((found.span.end - found.span.begin) / sizeof(std::int64_t));
+      if (!values.empty()) std::memcpy(values.data(), content + found.span.begin, values.size() * sizeof(std::int64_t));
+      integers->emplace(name, IntegerTensor{std::move(found.tensor.shape), std::move(values)});
     } else if (left_out != nullptr) {
       left_out->insert(name);
     }

@@ -11,6 +11,7 @@
 #include "finite.hpp"
 #include "json_fields.hpp"
 #include "session.hpp"
+#include "text/token_session.hpp"
 
 namespace dmdkit {
 namespace {
@@ -21,6 +22,14 @@ double mean(FloatView values) {
   double sum = 0.0;
   for (const float value : values) sum += value;
   return sum / static_cast<double>(values.size());
+}
+
+double deviation(FloatView values) {
+  if (values.empty()) return 0.0;
+  const double centre = mean(values);
+  double squares = 0.0;
+  for (const float value : values) squares += (value - centre) * (value - centre);
+  return std::sqrt(squares / static_cast<double>(values.size()));
 }
 
 bool is_constant(FloatView values) {
@@ -72,7 +81,11 @@ std::optional<double> correlation(FloatView x, FloatView y) {
   return xy / norm;
 }
 
-Limit limit_of(const std::string& output, double output_sd, bool exact, bool engine) {
+Limit limit_of(const std::string& output, const Tensor* then, double output_sd, bool exact, bool engine) {
+  if (output == "text") {
+    if (exact) return {kTextFp32Tolerance, true, {}};
+    return {kInt8TextToleranceSd * (then != nullptr ? deviation(then->values) : 0.0), false, kInt8TextMinCorrelation};
+  }
   if (exact) return {engine ? kEngineFp32Tolerance * std::max(1.0, output_sd) : kFp32Tolerance, true, {}};
   // Edges are probabilities, not scores, so their compressed tolerance is not in units of the score.
   const double unit = output.rfind("edges", 0) == 0 ? 1.0 : output_sd;
@@ -91,9 +104,9 @@ GraphCheck check_outputs(const std::string& graph, const std::string& precision,
   check.passed = !recorded.empty();
   double worst_use = -1.0;
   for (const std::string& name : names) {
-    const Limit limit = limit_of(name, output_sd, exact, engine);
     const auto now = found.find(name);
     const auto then = recorded.find(name);
+    const Limit limit = limit_of(name, then != recorded.end() ? &then->second : nullptr, output_sd, exact, engine);
     const bool both = now != found.end() && then != recorded.end();
     const double error = both ? largest_error(now->second, then->second, limit.relative) : kInfinity;
     if (limit.correlation && error < kInfinity) {
@@ -113,9 +126,32 @@ GraphCheck check_outputs(const std::string& graph, const std::string& precision,
   return check;
 }
 
+namespace {
+
+GraphCheck check_text_graph(const Bundle& bundle, const Golden& golden, const std::string& graph, const GraphRecord& record,
+                            const Options& options) {
+  text::TokenSession session(bundle, graph, options);
+  const IntegerTensor& ids = golden.tokens.at("input_ids");
+  const std::vector<std::int64_t>& mask = golden.tokens.at("attention_mask").values;
+  session.resize(ids.shape[0], ids.shape[1]);
+  std::copy(ids.values.begin(), ids.values.end(), session.ids());
+  std::copy(mask.begin(), mask.end(), session.mask());
+  session.run();
+  Tensor features;
+  features.shape = {ids.shape[0], ids.shape[1], bundle.manifest().inputs[0].info.features};
+  features.values.assign(session.features(), session.features() + ids.values.size() * features.shape[2]);
+  const auto recorded = golden.recorded.find(graph);
+  return check_outputs(graph, record.precision, {{"text", std::move(features)}},
+                       recorded == golden.recorded.end() ? Tensors{} : recorded->second, bundle.manifest().output_sd,
+                       record.only_stores_int8);
+}
+
+}  // namespace
+
 GraphCheck check_graph(const Bundle& bundle, const Golden& golden, const std::string& graph, const Options& options) {
   const GraphRecord* record = bundle.manifest().find_graph(graph);
   if (record == nullptr) throw Failure(StatusCode::kInternal, "no graph " + in_quotes(graph));
+  if (record->kind == "text") return check_text_graph(bundle, golden, graph, *record, options);
   Session session(bundle, graph, options);
   const Tensors& inputs = golden.inputs_of(record->kind);
   std::size_t samples = 0;

@@ -23,6 +23,12 @@ inline constexpr double kEngineFp32Tolerance = 1e-4;
 inline constexpr double kInt8ToleranceSd = 0.1;
 inline constexpr double kInt8MinCorrelation = 0.999;
 
+// A text encoder's features: sums over all of its width, and ranges that are those of the whole call; in standard deviations of
+// what was recorded.
+inline constexpr double kTextFp32Tolerance = 1e-4;
+inline constexpr double kInt8TextToleranceSd = 2.0;
+inline constexpr double kInt8TextMinCorrelation = 0.99;
+
 // Pearson correlation; nothing where either side is constant or has fewer than two values.
 std::optional<double> correlation(FloatView x, FloatView y);
 
@@ -33,8 +39,9 @@ struct Limit {
   std::optional<double> correlation;  // the least; nothing: any
 };
 
-// `output_sd`: standard deviation of the model's score. `exact`: whether the graph computes in fp32.
-Limit limit_of(const std::string& output, double output_sd, bool exact, bool engine);
+// `then`: the recorded values, or null. `output_sd`: standard deviation of the model's score. `exact`: whether the graph computes
+// in fp32.
+Limit limit_of(const std::string& output, const Tensor* then, double output_sd, bool exact, bool engine);
 
 // Compares a graph's outputs with those it gave when it was exported (name -> tensor). The result names the output that used
 // most of its tolerance, with its error, infinite where the two cannot be compared.

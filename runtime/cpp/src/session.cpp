@@ -64,6 +64,46 @@ std::string proven_on_native(const Manifest& manifest, const Options& options) {
                 "`dmdkit check BUNDLE --data FEATURES --backend native`, or name one yourself (graph='fp32')");
 }
 
+[[noreturn]] void fail(int code, const char* error) {
+  const StatusCode status = code == DMDKIT_BACKEND_NO_DEVICE   ? StatusCode::kBackendUnavailable
+                            : code == DMDKIT_BACKEND_NO_MEMORY ? StatusCode::kOutOfMemory
+                                                               : StatusCode::kBackendFailed;
+  throw Failure(status, printable(error));
+}
+
+dmdkit_backend_open_args args_of(const std::string& graph, const Options& options,
+                                 const std::vector<dmdkit_backend_entry_pair>& provider_options) {
+  dmdkit_backend_open_args args{};
+  args.struct_size = sizeof args;
+  args.graph = graph.c_str();
+  args.device = options.device == "auto" ? "cpu" : options.device.c_str();
+  args.threads = options.threads;
+  args.spin = options.spin ? static_cast<int>(*options.spin) : -1;
+  args.affinity = options.affinity.c_str();
+  args.provider_options = provider_options.data();
+  args.provider_option_count = provider_options.size();
+  return args;
+}
+
+dmdkit_backend_session* open_backend(const dmdkit_backend_vtable& table, const dmdkit_backend_open_args& args) {
+  char error[kErrorBytes] = "";
+  dmdkit_backend_session* session = nullptr;
+  const int code = table.open(&args, &session, error, sizeof error);
+  if (code != DMDKIT_BACKEND_OK) fail(code, error);
+  return session;
+}
+
+dmdkit_backend_session* open_model(const dmdkit_backend_vtable& table, const Bundle& bundle, const GraphRecord& record,
+                                   dmdkit_backend_open_args args) {
+  const Bytes model = bundle.read(record.file);
+  const std::vector<dmdkit_backend_entry_pair> session_options = pairs_of(record.session_options);
+  args.model = model.data();
+  args.model_bytes = model.size();
+  args.session_options = session_options.data();
+  args.session_option_count = session_options.size();
+  return open_backend(table, args);
+}
+
 }  // namespace
 
 Session::Session(const Bundle& bundle, const std::string& name, const Options& options)
@@ -75,19 +115,11 @@ Session::Session(const Bundle& bundle, const std::string& name, const Options& o
     throw Failure(StatusCode::kGraphUnavailable, bundle.path() + ": no graph " + in_quotes(name));
   }
   const std::vector<dmdkit_backend_entry_pair> provider_options = pairs_of(options.provider_options);
-  dmdkit_backend_open_args args{};
-  args.struct_size = sizeof args;
-  args.graph = name_.c_str();
-  args.device = options.device == "auto" ? "cpu" : options.device.c_str();
-  args.threads = options.threads;
-  args.spin = options.spin ? static_cast<int>(*options.spin) : -1;
-  args.affinity = options.affinity.c_str();
-  args.provider_options = provider_options.data();
-  args.provider_option_count = provider_options.size();
+  dmdkit_backend_open_args args = args_of(name_, options, provider_options);
   if (runs_engine()) {
     open_engine(bundle, args);
   } else {
-    open_model(bundle, *record, args);
+    session_ = open_model(table_, bundle, *record, args);
   }
   try {
     describe(false, inputs_);
@@ -98,14 +130,16 @@ Session::Session(const Bundle& bundle, const std::string& name, const Options& o
   }
 }
 
-void Session::open_model(const Bundle& bundle, const GraphRecord& record, dmdkit_backend_open_args& args) {
-  const Bytes model = bundle.read(record.file);
-  const std::vector<dmdkit_backend_entry_pair> session_options = pairs_of(record.session_options);
-  args.model = model.data();
-  args.model_bytes = model.size();
-  args.session_options = session_options.data();
-  args.session_option_count = session_options.size();
-  open_backend(args);
+dmdkit_backend_session* open_model_of(const dmdkit_backend_vtable& table, const Bundle& bundle, const std::string& name,
+                                      const Options& options, bool tokens) {
+  const GraphRecord* record = bundle.manifest().find_graph(name);
+  if (record == nullptr) {
+    throw Failure(StatusCode::kGraphUnavailable, bundle.path() + ": no graph " + in_quotes(name));
+  }
+  const std::vector<dmdkit_backend_entry_pair> provider_options = pairs_of(options.provider_options);
+  dmdkit_backend_open_args args = args_of(name, options, provider_options);
+  args.tokens = tokens ? 1 : 0;
+  return open_model(table, bundle, *record, args);
 }
 
 // The first engine that fits; if none does, the first reason.
@@ -127,7 +161,7 @@ void Session::open_engine(const Bundle& bundle, dmdkit_backend_open_args& args) 
       given.plan = plan.data();
       given.plan_bytes = plan.size();
       args.engine = &given;
-      open_backend(args);
+      session_ = open_backend(table_, args);
       return;
     } catch (const Failure& cause) {
       if (refused.empty()) code = cause.status().code();
@@ -138,25 +172,12 @@ void Session::open_engine(const Bundle& bundle, dmdkit_backend_open_args& args) 
                 refused.empty() ? "the bundle has no engine for " + name_ + "; make one with `dmdkit build`" : refused[0]);
 }
 
-void Session::open_backend(const dmdkit_backend_open_args& args) {
-  char error[kErrorBytes] = "";
-  const int code = table_.open(&args, &session_, error, sizeof error);
-  if (code != DMDKIT_BACKEND_OK) fail(code, error);
-}
-
 std::string Session::backend() const {
   const char* note = table_.note != nullptr ? table_.note(session_) : nullptr;
   return std::string(table_.describe()) + (note != nullptr ? " (" + printable(note) + ")" : "");
 }
 
 Session::~Session() { table_.close(session_); }
-
-void Session::fail(int code, const char* error) const {
-  const StatusCode status = code == DMDKIT_BACKEND_NO_DEVICE   ? StatusCode::kBackendUnavailable
-                            : code == DMDKIT_BACKEND_NO_MEMORY ? StatusCode::kOutOfMemory
-                                                               : StatusCode::kBackendFailed;
-  throw Failure(status, printable(error));
-}
 
 void Session::describe(bool outputs, std::vector<Port>& ports) {
   const std::size_t count = outputs ? table_.output_count(session_) : table_.input_count(session_);

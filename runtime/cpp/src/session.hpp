@@ -51,10 +51,7 @@ class Session {
   Status run() noexcept;
 
  private:
-  [[noreturn]] void fail(int code, const char* error) const;
-  void open_model(const Bundle& bundle, const GraphRecord& record, dmdkit_backend_open_args& args);
   void open_engine(const Bundle& bundle, dmdkit_backend_open_args& args);
-  void open_backend(const dmdkit_backend_open_args& args);
   void describe(bool outputs, std::vector<Port>& ports);
 
   const dmdkit_backend_vtable& table_;
@@ -66,6 +63,10 @@ class Session {
   std::size_t capacity_ = 0;  // largest batch that memory_ holds
   std::size_t batch_ = 0;
 };
+
+// Opens graph `name` of `bundle` in a backend that takes ONNX files, after checking its hash; who calls closes it. Throws Failure.
+dmdkit_backend_session* open_model_of(const dmdkit_backend_vtable& table, const Bundle& bundle, const std::string& name,
+                                      const Options& options, bool tokens);
 
 // Whether `backend` runs engines rather than ONNX files. Throws Failure where it cannot be loaded.
 bool takes_engines(const Options& options);

@@ -85,6 +85,25 @@ Json fresh_manifest() {
           {"files", Json::object()}};
 }
 
+Json tokenizer() {
+  return {{"version", "1.0"},
+          {"added_tokens", Json::array()},
+          {"normalizer",
+           {{"type", "BertNormalizer"},
+            {"clean_text", true},
+            {"handle_chinese_chars", true},
+            {"strip_accents", nullptr},
+            {"lowercase", true}}},
+          {"pre_tokenizer", {{"type", "BertPreTokenizer"}}},
+          {"post_processor", {{"type", "BertProcessing"}, {"sep", {"[SEP]", 3}}, {"cls", {"[CLS]", 2}}}},
+          {"model",
+           {{"type", "WordPiece"},
+            {"unk_token", "[UNK]"},
+            {"continuing_subword_prefix", "##"},
+            {"max_input_chars_per_word", 100},
+            {"vocab", {{"[PAD]", 0}, {"[UNK]", 1}, {"[CLS]", 2}, {"[SEP]", 3}, {"good", 10}, {"##ly", 20}}}}}};
+}
+
 Tensor constant(std::vector<std::size_t> shape, std::vector<float> values) { return {std::move(shape), std::move(values)}; }
 
 }  // namespace
@@ -127,6 +146,25 @@ void BundleTest::write_file(const std::string& name, const std::string& content)
   const std::filesystem::path path = std::filesystem::path(folder) / name;
   std::filesystem::create_directories(path.parent_path());
   std::ofstream(path, std::ios::binary) << content;
+}
+
+void BundleTest::add_file(const std::string& name, const std::string& content) {
+  write_file(name, content);
+  Sha256 hash;
+  hash.update(content.data(), content.size());
+  manifest["files"][name] = {{"sha256", hash.hex_digest()}, {"size_bytes", content.size()}};
+  write_manifest_text(manifest.dump());
+}
+
+void BundleTest::add_text_encoder() {
+  manifest["text"] = {{"tokenizer", "tokenizer.json"}, {"max_tokens", 3},        {"vocabulary_size", 100},
+                      {"pad_id", 0},                   {"padding_side", "left"}, {"padded_steps", "zero"},
+                      {"lengths", "dynamic"},          {"fine_tuned", true},     {"encoder_sha256", kZeroHash}};
+  manifest["graphs"]["text.fp32"] = manifest["graphs"]["fusion.fp32"];
+  manifest["graphs"]["text.fp32"]["kind"] = "text";
+  manifest["graphs"]["text.fp32"]["file"] = "graphs/text.fp32.onnx";
+  add_file("graphs/text.fp32.onnx", "fake text=nx4 | input_ids=n attention_mask=n");
+  add_file("tokenizer.json", tokenizer().dump());
 }
 
 void BundleTest::write() {

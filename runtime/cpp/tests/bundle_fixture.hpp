@@ -23,6 +23,10 @@ class BundleTest : public ::testing::Test {
 
   // Writes the bundle as it now stands in `manifest`, `graph_text` and `golden`, with honest hashes.
   void write();
+  // Gives the written bundle a text encoder that takes any length: of every token, each feature is a hundredth of its id.
+  void add_text_encoder();
+  // Adds a file with an honest hash.
+  void add_file(const std::string& name, const std::string& content);
   void write_file(const std::string& name, const std::string& content);
   void write_manifest_text(const std::string& text) { write_file("manifest.json", text); }
 

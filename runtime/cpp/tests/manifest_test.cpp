@@ -1,6 +1,8 @@
 #include "manifest.hpp"
 
 #include <algorithm>
+#include <map>
+#include <string>
 
 #include "bundle.hpp"
 #include "bundle_fixture.hpp"
@@ -146,18 +148,23 @@ TEST_F(ManifestTest, TakesABundleWithATextEncoder) {
   manifest["graphs"]["text.fp32"] = manifest["graphs"]["fusion.fp32"];
   manifest["graphs"]["text.fp32"]["kind"] = "text";
   rewrite();
-  EXPECT_TRUE(read_manifest(folder).inputs[0].encoded);
+  const auto read = read_manifest(folder);
+  ASSERT_TRUE(read.text);
+  EXPECT_EQ(read.text->max_tokens, 3U);
+  EXPECT_FALSE(read.text->any_length);
   ASSERT_TRUE(open_status().ok());
-  auto runtime = Runtime::open(folder, options());  // its features are the input, its text graph is left alone
+  auto runtime = Runtime::open(folder, options());  // its features are the input; nothing opens its text graph
   EXPECT_TRUE(runtime->predict(inputs(1)));
-  Inputs words = inputs(1);
-  words.text.reset();
-  EXPECT_NE(runtime->predict(words).status().message().find("takes features, not words or tokens"), std::string::npos);
-  words.text = FloatView(text.data(), 3);  // token ids
-  EXPECT_NE(runtime->predict(words).status().message().find("takes features, not words or tokens"), std::string::npos);
-  const auto checked = runtime->self_check(true);
-  ASSERT_TRUE(checked);
-  for (const GraphCheck& check : checked->graphs) EXPECT_NE(check.graph, "text.fp32");
+  EXPECT_EQ(runtime->text_graph(), "");
+  for (const auto& [key, value] : std::map<std::string, nlohmann::json>{
+           {"max_tokens", 4}, {"pad_id", 100}, {"tokenizer", "other.json"}, {"padding_side", "none"}, {"lengths", "some"}}) {
+    const nlohmann::json sound = manifest["text"][key];
+    manifest["text"][key] = value;
+    rewrite();
+    EXPECT_NE(message().find("text"), std::string::npos) << key;
+    manifest["text"][key] = sound;
+    if (sound.is_null()) manifest["text"].erase(key);
+  }
 }
 
 TEST_F(ManifestTest, ChoosesOnlyWhatPassed) {

@@ -20,6 +20,8 @@ const char kUsage[] =
     "\n"
     "  --input FILE       .safetensors with text, audio, vision, each (samples, steps, features);\n"
     "                     without it the bundle's golden samples\n"
+    "  --words FILE       sentences instead of text features, for a bundle with a text encoder: a line for each sample, or in a\n"
+    "                     file that ends in .json a list of strings or of lists of token ids\n"
     "  --split NAME       read NAME/text or NAME_text ... instead of text ...\n"
     "  --output FILE      write the answers as safetensors, and only what gave them as JSON on standard output\n"
     "  --explain          also unimodal logits and edges\n"
@@ -61,6 +63,8 @@ bool parse_arguments(int argc, char** argv, Arguments& arguments, std::string& p
     };
     if (word == "--input") {
       arguments.input = value;
+    } else if (word == "--words") {
+      arguments.words = value;
     } else if (word == "--split") {
       arguments.split = value;
     } else if (word == "--output") {

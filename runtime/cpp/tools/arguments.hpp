@@ -12,6 +12,7 @@ namespace dmdkit {
 struct Arguments {
   std::string bundle;
   std::string input;   // safetensors; empty: the bundle's golden inputs
+  std::string words;   // sentences in place of text features: a line each, or a JSON list of strings or of lists of token ids
   std::string split;   // prefix of the arrays' names in the input, "test" for test/text
   std::string output;  // safetensors; empty: JSON on standard output
   std::size_t batch = 1;

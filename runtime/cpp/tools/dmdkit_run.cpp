@@ -18,6 +18,7 @@
 #include "json_fields.hpp"
 #include "safetensors.hpp"
 #include "strict_json.hpp"
+#include "words_file.hpp"
 
 namespace {
 
@@ -82,6 +83,9 @@ Tensors golden_tensors(const std::string& bundle) {
 struct Samples {
   std::array<std::optional<Tensor>, dmdkit::kModalities> tensors;
   std::size_t count = 0;
+  dmdkit::Words words;  // in place of text features
+  std::vector<std::string_view> sentences;
+  std::vector<dmdkit::TokenIds> ids;
 
   dmdkit::Inputs at(std::size_t first, std::size_t batch) const {
     dmdkit::Inputs inputs;
@@ -91,6 +95,8 @@ struct Samples {
       const std::size_t each = tensors[i]->values.size() / count;
       *views[i] = FloatView(tensors[i]->values.data() + first * each, batch * each);
     }
+    if (!sentences.empty()) inputs.words.emplace(sentences.data() + first, batch);
+    if (!ids.empty()) inputs.token_ids.emplace(ids.data() + first, batch);
     inputs.batch = batch;
     return inputs;
   }
@@ -116,8 +122,8 @@ void refuse_left_out(const Tensors& all, const std::set<std::string>& left_out, 
        {std::pair{"text", false}, {"audio", false}, {"vision", false}, {"text_bert", true}, {"input_ids", true}}) {
     if ((words && has_text) || !any_of(names_of(split, array), is_left_out)) continue;
     throw dmdkit::Malformed(file, std::string("array '") + array +
-                                      "' is not float32; dmdkit-run takes features, not words or tokens (a bundle's "
-                                      "text encoder runs in Python)");
+                                      "' is not float32; dmdkit-run takes features of that type, and words or token ids from a "
+                                      "file of their own: --words");
   }
 }
 
@@ -125,9 +131,17 @@ Samples load_samples(const Arguments& arguments, const Runtime& runtime) {
   std::set<std::string> left_out;
   Tensors all = arguments.input.empty() ? golden_tensors(arguments.bundle) : read_tensors(arguments.input, &left_out);
   const std::string split = arguments.input.empty() ? "input" : arguments.split;
-  refuse_left_out(all, left_out, split, arguments.input);
   Samples samples;
-  for (std::size_t i = 0; i < dmdkit::kModalities; ++i) {
+  if (!arguments.words.empty()) {
+    samples.words = dmdkit::read_words(arguments.words);
+    samples.sentences = samples.words.sentence_views();
+    samples.ids = samples.words.id_views();
+    samples.count = samples.words.size();
+    if (samples.count == 0) throw dmdkit::Malformed(arguments.words, "holds no sentence");
+  } else {
+    refuse_left_out(all, left_out, split, arguments.input);
+  }
+  for (std::size_t i = arguments.words.empty() ? 0 : 1; i < dmdkit::kModalities; ++i) {
     const dmdkit::InputInfo& info = runtime.inputs()[i];
     for (const std::string& name : names_of(split, info.name)) {
       const auto found = all.find(name);
@@ -143,7 +157,9 @@ Samples load_samples(const Arguments& arguments, const Runtime& runtime) {
     }
     if (tensor.shape[0] == 0) throw dmdkit::Malformed(arguments.input, "input '" + info.name + "' holds no samples");
     if (samples.count != 0 && samples.count != tensor.shape[0]) {
-      throw dmdkit::Malformed(arguments.input, "inputs disagree on the number of samples");
+      throw dmdkit::Malformed(arguments.input, "inputs disagree on the number of samples: " + info.name + " has " +
+                                                   std::to_string(tensor.shape[0]) + ", before it are " +
+                                                   std::to_string(samples.count));
     }
     samples.count = tensor.shape[0];
   }
@@ -255,6 +271,11 @@ int run(const Arguments& arguments) {
   const dmdkit::Status status = answer_all(*runtime, samples, arguments, answers);
   if (!status.ok()) return complain(status.message());
   Json values = {{"graph", runtime->graph()}, {"backend", runtime->backend()}, {"samples", samples.count}};
+  if (!arguments.words.empty()) {
+    values["text_graph"] = runtime->text_graph();
+    values["text_backend"] = runtime->text_backend();
+    values["truncated"] = runtime->stats().truncated;
+  }
   if (!arguments.output.empty()) {
     if (write_file(arguments.output, dmdkit::safetensors_bytes(answers))) return print(values);
     return complain(arguments.output + ": cannot be written; choose a writable place with free space");

@@ -10,7 +10,7 @@ function(stand_in_package_messages out package)
 endfunction()
 
 function(stand_in_messages out)
-  foreach(package builtin_interfaces std_msgs diagnostic_msgs rcl_interfaces lifecycle_msgs)
+  foreach(package builtin_interfaces std_msgs diagnostic_msgs rcl_interfaces lifecycle_msgs hri_msgs)
     file(GLOB files CONFIGURE_DEPENDS "${STAND_IN_DIR}/msg/${package}/*.msg")
     stand_in_package_messages("${out}" ${package} ${files})
   endforeach()

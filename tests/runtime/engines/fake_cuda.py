@@ -135,7 +135,8 @@ class FakeContext:
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         self.shape[name] = shape
-        return shape[0] <= self.record.batch[2]
+        lengths = self.record.lengths
+        return shape[0] <= self.record.batch[2] and (lengths is None or lengths[0] <= shape[1] <= lengths[2])
 
     def _view(self, name: str, shape: tuple[int, ...]) -> Any:
         count = int(np.prod(shape))
@@ -149,10 +150,9 @@ class FakeContext:
 
     def _run(self) -> None:
         feed = {tensor.name: self._view(tensor.name, self.shape[tensor.name]).copy() for tensor in self.record.inputs}
-        batch = len(next(iter(feed.values())))
         found = self.session.infer(feed)
         for tensor in self.record.outputs:
-            self._view(tensor.name, (batch, *tensor.shape[1:]))[:] = found[tensor.name] + self.offset
+            self._view(tensor.name, found[tensor.name].shape)[:] = found[tensor.name] + self.offset
 
 
 class FakeInspector:

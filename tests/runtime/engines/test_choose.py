@@ -72,6 +72,7 @@ def add_engine(path: Path, kind: str = "fusion", form: str = "fp32", content: by
         "plan_sha256": sha256_of_bytes(content),
         "plan_bytes": len(content),
         "batch": [1, 1, 4],
+        "lengths": engine_record.text_lengths(bundle.manifest) if kind == "text" else None,
         "flags": {},
         "inputs": inputs,
         "outputs": outputs,

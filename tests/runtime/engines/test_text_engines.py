@@ -250,6 +250,8 @@ def test_preflight_checks_what_a_text_plan_takes(text_bundle_copy: Path, monkeyp
     monkeypatch.setattr(engine_record, "version_of", lambda _: "1.7.1.116")
     bundle = Bundle.open(text_bundle_copy)
     assert preflight(add_engine(text_bundle_copy, "text"), bundle, lambda: ADA) == ADA
+    with pytest.raises(EngineError, match=r"takes sentences of None tokens, text.fp32 is for \(1, 8, 8\)"):
+        preflight(add_engine(text_bundle_copy, "text", lengths=None), bundle, lambda: ADA)
     tokens = [{"name": "input_ids", "shape": [-1, 8], "dtype": "INT64"}]
     with pytest.raises(EngineError, match=r"its sidecar takes or gives .*input_ids"):
         preflight(add_engine(text_bundle_copy, "text", inputs=tokens), bundle, lambda: ADA)

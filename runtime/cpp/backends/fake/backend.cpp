@@ -3,10 +3,14 @@
 //   fake score=1 logit_homo=3x1 ... | text=20x32 audio=20x12 ... [fail_run] [fail_bind] [no_device] [throttle_us=N]
 //   [fixed_batch] [nan]
 //
+// A text graph is "fake text=nx4 | input_ids=n attention_mask=n", where n is any length: every feature of a token is its id times
+// 0.01 where the mask is 1, else 0.
+//
 // Every output value is the mean of all input values of its sample plus its index, so that tests know what to expect.
 #include <chrono>
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <sstream>
 #include <string>
@@ -85,6 +89,14 @@ struct dmdkit_backend_session {
     }
   }
 
+  void run_tokens(std::size_t batch, std::size_t length, const std::int64_t* const* inputs, float* output) {
+    if (fail_run_) throw Problem(DMDKIT_BACKEND_FAILED, "fake failed to run");
+    const auto width = static_cast<std::size_t>(outputs_.front().shape.back());
+    for (std::size_t i = 0; i < batch * length * width; ++i) {
+      output[i] = inputs[1][i / width] != 0 ? 0.01F * static_cast<float>(inputs[0][i / width]) : 0.0F;
+    }
+  }
+
  private:
   static Tensor parse_tensor(const std::string& word, std::size_t equals) {
     Tensor tensor;
@@ -93,7 +105,7 @@ struct dmdkit_backend_session {
     std::istringstream sizes(word.substr(equals + 1));
     std::string size;
     while (std::getline(sizes, size, 'x')) {
-      tensor.shape.push_back(std::stoll(size));
+      tensor.shape.push_back(size == "n" ? -1 : std::stoll(size));
       tensor.values *= static_cast<std::size_t>(tensor.shape.back());
     }
     return tensor;

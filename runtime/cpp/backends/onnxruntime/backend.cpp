@@ -158,6 +158,7 @@ struct dmdkit_backend_session {
     auto session = std::make_unique<dmdkit_backend_session>();
     session->graph_ = args.graph;
     session->on_device_ = std::strcmp(args.device, "cpu") != 0;
+    session->tokens_ = args.tokens != 0;
     try {
       check(ort->CreateSessionFromArray(api().env, args.model, args.model_bytes, options.get(), &session->session_));
     } catch (const Problem& problem) {
@@ -223,6 +224,40 @@ struct dmdkit_backend_session {
     }
   }
 
+  // Binds nothing: the length changes from call to call.
+  void run_tokens(std::size_t batch, std::size_t length, const std::int64_t* const* inputs, float* output) {
+    const OrtApi* ort = api().ort;
+    release_values();
+    std::vector<const char*> names;
+    std::vector<const OrtValue*> values;
+    for (std::size_t i = 0; i < inputs_.size(); ++i) {
+      const int64_t shape[] = {static_cast<int64_t>(batch), static_cast<int64_t>(length)};
+      // ONNX Runtime takes a pointer that it may write to; it does not write to inputs.
+      check(ort->CreateTensorWithDataAsOrtValue(memory_, const_cast<std::int64_t*>(inputs[i]), batch * length * sizeof(std::int64_t),
+                                                shape, 2, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64, &inputs_[i].value));
+      names.push_back(inputs_[i].name.c_str());
+      values.push_back(inputs_[i].value);
+    }
+    Tensor& given = outputs_.front();
+    std::vector<int64_t> shape = given.shape;
+    if (outputs_.size() != 1 || shape.size() != 3 || shape[2] < 1) {
+      throw Problem(DMDKIT_BACKEND_FAILED, graph_ + " does not give one value for every feature of a token");
+    }
+    shape[0] = static_cast<int64_t>(batch);
+    shape[1] = static_cast<int64_t>(length);
+    const std::size_t bytes = batch * length * static_cast<std::size_t>(shape[2]) * sizeof(float);
+    check(ort->CreateTensorWithDataAsOrtValue(memory_, output, bytes, shape.data(), shape.size(),
+                                              ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, &given.value));
+    const char* name = given.name.c_str();
+    OrtStatus* status = ort->Run(session_, nullptr, names.data(), values.data(), values.size(), &name, 1, &given.value);
+    release_values();
+    try {
+      check(status);
+    } catch (const Problem& problem) {
+      throw Problem(problem.code(), graph_ + ": ONNX Runtime failed: " + problem.what());
+    }
+  }
+
  private:
   Tensor describe(std::size_t index, bool output) const {
     const OrtApi* ort = api().ort;
@@ -243,8 +278,10 @@ struct dmdkit_backend_session {
     check(ort->CastTypeInfoToTensorInfo(type, &info));
     ONNXTensorElementDataType element = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
     if (info != nullptr) check(ort->GetTensorElementType(info, &element));
-    if (element != ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT) {
-      throw Problem(DMDKIT_BACKEND_FAILED, graph_ + ": " + tensor.name + " is not a float32 tensor");
+    const bool token = tokens_ && !output;
+    if (element != (token ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT)) {
+      throw Problem(DMDKIT_BACKEND_FAILED,
+                    graph_ + ": " + tensor.name + (token ? " is not an int64 tensor" : " is not a float32 tensor"));
     }
     std::size_t rank = 0;
     check(ort->GetDimensionsCount(info, &rank));
@@ -279,6 +316,7 @@ struct dmdkit_backend_session {
   std::vector<Tensor> outputs_;
   std::string graph_;
   bool on_device_ = false;
+  bool tokens_ = false;
 };
 
 namespace {

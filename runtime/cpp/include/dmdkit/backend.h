@@ -1,6 +1,6 @@
 /* The contract between libdmdkit and a backend plug-in, libdmdkit_NAME.so: plain C, because the two may be built apart.
  *
- * All tensors are float32. The core owns the buffers; a backend binds them once per batch size and then only runs. No function
+ * All tensors are float32, but for the tokens that a text graph takes. The core owns the buffers; a backend binds them once per batch size and then only runs. No function
  * may throw. Functions that can fail return 0 or non-zero, and then write a zero-terminated text of at most error_size bytes to
  * error: DMDKIT_BACKEND_NO_DEVICE for a device that is not here, DMDKIT_BACKEND_NO_MEMORY, DMDKIT_BACKEND_FAILED otherwise. */
 #ifndef DMDKIT_BACKEND_H_
@@ -53,9 +53,10 @@ typedef struct {
   const dmdkit_backend_entry_pair* provider_options; /* what the application asks for */
   size_t provider_option_count;
   const dmdkit_backend_engine* engine; /* null for a backend that takes ONNX files */
+  int tokens; /* 1: a text graph, whose inputs are int64 (batch, length); only where the table has run_tokens */
 } dmdkit_backend_open_args;
 
-/* One input or output. shape[0] is the batch and -1; name and shape live as long as the session. */
+/* One input or output. shape[0] is the batch and -1, shape[1] of a text graph too where it takes any length; name and shape live as long as the session. */
 typedef struct {
   const char* name;
   const int64_t* shape;
@@ -83,6 +84,10 @@ typedef struct {
   int takes_engines;
   /* How the session runs since the last bind, "CUDA graph"; null, or a null answer, if there is nothing to say. */
   const char* (*note)(const dmdkit_backend_session* session);
+  /* Runs a session that was opened with `tokens`: one buffer of batch times length per input, and one of batch times length times
+   * the output's last size. Null, or beyond struct_size, in a backend that takes no tokens; its text graphs are not asked for. */
+  int (*run_tokens)(dmdkit_backend_session* session, size_t batch, size_t length, const int64_t* const* inputs, float* output,
+                    char* error, size_t error_size);
 } dmdkit_backend_vtable;
 
 /* The plug-in's one symbol: its table, or null when it does not speak that version. */

@@ -58,13 +58,19 @@ typedef struct dmdkit_options {
   const char* backend_directory; /* where libdmdkit_BACKEND.so is looked for first */
 } dmdkit_options;
 
-/* Raw features, sample first, then step, then feature. A modality is absent when its bit is set in `absent`. */
+/* Raw features, sample first, then step, then feature. A modality is absent when its bit is set in `absent`. In place of text
+ * features, where the bundle has a text encoder, `words` or `token_ids` hold one entry for each sample; data[DMDKIT_TEXT] is then
+ * null. */
 typedef struct dmdkit_inputs {
   size_t struct_size;
   size_t batch;
   const float* data[DMDKIT_MODALITIES];
   size_t count[DMDKIT_MODALITIES]; /* values at data, batch * steps * features */
   uint32_t absent;                 /* 1u << DMDKIT_AUDIO */
+  const char* const* words;        /* sentences in UTF-8; null: none */
+  const size_t* word_bytes;        /* of each; null: each ends with a zero byte */
+  const int64_t* const* token_ids; /* ids of each sentence, with or without padding; null: none */
+  const size_t* token_counts;      /* how many ids each has */
 } dmdkit_inputs;
 
 typedef struct dmdkit_input_info {
@@ -81,6 +87,7 @@ typedef struct dmdkit_prediction {
   int deadline_missed;
   /* Share of values outside the training range, in the sample where it is largest, where that is worth a look; else 0. */
   double out_of_range[DMDKIT_MODALITIES];
+  size_t truncated; /* sentences that were longer than the text encoder reads, and cut */
 } dmdkit_prediction;
 
 /* Caller's buffers of explain; a null pointer leaves that output out. Counts are in values and must fit exactly. */
@@ -108,6 +115,7 @@ typedef struct dmdkit_stats {
   double max_ms;
   uint64_t deadline_misses;
   uint64_t out_of_range;
+  uint64_t truncated; /* sentences that predict and explain cut */
 } dmdkit_stats;
 
 DMDKIT_C_API void dmdkit_options_init(dmdkit_options* options);
@@ -137,6 +145,10 @@ DMDKIT_C_API dmdkit_status dmdkit_get_input(const dmdkit_runtime* runtime, int m
 DMDKIT_C_API size_t dmdkit_output_count(const dmdkit_runtime* runtime);
 DMDKIT_C_API const char* dmdkit_graph(const dmdkit_runtime* runtime);
 DMDKIT_C_API const char* dmdkit_backend(const dmdkit_runtime* runtime);
+
+/* What reads words and what runs that, once some came; "" before. */
+DMDKIT_C_API const char* dmdkit_text_graph(const dmdkit_runtime* runtime);
+DMDKIT_C_API const char* dmdkit_text_backend(const dmdkit_runtime* runtime);
 
 /* Writes batch * dmdkit_output_count values to score; prediction may be null. */
 DMDKIT_C_API dmdkit_status dmdkit_predict(dmdkit_runtime* runtime, const dmdkit_inputs* inputs, float* score,

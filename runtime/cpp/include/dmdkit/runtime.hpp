@@ -53,6 +53,11 @@ class DMDKIT_API Runtime {
   const std::string& backend() const noexcept;
   const std::string& name() const noexcept;
 
+  // Whether the bundle reads words and token ids; what reads them, and what runs that, once some came (empty before).
+  bool has_text_encoder() const noexcept;
+  const std::string& text_graph() const noexcept;
+  const std::string& text_backend() const noexcept;
+
   // What was not as expected when the bundle was opened, in sentences; said here and nowhere else.
   const std::vector<std::string>& notes() const noexcept;
 
@@ -60,7 +65,9 @@ class DMDKIT_API Runtime {
   const std::array<std::string, kModalities>& modality_order() const noexcept;
   const std::array<std::string, kEdges>& edge_order() const noexcept;
 
-  // Scores raw features. Fails with kInvalidInput for a wrong size, a NaN or infinity, or a modality that may not be absent.
+  // Scores raw features, or words or token ids in place of text. Fails with kInvalidInput for a wrong size, a NaN or infinity, a
+  // modality that may not be absent, a sentence that is not UTF-8 or an id outside the vocabulary. Features need no memory after
+  // the first call with a batch size; words do.
   Result<Prediction> predict(const Inputs& inputs) noexcept;
 
   // The same, copied into `score` (batch * outputs() values), for a Runtime that threads share; the returned view shows

@@ -9,6 +9,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -48,6 +49,9 @@ inline constexpr std::size_t kModalities = 3;
 inline constexpr std::size_t kEdges = 6;
 inline constexpr std::array<const char*, kModalities> kModalityNames = {"text", "audio", "vision"};
 
+// The token ids of one sentence, with or without padding on either side.
+using TokenIds = View<const std::int64_t>;
+
 // Raw features of one batch: each view holds batch * steps * features values, sample first, then step, then feature. A modality
 // is absent when it is std::nullopt, which the runtime accepts only where the bundle was trained for it.
 struct Inputs {
@@ -55,6 +59,11 @@ struct Inputs {
   std::optional<FloatView> audio;
   std::optional<FloatView> vision;
   std::size_t batch = 1;
+
+  // Instead of `text`, where the bundle has a text encoder: `batch` sentences in UTF-8, or their token ids. The first of either
+  // opens the encoder. A sentence longer than the encoder reads loses its end, and is counted.
+  std::optional<View<const std::string_view>> words = std::nullopt;
+  std::optional<View<const TokenIds>> token_ids = std::nullopt;
 };
 
 // What the bundle expects of one modality.
@@ -111,6 +120,7 @@ struct Prediction {
   bool deadline_missed = false;
   // Share of values outside the training range, in the sample where it is largest, where that is worth a look; else 0.
   std::array<double, kModalities> out_of_range{};
+  std::size_t truncated = 0;  // sentences that were longer than the text encoder reads, and cut
 };
 
 // What explain returns; the views are valid until the next call on the same Runtime.
@@ -144,6 +154,7 @@ struct Stats {
   std::uint64_t deadline_misses = 0;
   std::uint64_t out_of_range = 0;       // calls of predict or explain whose inputs left the training range
   std::uint64_t callback_failures = 0;  // of these, calls whose on_out_of_range threw; they answered nevertheless
+  std::uint64_t truncated = 0;          // sentences that predict and explain cut
 };
 
 // One graph against the outputs it gave when it was exported.

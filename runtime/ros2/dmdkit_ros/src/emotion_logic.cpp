@@ -47,8 +47,33 @@ dmdkit::Result<EmotionLogic> EmotionLogic::open(const Settings& settings) noexce
   return EmotionLogic(std::move(*runtime), with);
 }
 
-Answer EmotionLogic::handle(const Sample& sample) {
+bool EmotionLogic::say(std::string sentence, std::int64_t now_ns) {
+  if (!runtime_.has_text_encoder()) {
+    add_failure("words came, but the bundle has no text encoder; export a run that was trained with one, or send text features");
+    return false;
+  }
+  sentence_ = std::move(sentence);
+  said_ns_ = now_ns;
+  has_sentence_ = true;
+  return true;
+}
+
+bool EmotionLogic::takes_words(const Sample& sample) const noexcept {
+  return !sample.modalities[0].absent && sample.modalities[0].values.empty() && runtime_.has_text_encoder();
+}
+
+Answer EmotionLogic::handle(const Sample& sample, std::int64_t now_ns) {
   Answer answer;
+  const double silent_ms = static_cast<double>(now_ns / 1000 - said_ns_ / 1000) / 1e3;
+  if (has_sentence_ && settings_.max_words_age_ms > 0.0 && silent_ms > settings_.max_words_age_ms) has_sentence_ = false;
+  words_ = sentence_;
+  if (takes_words(sample) && !has_sentence_ && !runtime_.inputs()[0].may_be_absent) {
+    ++counts_.wordless;
+    answer.outcome = Answer::Outcome::kDropped;
+    answer.problem = "no words came that still stand, and the model was not trained without text";
+    last_problem_ = answer.problem;
+    return answer;
+  }
   if (settings_.max_age_ms > 0.0 && sample.age_ms > settings_.max_age_ms) {
     ++counts_.dropped;
     answer.outcome = Answer::Outcome::kDropped;
@@ -81,12 +106,14 @@ dmdkit::Result<dmdkit::Explanation> EmotionLogic::explain(const Sample& sample) 
   return explanation;
 }
 
-dmdkit::Inputs EmotionLogic::inputs_of(const Sample& sample) noexcept {
+dmdkit::Inputs EmotionLogic::inputs_of(const Sample& sample) const noexcept {
   dmdkit::Inputs inputs;
   std::optional<dmdkit::FloatView>* const views[] = {&inputs.text, &inputs.audio, &inputs.vision};
-  for (std::size_t i = 0; i < sample.modalities.size(); ++i) {
+  const bool words = takes_words(sample);
+  for (std::size_t i = words ? 1 : 0; i < sample.modalities.size(); ++i) {
     if (!sample.modalities[i].absent) *views[i] = sample.modalities[i].values;
   }
+  if (words && has_sentence_) inputs.words.emplace(&words_, 1);
   return inputs;
 }
 
@@ -113,6 +140,7 @@ std::string EmotionLogic::summary() const {
     text += " " + input.name + " " + std::to_string(input.steps) + " x " + std::to_string(input.features) +
             (input.may_be_absent ? " (may be absent)" : "");
   }
+  if (runtime_.has_text_encoder()) text += "; words in place of text";
   return text;
 }
 
@@ -121,6 +149,7 @@ EmotionLogic::Counts EmotionLogic::now() const {
   Counts counts = counts_;
   counts.deadline_misses = stats.deadline_misses;
   counts.out_of_range = stats.out_of_range;
+  counts.truncated = stats.truncated;
   return counts;
 }
 
@@ -131,6 +160,8 @@ Report EmotionLogic::report(bool active) {
   const std::pair<std::uint64_t, const char*> warnings[] = {
       {counts.deadline_misses - reported_.deadline_misses, "deadlines missed"},
       {counts.dropped - reported_.dropped, "samples too old"},
+      {counts.wordless - reported_.wordless, "samples without words"},
+      {counts.truncated - reported_.truncated, "sentences cut"},
       {counts.superseded - reported_.superseded, "samples superseded by newer ones"},
       {counts.lost - reported_.lost, "samples lost by the middleware"},
       {counts.out_of_range - reported_.out_of_range, "samples outside the training range"}};
@@ -163,6 +194,9 @@ Report EmotionLogic::report(bool active) {
                    {"deadline_misses", std::to_string(stats.deadline_misses)},
                    {"out_of_range", std::to_string(stats.out_of_range)},
                    {"too_old", std::to_string(counts.dropped)},
+                   {"without_words", std::to_string(counts.wordless)},
+                   {"truncated", std::to_string(stats.truncated)},
+                   {"text_graph", runtime_.text_graph()},
                    {"superseded", std::to_string(counts.superseded)},
                    {"lost", std::to_string(counts.lost)},
                    {"failed", std::to_string(counts.failed)},

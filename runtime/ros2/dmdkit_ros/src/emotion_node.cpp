@@ -16,9 +16,14 @@
 #include <rclcpp/rclcpp.hpp>
 #include <rclcpp_components/register_node_macro.hpp>
 #include <rclcpp_lifecycle/lifecycle_node.hpp>
+#include <std_msgs/msg/string.hpp>
 #include <string>
 #include <utility>
 #include <vector>
+
+#ifdef DMDKIT_ROS_HRI
+#include <hri_msgs/msg/live_speech.hpp>
+#endif
 
 #include "dmdkit_ros/emotion_logic.hpp"
 #include "dmdkit_ros/msg/emotion.hpp"
@@ -105,6 +110,10 @@ class EmotionNode : public rclcpp_lifecycle::LifecycleNode {
   void release() {
     active_ = false;
     features_.reset();
+    words_.reset();
+#ifdef DMDKIT_ROS_HRI
+    speech_.reset();
+#endif
     emotion_.reset();
     explanation_.reset();
     info_.reset();
@@ -181,6 +190,27 @@ class EmotionNode : public rclcpp_lifecycle::LifecycleNode {
       options.event_callbacks.message_lost_callback = nullptr;  // a middleware that does not count them
       features_ = create_subscription<msg::Features>("~/features", qos, callback, options);
     }
+    if (logic_->runtime().has_text_encoder()) listen(options);
+  }
+
+  // Words come less often than features, and none may be lost.
+  void listen(rclcpp::SubscriptionOptions options) {
+    options.event_callbacks.message_lost_callback = nullptr;
+    const auto qos = rclcpp::QoS(10);
+    words_ = create_subscription<std_msgs::msg::String>(
+        "~/words", qos, [this](std_msgs::msg::String::ConstSharedPtr words) { guarded([&] { say(words->data); }); }, options);
+#ifdef DMDKIT_ROS_HRI
+    speech_ = create_subscription<hri_msgs::msg::LiveSpeech>(
+        "~/speech", qos,
+        [this](hri_msgs::msg::LiveSpeech::ConstSharedPtr speech) {
+          guarded([&] { say(speech->final.empty() ? speech->incremental : speech->final); });
+        },
+        options);
+#endif
+  }
+
+  void say(const std::string& sentence) {
+    if (active_) logic_->say(sentence, now().nanoseconds());
   }
 
   // Old features are of no use to a control loop: whatever waits behind `features` supersedes it, and is counted.
@@ -198,7 +228,7 @@ class EmotionNode : public rclcpp_lifecycle::LifecycleNode {
 
   void predict(const msg::Features& features) {
     const Sample sample = sample_of(features, now().nanoseconds());
-    const Answer answer = logic_->handle(sample);
+    const Answer answer = logic_->handle(sample, now().nanoseconds());
     if (!answer.problem.empty()) warn(answer.problem);
     if (answer.outcome != Answer::Outcome::kPredicted) return;
     auto out = std::make_unique<msg::Emotion>();
@@ -335,6 +365,10 @@ class EmotionNode : public rclcpp_lifecycle::LifecycleNode {
   rclcpp::Publisher<msg::Info>::SharedPtr info_;
   rclcpp::Publisher<diagnostic_msgs::msg::DiagnosticArray>::SharedPtr diagnostics_;
   rclcpp::Subscription<msg::Features>::SharedPtr features_;
+  rclcpp::Subscription<std_msgs::msg::String>::SharedPtr words_;
+#ifdef DMDKIT_ROS_HRI
+  rclcpp::Subscription<hri_msgs::msg::LiveSpeech>::SharedPtr speech_;
+#endif
   rclcpp::TimerBase::SharedPtr timer_;
   rclcpp::TimerBase::SharedPtr autostart_;
   rclcpp::node_interfaces::OnSetParametersCallbackHandle::SharedPtr on_set_;

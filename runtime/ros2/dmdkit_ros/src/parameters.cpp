@@ -63,6 +63,7 @@ const std::vector<ParameterInfo>& parameters() {
       {"self_check", true, 0, 0, "refuse to start where the bundle's golden samples give other answers"},
       {"explain_every", std::int64_t{0}, 0, kMaxEvery, "publish an explanation every so many predictions; 0: never"},
       {"max_age_ms", 0.0, 0, kMaxAgeMs, "drop features older than this; 0: drop none"},
+      {"max_words_age_ms", 0.0, 0, kMaxAgeMs, "forget a sentence older than this; 0: it stands until the next one"},
       {"diagnostics_period_s", 1.0, 0.1, 3600, "seconds between two messages on /diagnostics"},
       {"autostart", false, 0, 0, "configure and activate without being told to; read when the node starts"},
   };
@@ -114,6 +115,7 @@ Settings settings_from(const Values& values) {
   settings.self_check = held<bool>(values, "self_check");
   settings.explain_every = static_cast<std::uint32_t>(held<std::int64_t>(values, "explain_every"));
   settings.max_age_ms = held<double>(values, "max_age_ms");
+  settings.max_words_age_ms = held<double>(values, "max_words_age_ms");
   return settings;
 }
 

@@ -42,6 +42,65 @@ class EmotionLogicTest : public BundleTest {
   }
 };
 
+// The same with a text encoder, of whose tokens every feature is a hundredth of the id.
+class WordsTest : public EmotionLogicTest {
+ protected:
+  void SetUp() override {
+    EmotionLogicTest::SetUp();
+    add_text_encoder();
+    text.clear();
+  }
+};
+
+TEST_F(WordsTest, ASentenceStandsUntilTheNextOne) {
+  auto logic = EmotionLogic::open(settings());
+  ASSERT_TRUE(logic.ok()) << logic.status().message();
+  Answer answer = logic->handle(sample());
+  EXPECT_EQ(answer.outcome, Answer::Outcome::kDropped);
+  EXPECT_EQ(logic->report().message, "1 samples without words");
+  ASSERT_TRUE(logic->say("good", 0));
+  const float first = logic->handle(sample()).prediction.score[0];
+  EXPECT_FLOAT_EQ(logic->handle(sample()).prediction.score[0], first);
+  EXPECT_FLOAT_EQ(logic->explain(sample())->score[0], first);
+  ASSERT_TRUE(logic->say("", 0));
+  EXPECT_LT(logic->handle(sample()).prediction.score[0], first) << "nothing said is a sentence, too";
+  ASSERT_TRUE(logic->say("good good good", 0));
+  answer = logic->handle(sample());
+  EXPECT_EQ(answer.prediction.truncated, 1U);
+  const Report report = logic->report();
+  EXPECT_EQ(report.level, Level::kWarn);
+  EXPECT_EQ(report.message, "1 sentences cut");
+  EXPECT_EQ(value_of(report, "text_graph"), "text.fp32");
+  text.assign(kTextSize, 0.3F);  // features of its own win
+  EXPECT_FLOAT_EQ(logic->handle(sample()).prediction.score[0], 0.3F);
+}
+
+TEST_F(WordsTest, AnOldSentenceIsForgotten) {
+  Settings with = settings();
+  with.max_words_age_ms = 50.0;
+  auto logic = EmotionLogic::open(with);
+  ASSERT_TRUE(logic.ok()) << logic.status().message();
+  ASSERT_TRUE(logic->say("good", 0));
+  EXPECT_EQ(logic->handle(sample(), 49'000'000).outcome, Answer::Outcome::kPredicted);
+  EXPECT_EQ(logic->handle(sample(), 51'000'000).outcome, Answer::Outcome::kDropped);
+}
+
+TEST_F(WordsTest, WordsThatAreNotUtf8FailTheSampleAndNothingElse) {
+  auto logic = EmotionLogic::open(settings());
+  ASSERT_TRUE(logic->say("\xFF", 0));
+  const Answer answer = logic->handle(sample());
+  EXPECT_EQ(answer.outcome, Answer::Outcome::kFailed);
+  EXPECT_NE(answer.problem.find("not UTF-8"), std::string::npos);
+  ASSERT_TRUE(logic->say("good", 0));
+  EXPECT_EQ(logic->handle(sample()).outcome, Answer::Outcome::kPredicted);
+}
+
+TEST_F(EmotionLogicTest, ABundleWithoutAnEncoderRefusesWords) {
+  auto logic = EmotionLogic::open(settings());
+  EXPECT_FALSE(logic->say("good", 0));
+  EXPECT_EQ(logic->report().level, Level::kError);
+}
+
 TEST_F(EmotionLogicTest, PredictsAndExplainsNowAndThen) {
   Settings with = settings();
   with.explain_every = 2;

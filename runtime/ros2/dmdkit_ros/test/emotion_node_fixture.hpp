@@ -12,6 +12,8 @@
 #include "dmdkit_ros/msg/features.hpp"
 #include "dmdkit_ros/msg/info.hpp"
 #include "dmdkit_ros/parameters.hpp"
+#include "hri_msgs/msg/live_speech.hpp"
+#include "std_msgs/msg/string.hpp"
 
 namespace dmdkit {
 

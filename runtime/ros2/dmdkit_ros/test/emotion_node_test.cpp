@@ -18,6 +18,34 @@ TEST_F(EmotionNodeTest, FeaturesInScoreOut) {
   EXPECT_EQ(scores[0]->header.frame_id, "face");
 }
 
+TEST_F(EmotionNodeTest, WordsComeAsStringsAndAsSpeech) {
+  add_text_encoder();
+  replace("self_check", rclcpp::ParameterValue(false));  // the fixture has no golden sentences
+  make_active();
+  Features message = features(0.3F);
+  message.text.clear();
+  const auto words = stand_in::middleware().write("/emotion/words", rclcpp::QoS(10));
+  const auto speech = stand_in::middleware().write("/emotion/speech", rclcpp::QoS(10));
+  const auto score_after = [&] {
+    executor.spin_some();
+    send(message);
+    executor.spin_some();
+    return heard_on<Emotion>("/emotion/emotion").back()->score.at(0);
+  };
+  std_msgs::msg::String sentence;
+  sentence.data = "good";
+  stand_in::middleware().publish(*words, std::make_shared<const std_msgs::msg::String>(sentence));
+  const float said = score_after();
+  hri_msgs::msg::LiveSpeech spoken;
+  spoken.incremental = "";
+  stand_in::middleware().publish(*speech, std::make_shared<const hri_msgs::msg::LiveSpeech>(spoken));
+  EXPECT_LT(score_after(), said);
+  spoken.incremental = "go";
+  spoken.final = "good";
+  stand_in::middleware().publish(*speech, std::make_shared<const hri_msgs::msg::LiveSpeech>(spoken));
+  EXPECT_FLOAT_EQ(score_after(), said);
+}
+
 TEST_F(EmotionNodeTest, NoStampEndsTheProcess) {
   make_active();
   for (const std::int32_t seconds :

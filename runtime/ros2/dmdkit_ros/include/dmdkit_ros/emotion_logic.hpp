@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <dmdkit/runtime.hpp>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -17,9 +18,10 @@ struct Settings {
   bool self_check = true;           // replay the golden samples before the first prediction, and refuse to start if they differ
   std::uint32_t explain_every = 0;  // explain every so many predictions; 0: never
   double max_age_ms = 0.0;          // features older than this are dropped; 0: none are
+  double max_words_age_ms = 0.0;    // a sentence older than this is forgotten; 0: it stands until the next one
 };
 
-// One modality as a message carries it.
+// One modality as a message carries it. Text without values that is not absent is what was said last.
 struct Modality {
   dmdkit::FloatView values;
   bool absent = false;
@@ -58,7 +60,12 @@ class EmotionLogic {
 
   const dmdkit::Runtime& runtime() const noexcept { return runtime_; }
 
-  Answer handle(const Sample& sample);
+  // Takes a sentence, for the samples that come without text of their own: false, and counted as a failure, where the bundle has
+  // no text encoder to read it.
+  bool say(std::string sentence, std::int64_t now_ns);
+
+  // `now_ns`: the clock that `say` was told.
+  Answer handle(const Sample& sample, std::int64_t now_ns = 0);
 
   // Explains a sample that was handled. The logits are in the order of the inputs (text, audio, vision) whatever the bundle's
   // own is; the views are valid until the next call.
@@ -82,22 +89,30 @@ class EmotionLogic {
  private:
   EmotionLogic(dmdkit::Runtime runtime, const Settings& settings);
 
-  static dmdkit::Inputs inputs_of(const Sample& sample) noexcept;
+  // What the runtime is given; a sample without text of its own gets the sentence that stands.
+  dmdkit::Inputs inputs_of(const Sample& sample) const noexcept;
+  bool takes_words(const Sample& sample) const noexcept;
   dmdkit::FloatView in_input_order(dmdkit::FloatView logits, std::vector<float>& ordered) const;
 
   struct Counts {
     std::uint64_t predicted = 0;
     std::uint64_t dropped = 0;
+    std::uint64_t wordless = 0;
     std::uint64_t failed = 0;
     std::uint64_t superseded = 0;
     std::uint64_t lost = 0;
     std::uint64_t deadline_misses = 0;
     std::uint64_t out_of_range = 0;
+    std::uint64_t truncated = 0;
   };
   Counts now() const;
 
   dmdkit::Runtime runtime_;
   Settings settings_;
+  std::string sentence_;         // what was said last
+  std::string_view words_;       // of sentence_, for the runtime
+  std::int64_t said_ns_ = 0;
+  bool has_sentence_ = false;
   std::vector<float> score_;  // the runtime's own view would end with the explanation
   std::vector<float> logit_homo_;
   std::vector<float> logit_hetero_;
