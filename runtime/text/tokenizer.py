@@ -60,7 +60,7 @@ class TokenBatch:
         return {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
 
 
-def without_padding(row: Sequence[int], pad_id: int) -> list[int]:
+def without_padding(row: Sequence[int] | Tokens, pad_id: int) -> list[int]:
     """A sentence's ids without its padding, on whichever side that was; between tokens it is one of them."""
     tokens = [index for index, item in enumerate(row) if item != pad_id]
     return [int(item) for item in row[tokens[0] : tokens[-1] + 1]] if tokens else []

@@ -97,7 +97,8 @@ READ_BY_CPP = [
     *(("graphs", "*", key) for key in ("kind", "precision", "file", "multiply_adds_int8", "verdict")),
     ("graphs", "*", "session_options"), ("graphs", "*", "session_options", "*"), ("graphs", "*", "verdict", "status"),
     ("text",),
-    *(("text", key) for key in ("tokenizer", "max_tokens", "vocabulary_size", "pad_id", "padding_side", "padded_steps", "lengths")),
+    *(("text", key) for key in ("tokenizer", "max_tokens", "vocabulary_size", "pad_id", "padding_side", "padded_steps")),
+    ("text", "lengths"),
     ("golden",), ("golden", "file"), ("golden", "samples"), ("files",), ("files", "*"),
     ("files", "*", "sha256"), ("files", "*", "size_bytes"),
 ]  # fmt: skip

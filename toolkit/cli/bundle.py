@@ -388,12 +388,7 @@ def _print_manifest(manifest: Manifest) -> None:
         trained = "fine-tuned" if text.fine_tuned else "as it came"
         say(
             f"text encoder ({trained}): {text.vocabulary_size} tokens, at most {text.max_tokens} a sentence, padded on the "
-            f"{text.padding_side}, padded steps {text.padded_steps}; "
-            + (
-                "a sentence costs what its own tokens cost"
-                if text.lengths == "dynamic"
-                else "every sentence costs as much as the longest"
-            )
+            f"{text.padding_side}, padded steps {text.padded_steps}, {text.lengths} length"
         )
     numbers = ["size", "stored", "computed", "mult-adds", "samples"]
     heads = ["graph", *numbers[:4], "verdict", "samples"]

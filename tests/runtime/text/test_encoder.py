@@ -18,6 +18,10 @@ from dmdkit.errors import BundleError, InputError, MissingDependencyError
 from dmdkit.runtime import Runtime
 from dmdkit.runtime.bundle import Bundle
 from dmdkit.runtime.inputs import is_for_text_encoder
+from dmdkit.runtime.open_graph import open_runner
+from dmdkit.runtime.text.lengths import encode
+from dmdkit.runtime.text.tokenizer import Layout, lay_out
+from tests.conftest import ROOT
 from tests.runtime.builders import golden_inputs, put_file, set_verdict
 from tests.text_builders import MAX_TOKENS, VOCABULARY
 
@@ -333,3 +337,30 @@ def test_features_alone_leave_a_text_graphs_verdict_as_it_was(text_bundle_copy: 
     before = Bundle.open(text_bundle_copy).manifest.graphs["text.int8-cpu"].verdict
     main(["check", str(text_bundle_copy), "--data", str(tmp_path / "features.npz"), "--backend", "onnxruntime"])
     assert Bundle.open(text_bundle_copy).manifest.graphs["text.int8-cpu"].verdict == before
+
+
+def test_a_sentence_costs_its_own_tokens_in_every_precision(text_bundle: Path, features, capsys: pytest.CaptureFixture[str]):
+    bundle = Bundle.open(text_bundle)
+    assert [record.name for record in bundle.manifest.requires] == ["text-lengths"]
+    ids = [[2, 12, 3], [2, 12, 13, 14, 15, 16, 17, 3]]
+    for name in (name for name, graph in bundle.manifest.graphs.items() if graph.kind == "text"):
+        with open_runner(bundle, name) as runner:
+            assert runner.inputs[0].shape == (-1, -1), name
+            alone = runner.infer({"input_ids": np.array(ids[:1]), "attention_mask": np.ones((1, 3), np.int64)})["text"]
+            assert alone.shape == (1, 3, features["text"].shape[2])
+            whole = encode(runner, lay_out(ids, Layout(MAX_TOKENS, 0, "left", len(VOCABULARY))))
+            spread = float(features["text"].std())
+            np.testing.assert_allclose(whole[:1, -3:], alone, rtol=0, atol=1e-5 if name == "text.fp32" else spread)
+            assert not whole[0, :-3].any()
+    assert main(["inspect", str(text_bundle)]) == 0
+    assert "padded steps zero, dynamic length" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_bundle_of_fixed_length_still_reads_words(capsys: pytest.CaptureFixture[str]):
+    old = ROOT / "tests/fixtures/bundles/0.1/words"
+    with Runtime.open(old, graph="fp32") as runtime:
+        golden = golden_inputs(old)
+        found = runtime.predict(text=["good", "a very good film"], audio=golden["audio"][:2], vision=golden["vision"][:2])
+        assert np.isfinite(found.score).all()
+    assert main(["inspect", str(old)]) == 0
+    assert "fixed length" in " ".join(capsys.readouterr().out.split())
