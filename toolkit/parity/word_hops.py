@@ -31,7 +31,8 @@ def words_in_cpp(
     Args:
         bundle: An opened bundle.
         golden: Its golden samples.
-        split: Samples with tokens; None: the golden ones. Where it has transcripts, C++ gets those, which compares the tokenizers too.
+        split: Samples with tokens; None: the golden ones. C++ gets transcripts where there are any, as that
+            compares the tokenizers too.
         native: The C++ runtime; None: no hop.
         distinct: Number of different samples; None: all of them.
         on_step: Called after each hop.
