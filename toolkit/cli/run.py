@@ -26,6 +26,8 @@ from dmdkit.errors import ConfigError, ExitCode, RunError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from torch.utils.tensorboard import SummaryWriter
+
     from dmdkit.config import RunConfig
     from dmdkit.training.run import Run
     from dmdkit.training.trainer import Progress
@@ -121,6 +123,15 @@ def _told_how_to_go_on(out: Path, *, resume: bool) -> Iterator[None]:
         raise
 
 
+def _event_writer(directory: Path) -> SummaryWriter:
+    from torch.utils.tensorboard import SummaryWriter
+
+    try:
+        return SummaryWriter(str(directory))
+    except OSError as cause:
+        raise ConfigError(f"--tensorboard {directory}: cannot be written: {cause.strerror or cause}; name another") from cause
+
+
 def train_run(
     data: Path | None,
     config_name: str | None,
@@ -131,12 +142,15 @@ def train_run(
     resume: bool = False,
     force: bool = False,
     quiet: bool = False,
+    events: Path | None = None,
 ) -> Run:
     """Trains, choosing what was not said and saying what was chosen; see :func:`train`.
 
     Everything that can be wrong with the request is found before anything is written.
     """
     require("training", "train", "torch", "lightning_fabric")
+    if events is not None:
+        require("--tensorboard", "tensorboard", "tensorboard")
     from dmdkit.config import load_run_config, recipe_path
     from dmdkit.training.devices import checked_device
     from dmdkit.training.planning import resolved
@@ -171,10 +185,12 @@ def train_run(
     if config.text_encoder is not None:
         require("training with a text encoder", "text", "transformers", "tokenizers")
     target = out or _free_name(f"{Path(path).stem}-{Path(config_name or DEFAULT_RECIPE).stem}")
-    from dmdkit.cli.training_progress import Announced
+    from dmdkit.cli.training_progress import Announced, WithEvents
 
     with _told_how_to_go_on(target, resume=resume):
-        progress = Announced(_progress(quiet), planned)
+        progress: Progress = Announced(_progress(quiet), planned)
+        if events is not None:
+            progress = WithEvents(progress, _event_writer(events))
         return train_into(config, dataset, target, device=device, force=force, resume=resume, progress=progress)
 
 
@@ -207,6 +223,9 @@ def train(
     ] = None,
     task: Annotated[TaskOption | None, typer.Option(help="What the labels are; else the recipe's.")] = None,
     label_range: LabelRangeOption = None,
+    tensorboard: Annotated[
+        Path | None, typer.Option(help="Also write every epoch's losses and metrics as TensorBoard events into this directory.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
 ) -> None:
     """Train a full DMD model with its GD-Units into a run directory.
@@ -226,7 +245,7 @@ def train(
     assignments += [f"data.nan_policy={nan_policy.value}"] if nan_policy is not None else []
     assignments += [f"data.task={task.value}"] if task is not None else []
     assignments += [f"data.label_range=[{label_range[0]}, {label_range[1]}]"] if label_range is not None else []
-    run = train_run(data, config, out, assignments, device=device, resume=resume, force=force, quiet=json)
+    run = train_run(data, config, out, assignments, device=device, resume=resume, force=force, quiet=json, events=tensorboard)
     from dmdkit.training.run import metrics_of
 
     metrics = metrics_of(run.path)

@@ -10,9 +10,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from dmdkit.cli.console import err, note
 
 if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
     from dmdkit.training.progress import Progress as TrainingProgress
 
-__all__ = ["Announced", "BarProgress", "LineProgress"]
+__all__ = ["Announced", "BarProgress", "LineProgress", "WithEvents"]
 
 Row = dict[str, float | int | None]
 _SHOWN = {
@@ -129,3 +131,32 @@ class Announced:
         """Says the sentences, then starts."""
         self._announce()
         self._progress.start(epochs, batches, first_epoch)
+
+
+class WithEvents:
+    """A progress that also writes every column of an epoch's line as TensorBoard events.
+
+    Args:
+        progress: What shows the training.
+        writer: A ``torch.utils.tensorboard.SummaryWriter``.
+    """
+
+    def __init__(self, progress: TrainingProgress, writer: SummaryWriter) -> None:
+        self._progress, self._writer = progress, writer
+        self.start, self.fold, self.batch = progress.start, progress.fold, progress.batch
+
+    def epoch(self, row: Row, *, best: bool) -> None:
+        """Writes the epoch's events, then shows it."""
+        number = int(row["epoch"] or 0)
+        for name, value in row.items():
+            if name != "epoch" and value is not None:
+                group, _, rest = name.partition("_")
+                tag = f"{group}/{rest}" if group in ("train", "valid") else name
+                self._writer.add_scalar(tag, value, number)
+        self._writer.flush()
+        self._progress.epoch(row, best=best)
+
+    def stop(self) -> None:
+        """Closes the events."""
+        self._writer.close()
+        self._progress.stop()
