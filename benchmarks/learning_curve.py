@@ -3,7 +3,8 @@
 ``python -m benchmarks.learning_curve DATA --subsets 50 100 200 400 --seeds 1 2 3``: for each subset of the training samples
 (chosen by a fixed seed) and all of them, the ``small`` recipe as it is, the same model with the published settings, and the
 baselines every run is measured beside. Validation chooses everything; it is cut to a quarter of a subset, as a small set has
-no more. Each cell: mean over seeds, smallest and largest. ``--generated N`` makes a set of its own instead of reading one.
+no more. Each cell: mean over seeds, smallest and largest. ``--generated N`` makes sets of its own
+(benchmarks/generated_sets.py) instead of reading one.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.generated_sets import KINDS, generated
 from dmdkit.cli.run import train_run
-from dmdkit.data import Dataset, Split, load_dataset, sample_dataset, write_dataset
+from dmdkit.data import Dataset, load_dataset, sample_dataset, write_dataset
 from dmdkit.training.run import metrics_of
 
 PUBLISHED = (
@@ -30,42 +32,11 @@ PUBLISHED = (
     "training.plateau_patience=5",
     "training.early_stop_patience=10",
     "training.validation_window=1",
+    "training.schedule=validation",
+    "training.weight_average=0",
 )
 SETTINGS: dict[str, Sequence[str]] = {"small": (), "published settings": PUBLISHED}
 _SUBSET_SEED = 7
-_WIDTHS = {"text": 300, "audio": 74, "vision": 36}
-_STEPS = 20
-
-
-def generated(train: int, seed: int) -> Dataset:
-    """A small set of labels from 1 to 5: a sentiment per modality, along one direction, under noise and nuisances.
-
-    Its test split is large beside the training split, so that a correlation is known to a few hundredths.
-    """
-    generator = np.random.default_rng(seed)
-    sizes = {"train": train, "valid": max(10, train // 4), "test": 400}
-    count = sum(sizes.values())
-    sentiments, arrays = generator.standard_normal((count, 3)), {}
-
-    def direction(width: int) -> np.ndarray:
-        vector = generator.standard_normal(width)
-        return vector / np.linalg.norm(vector) * np.sqrt(width)
-
-    for index, (name, width) in enumerate(_WIDTHS.items()):
-        array = 0.19 * sentiments[:, index, None, None] * direction(width) + generator.standard_normal((count, _STEPS, width))
-        for _ in range(3):
-            array += 0.6 * generator.standard_normal((count, 1, 1)) * direction(width)
-        arrays[name] = array.astype(np.float32)
-    label = sentiments @ (0.8, 0.5, 0.4)
-    label = label / label.std() + 0.55 * generator.standard_normal(count)
-    labels = np.round(np.clip(3 + label / label.std(), 1, 5), 1).astype(np.float32)
-    splits, start = {}, 0
-    for name, size in sizes.items():
-        rows = slice(start, start + size)
-        ids = tuple(f"{name}-{i}" for i in range(size))
-        splits[name] = Split(ids, *(arrays[m][rows] for m in _WIDTHS), labels=labels[rows])
-        start += size
-    return Dataset("generated", "", "regression", (1.0, 5.0), None, dict.fromkeys(_WIDTHS, "none"), splits)
 
 
 def subset(dataset: Dataset, samples: int) -> Dataset:
@@ -116,12 +87,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", nargs="?", help="a feature file, or the word sample")
     parser.add_argument("--generated", type=int, help="training samples of a generated set, instead of a file")
+    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), help="of generated sets")
     parser.add_argument("--subsets", type=int, nargs="*", default=[])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
     options = parser.parse_args()
     if options.generated:
-        sets = {f"generated {seed}": generated(options.generated, seed) for seed in range(3)}
+        sets = {f"generated, {kind}": generated(options.generated, 1, kind) for kind in options.kinds}
     else:
         whole = sample_dataset(0) if options.data == "sample" else load_dataset(Path(options.data))
         stem = Path(options.data).stem

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.learning_curve import generated, subset
+from benchmarks.generated_sets import KINDS, RIDGE_CORRELATION, WIDTHS, generated, ridge_correlation
+from benchmarks.learning_curve import subset
 from benchmarks.training_step import main
 from tests.conftest import tiny_dataset
 
@@ -26,9 +27,11 @@ def test_a_subset_has_the_samples_it_names_and_at_most_a_quarter_to_validate_on(
     assert subset(whole, 48).splits["train"].ids == part.splits["train"].ids
 
 
-def test_the_generated_set_has_the_sizes_it_promises_and_another_seed_is_another_set() -> None:
-    first, other = generated(16, 0), generated(16, 1)
-    assert {name: len(split) for name, split in first.splits.items()} == {"train": 16, "valid": 10, "test": 400}
-    assert first.feature_dims == {"text": 300, "audio": 74, "vision": 36}
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_generated_set_has_the_sizes_it_promises_and_is_as_hard_for_ridge_as_it_says(kind: str) -> None:
+    first, other = generated(16, 0, kind, test=60), generated(16, 1, kind, test=60)
+    assert {name: len(split) for name, split in first.splits.items()} == {"train": 16, "valid": 10, "test": 60}
+    assert first.feature_dims == WIDTHS
     assert 1 <= first.splits["test"].labels.min() < first.splits["test"].labels.max() <= 5
     assert (first.splits["train"].labels != other.splits["train"].labels).any()
+    assert ridge_correlation(first) == pytest.approx(RIDGE_CORRELATION, abs=0.15)
