@@ -13,7 +13,22 @@ from typing import Any
 import typer
 from typer.main import get_command
 
-from dmdkit.cli import add_precision, bench, build, bundle, data, demo, doctor, export, report, reproduce, run, targets, triton
+from dmdkit.cli import (
+    add_precision,
+    bench,
+    build,
+    bundle,
+    data,
+    demo,
+    doctor,
+    export,
+    inspect,
+    report,
+    reproduce,
+    run,
+    targets,
+    triton,
+)
 from dmdkit.errors import ConfigError, DmdkitError, ExitCode
 from dmdkit.printable import is_utf8, visible
 
@@ -43,7 +58,7 @@ app.command("triton")(triton.triton)
 app.command("check")(bundle.check)
 app.command("bench")(bench.bench)
 app.command("predict")(bundle.predict)
-app.command("inspect")(bundle.inspect)
+app.command("inspect")(inspect.inspect)
 app.command("report")(report.report)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
