@@ -185,7 +185,8 @@ class LiveTraining:
             if ends or len(waiting) == self.reads_every:
                 for number, values in enumerate(torch.stack(waiting).cpu(), start=index + 1 - len(waiting)):
                     ids = [split.ids[int(i)] for i in batches[number]]
-                    check_finite(values, names, f"epoch {epoch + 1}, batch {number + 1}", ids)
+                    step = epoch * (len(batches) // group if drops_rest else -(-len(batches) // group)) + number // group + 1
+                    check_finite(values, names, f"epoch {epoch + 1}, batch {number + 1}, step {step}", ids)
                     seen.append(values)
                 waiting.clear()
                 progress.batch(epoch, index + 1, float(seen[-1][0]))
