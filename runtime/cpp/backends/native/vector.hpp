@@ -49,6 +49,7 @@ using I = int32_t __attribute__((vector_size(kLanes * 4)));
 // Of any alignment. As typedefs: clang takes no notice of an alignment that stands in a using.
 typedef float FLoose __attribute__((vector_size(kLanes * 4), aligned(4), may_alias));
 typedef int32_t ILoose __attribute__((vector_size(kLanes * 4), aligned(4), may_alias));
+static_assert(alignof(FLoose) == 4 && alignof(ILoose) == 4, "what is loaded and stored has any address");
 
 inline F load(const float* p) { return *reinterpret_cast<const FLoose*>(p); }
 inline void store(float* p, F v) { *reinterpret_cast<FLoose*>(p) = v; }
