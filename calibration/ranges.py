@@ -85,7 +85,7 @@ def observe(model: ModelProto, tensors: Iterable[str], samples: Mapping[str, Arr
     def observed() -> Iterable[dict[str, Array]]:
         for feed in batches(samples, _BATCH):
             found = dict(zip(asked, session.run(asked, feed), strict=True)) if asked else {}
-            yield found | {name: feed[name] for name in fed}
+            yield {name: _real(array, feed) for name, array in (found | {name: feed[name] for name in fed}).items()}
 
     low, high = dict.fromkeys(names, np.inf), dict.fromkeys(names, -np.inf)
     zeros, sizes = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
@@ -106,6 +106,21 @@ def observe(model: ModelProto, tensors: Iterable[str], samples: Mapping[str, Arr
                 bins = np.minimum((values * np.float64(_BINS / largest)).astype(np.int64), _BINS - 1)
                 counts[name] += np.bincount(bins, minlength=_BINS)
     return {name: Statistics(low[name], high[name], zeros[name] / sizes[name], counts[name]) for name in names}
+
+
+def _real(array: Array, feed: Mapping[str, npt.NDArray[np.generic]]) -> Array:
+    """The values of a tensor (B, C, T) at real steps, where ``feed`` says how many are real; else all of them.
+
+    A projected tensor has k - 1 steps fewer than the input, and as many fewer real ones.
+    """
+    if "steps" not in feed or array.ndim != 3:
+        return array
+    steps, total = feed["steps"].astype(np.int64), feed["text"].shape[1]
+    fewer = total - array.shape[2]
+    if not 0 <= fewer < int(steps.min()):
+        return array
+    real = np.arange(array.shape[2]) < (steps - fewer)[:, None]
+    return array.transpose(0, 2, 1)[real]
 
 
 def _entropy_clip(found: Statistics) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal
@@ -35,7 +35,7 @@ from dmdkit.parity.ledger import Ledger, measure, record
 from dmdkit.report import write_report
 from dmdkit.runtime.bundle import Bundle, Golden
 from dmdkit.runtime.engines.record import ENGINES
-from dmdkit.runtime.format_version import TEXT_LENGTHS_RECORD
+from dmdkit.runtime.format_version import REAL_STEPS_RECORD, TEXT_LENGTHS_RECORD
 from dmdkit.runtime.manifest import (
     GoldenRecord,
     InputRecord,
@@ -233,7 +233,7 @@ def _graphs(
     golden: Split,
     progress: Progress,
 ) -> _Graphs:
-    graphs = fp32_graphs(system, progress.on_step)
+    graphs = fp32_graphs(system, progress.on_step, real_steps=run.facts.steps == "real")
     plans: list[Int8Plan] = []
     int8: Int8Exporter | None = None
     if calibration is not None:
@@ -253,7 +253,7 @@ def _graphs(
     if options.fp16:
         ranges = calibration.split if calibration is not None else golden
         tokens = tokens_of(ranges) if text_exporter is not None else None
-        graphs, report = fp16_graphs(graphs, ranges.features(), progress.on_step, tokens)
+        graphs, report = fp16_graphs(graphs, ranges.inputs(), progress.on_step, tokens)
     searched = int8.validation if int8 is not None and options.search.mode == "auto" else None
     return _Graphs(graphs, plans, report, searched)
 
@@ -299,6 +299,8 @@ def export_bundle(
     weights, weights_time = run.model_file.read_bytes(), run.model_file.stat().st_mtime  # a training may replace the file
     system = load_system(run, weights=weights)
     golden_split, golden_kind = _golden_split(options, records)
+    if run.facts.steps == "real" and golden_split.steps is None:
+        golden_split = replace(golden_split, steps=np.full(len(golden_split), run.facts.shape.lengths.text))
 
     text_exporter = TextExporter.of(run)
     if text_exporter is not None and golden_kind == "synthetic":
@@ -322,7 +324,10 @@ def export_bundle(
 
     spread = golden.reference["score"] if options.parity is None else reference_outputs(system, options.parity.split)["score"]
     manifest = Manifest(
-        requires=[TEXT_LENGTHS_RECORD] if text is not None and text.lengths == "dynamic" else [],
+        requires=[
+            *([TEXT_LENGTHS_RECORD] if text is not None and text.lengths == "dynamic" else []),
+            *([REAL_STEPS_RECORD] if run.facts.steps == "real" else []),
+        ],
         name=_name_of(out),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         tools=installed_versions(_TOOLS) | {"dmdkit": __version__},

@@ -155,14 +155,25 @@ class LastLayer(nn.Module):
         self.feed_forward = FeedForward(layers)
         self.register_buffer("mask", score_mask(padding.unsqueeze(1)), persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Centred streams (B, S*e, T) -> unit vectors of their last step (B, S*e, 1)."""
+    def forward(self, x: Tensor, last: Tensor | None = None) -> Tensor:
+        """Centred streams (B, S*e, T) -> unit vectors of their last step (B, S*e, 1).
+
+        ``last``: int64 (B,), the number of each sample's last real step; None: the last there is.
+        """
         y = self.normalise(x)
-        q = self.query_for_source(self.query(y[:, :, -1:])).reshape(-1, self.streams, self.heads, self.width)
+        q = self.query_for_source(self.query(_step(y, last))).reshape(-1, self.streams, self.heads, self.width)
         source = y.reshape(-1, self.streams, self.width, x.shape[2])
         scores = q @ source
         if self.mask is not None:
             scores = scores + self.mask
+        if last is not None:
+            behind = torch.arange(x.shape[2]) > last.reshape(-1, 1, 1, 1)
+            scores = scores + behind.float() * MASKED_SCORE
         mixed = torch.softmax(scores, dim=-1) @ source.transpose(2, 3)
         mixed = self.value(mixed.reshape(-1, self.streams * self.heads * self.width, 1))
-        return cast(Tensor, self.normalise(self.feed_forward(x[:, :, -1:] + self.out(mixed))))
+        return cast(Tensor, self.normalise(self.feed_forward(_step(x, last) + self.out(mixed))))
+
+
+def _step(x: Tensor, last: Tensor | None) -> Tensor:
+    """One step of (B, C, T), (B, C, 1): the last, or each sample's own."""
+    return x[:, :, -1:] if last is None else x.gather(2, last.reshape(-1, 1, 1).expand(-1, x.shape[1], 1))

@@ -44,13 +44,18 @@ class ExplainModule(nn.Module):
         self.homo_head, self.hetero_head = dmd.homo_head, dmd.hetero_head
         self.homo_gd, self.hetero_gd = system.homo_gd, system.hetero_gd
 
-    def forward(self, text: Tensor, audio: Tensor, vision: Tensor) -> tuple[Tensor, ...]:
-        """Raw float32 features (B, T_m, D_m) -> the outputs of :func:`explain_output_names`."""
-        fused = self.student.fuse({"text": text, "audio": audio, "vision": vision})
+    def forward(self, text: Tensor, audio: Tensor, vision: Tensor, steps: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Raw float32 features (B, T_m, D_m), perhaps the number of real steps -> outputs as :func:`explain_output_names`."""
+        fused = self.student.fuse({"text": text, "audio": audio, "vision": vision}, steps)
         scale, shift = cast(Tensor, self.memory_scale), cast(Tensor, self.memory_shift)
         hidden = fused.last_memory.reshape(-1, *scale.shape) * scale + shift
         # The heads on the common part flatten time-major.
-        common = {m: self.common[m](fused.decoupled.source[m]).transpose(1, 2).flatten(1) for m in GRAPH_ORDER}
+        parts = {m: self.common[m](fused.decoupled.source[m]) for m in GRAPH_ORDER}
+        if steps is not None:  # behind the real steps C_m is zero before anything flattens it
+            places = torch.arange(parts["text"].shape[2])
+            real = (places <= (steps - self.student.kernel).reshape(-1, 1, 1)).float()
+            parts = {m: parts[m] * real for m in GRAPH_ORDER}
+        common = {m: parts[m].transpose(1, 2).flatten(1) for m in GRAPH_ORDER}
         homo = [self.homo_head[m](common[m]) for m in GRAPH_ORDER]
         hetero = [self.hetero_head[m](hidden[:, i]) for i, m in enumerate(GRAPH_ORDER)]
         logit_homo = torch.stack([head[0] for head in homo], dim=1)

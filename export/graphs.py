@@ -80,17 +80,25 @@ def _examples(shape: ModelShape) -> list[tuple[str, torch.Tensor]]:
     ]
 
 
-def fp32_graphs(system: DmdSystem, on_step: Callable[[str], None]) -> list[ExportedGraph]:
-    """fusion, explain and, where the system has them, both GD-Units; ``on_step`` is called with each name before its work."""
+def fp32_graphs(system: DmdSystem, on_step: Callable[[str], None], *, real_steps: bool = False) -> list[ExportedGraph]:
+    """fusion, explain and, where the system has them, both GD-Units.
+
+    Args:
+        system: The trained system, in evaluation mode.
+        on_step: Called with each name before its work.
+        real_steps: Whether the graphs take ``steps`` and read the last real one.
+    """
     shape = system.dmd.shape
     on_step("explain.fp32")
-    explain = graph_from_module(
-        ExplainModule(system), _examples(shape), explain_output_names(gd_units=system.homo_gd is not None)
-    )
+    examples = _examples(shape)
+    if real_steps:
+        examples.append(("steps", torch.tensor([shape.lengths.text, shape.kernels.text])))
+    explain = graph_from_module(ExplainModule(system), examples, explain_output_names(gd_units=system.homo_gd is not None))
     on_step("fusion.fp32")
     # The score's part of the explain graph is the student path: exporting it again would only cost time.
+    fusion = subgraph(explain, ["score"], "fusion")  # the native kernels have no plan for real steps: they read the last one
     graphs = [
-        ExportedGraph("fusion", "fp32", with_plan(subgraph(explain, ["score"], "fusion"), shape), {}),
+        ExportedGraph("fusion", "fp32", fusion if real_steps else with_plan(fusion, shape), {}),
         ExportedGraph("explain", "fp32", subgraph(explain, [o.name for o in explain.graph.output], "explain"), {}),
     ]
     units: list[tuple[GraphKind, torch.nn.Module | None, int]] = [

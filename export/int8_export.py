@@ -104,7 +104,7 @@ class Int8Exporter:
 
     def plan(self, graphs: list[ExportedGraph]) -> Int8Plan:
         """The plan for the fusion and explain graphs among ``graphs``, which are fp32."""
-        features = self.calibration.split.features(), self.validation.features()
+        features = self.calibration.split.inputs(), self.validation.inputs()
         return plan_for(graphs, Samples(*features, self.validation_name, self._judge()), self.search, self.progress)
 
     def text_plan(self, text: ExportedGraph, fusion: ExportedGraph) -> TextPlan:

@@ -31,6 +31,8 @@ def _outputs(system: DmdSystem, split: Split) -> tuple[dict[str, Array], dict[st
     with torch.inference_mode():
         for start in range(0, len(split), _BATCH):
             features = {name: torch.from_numpy(a[start : start + _BATCH].copy()) for name, a in split.features().items()}
+            if split.steps is not None:
+                features["steps"] = torch.from_numpy(split.steps[start : start + _BATCH])
             out = system(**features)
             model = out.model
             part = {

@@ -193,9 +193,16 @@ class StreamGroup(nn.Module):
         self.last_memory = LastLayer([layers[-1] for layers in folded], padding)
 
     def forward(
-        self, exclusive: dict[str, Tensor], common: dict[str, Tensor], sources: dict[str, Tensor]
+        self,
+        exclusive: dict[str, Tensor],
+        common: dict[str, Tensor],
+        sources: dict[str, Tensor],
+        last_step: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Centred S_m and C_m, unit vectors of S_m -> those of the last memory (B, n*2d, 1) and self step (B, n*d, 1)."""
+        """Centred S_m and C_m, unit vectors of S_m -> those of the last memory (B, n*2d, 1) and self step (B, n*d, 1).
+
+        ``last_step``: as in :class:`LastLayer`.
+        """
         crossed = torch.cat([exclusive[stream.target] for stream in self.crossed], dim=1)
         own = torch.cat([common[target] for target in self.targets], dim=1)
         last = self.last_crossed
@@ -215,7 +222,7 @@ class StreamGroup(nn.Module):
         x = embedded.reshape(-1, x.shape[1], x.shape[2])
         for layer in self.memory:
             x = layer(x, [None])
-        return self.last_memory(x), self.last_self(own)
+        return self.last_memory(x, last_step), self.last_self(own, last_step)
 
 
 @torch.no_grad()

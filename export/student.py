@@ -92,21 +92,26 @@ class StudentModule(nn.Module):
         self.groups = nn.ModuleList(stream_groups_of(dmd, lengths))
         self.normalise = nn.ModuleDict({m: UnitNormalise(1, dmd.shape.width) for m in GRAPH_ORDER})
         self.readout = ReadOut(dmd)
+        self.kernel = dmd.shape.kernels.text
 
-    def fuse(self, features: dict[str, Tensor]) -> Fused:
-        """Raw float32 features (B, T_m, D_m) by modality -> the score and what explains it."""
+    def fuse(self, features: dict[str, Tensor], steps: Tensor | None = None) -> Fused:
+        """Raw float32 features (B, T_m, D_m) by modality -> the score and what explains it.
+
+        ``steps``: int64 (B,), how many real steps stand in front; None: all are the model's.
+        """
+        last_step = None if steps is None else steps - self.kernel
         decoupled = self.front(features)
         sources = {m: self.normalise[m](decoupled.exclusive[m]) for m in GRAPH_ORDER}
         last_memory: dict[str, Tensor] = {}
         last_self: dict[str, Tensor] = {}
         for group in self.groups:
             targets = cast(StreamGroup, group).targets
-            memory, own = group(decoupled.exclusive, decoupled.common, sources)
+            memory, own = group(decoupled.exclusive, decoupled.common, sources, last_step)
             last_memory |= zip(targets, memory.chunk(len(targets), dim=1), strict=True)
             last_self |= zip(targets, own.chunk(len(targets), dim=1), strict=True)
         memory, own = (torch.cat([last[m] for m in GRAPH_ORDER], dim=1) for last in (last_memory, last_self))
         return Fused(self.readout(memory, own), memory, decoupled)
 
-    def forward(self, text: Tensor, audio: Tensor, vision: Tensor) -> Tensor:
-        """Raw float32 features (B, T_m, D_m) -> score (B, C)."""
-        return self.fuse({"text": text, "audio": audio, "vision": vision}).score
+    def forward(self, text: Tensor, audio: Tensor, vision: Tensor, steps: Tensor | None = None) -> Tensor:
+        """Raw float32 features (B, T_m, D_m), perhaps how many steps are real -> score (B, C)."""
+        return self.fuse({"text": text, "audio": audio, "vision": vision}, steps).score

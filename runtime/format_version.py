@@ -28,7 +28,7 @@ graphs that take any length."""
 
 _BACKENDS_OF_1_0 = frozenset({"openvino"})
 
-REAL_STEPS = "real_steps"
+REAL_STEPS = "real-steps"
 """Window graphs take ``steps`` (B,) int64: real steps come first, zeros behind, and the last real step is read."""
 
 
@@ -44,7 +44,10 @@ class RequirementRecord(BaseModel):
 TEXT_LENGTHS_RECORD = RequirementRecord(name="text-lengths", since="0.1.0")
 """Of a bundle whose text graphs take sentences at their own length: a reader of 1.1 takes graphs of fixed sizes only."""
 
-KNOWN_REQUIREMENTS = frozenset({TEXT_LENGTHS_RECORD.name})
+REAL_STEPS_RECORD = RequirementRecord(name=REAL_STEPS, since="0.1.0")
+"""Of a bundle whose model was trained on real steps."""
+
+KNOWN_REQUIREMENTS = frozenset({TEXT_LENGTHS_RECORD.name, REAL_STEPS})
 """Names in ``requires`` that this version fulfils."""
 
 

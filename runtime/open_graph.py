@@ -243,4 +243,6 @@ def _signature(manifest: Manifest, kind: str) -> tuple[set[TensorSpec], set[str]
         shape = (-1, -1 if manifest.text.lengths == "dynamic" else manifest.text.max_tokens)
         return {TensorSpec(name, shape, "int64") for name in TEXT_INPUTS}, {"text"}
     inputs = {TensorSpec(name, (-1, i.steps, i.features)) for name, i in manifest.inputs.items()}
+    if manifest.real_steps:
+        inputs.add(TensorSpec("steps", (-1,), "int64"))
     return inputs, {"score"} if kind == "fusion" else set(manifest.outputs)

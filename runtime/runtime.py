@@ -25,7 +25,7 @@ from dmdkit.runtime.open_graph import GraphOpener, OpenOptions
 from dmdkit.runtime.self_check import GraphCheck, SelfCheck, check_outputs
 
 if TYPE_CHECKING:
-    from dmdkit.runtime.backends.base import Runner
+    from dmdkit.runtime.backends.base import Feed, Runner
     from dmdkit.runtime.streams.arrival import Policy
     from dmdkit.runtime.streams.stream import Stream
     from dmdkit.runtime.text.encoder import TextFeatures, TextStage
@@ -162,6 +162,20 @@ class Runtime:
                     self._in_callback.running = False
         return alarms
 
+    def _checked(self, values: Mapping[str, object], certain: tuple[str, ...]) -> CheckedInputs:
+        if self.manifest.real_steps:
+            from dmdkit.runtime.streams.windows import filled_up  # only such a bundle loads it
+
+            values = filled_up(values, self.manifest)
+        return check_inputs(values, self.manifest.inputs, self._guard, certain)
+
+    def _fed(self, checked: CheckedInputs) -> Feed:
+        if not self.manifest.real_steps:
+            return checked.feed
+        from dmdkit.runtime.streams.windows import with_steps
+
+        return with_steps(checked.feed, self.manifest)
+
     def predict(self, *, text: object = None, audio: object = None, vision: object = None) -> Prediction:
         """Scores raw features, or words where the bundle has a text encoder. The first words open the encoder.
 
@@ -182,9 +196,10 @@ class Runtime:
         self._require_open()
         words = self._text_features(text)
         values = {"text": text if words is None else words.features, "audio": audio, "vision": vision}
-        checked = check_inputs(values, self.manifest.inputs, self._guard, () if words is None else ("text",))
+        checked = self._checked(values, () if words is None else ("text",))
         alarms = self._note_range(checked)
-        score = require_finite(self.graph, "score", self._runner.infer_checked(checked.feed)["score"])
+        feed = self._fed(checked)
+        score = require_finite(self.graph, "score", self._runner.infer_checked(feed)["score"])
         latency_ms = (time.perf_counter() - start) * 1e3
         return Prediction(
             score if checked.batched else score[0], latency_ms, self.graph, alarms, 0 if words is None else words.truncated
@@ -242,10 +257,11 @@ class Runtime:
         self._require_open()
         words = self._text_features(text)
         values = {"text": text if words is None else words.features, "audio": audio, "vision": vision}
-        checked = check_inputs(values, self.manifest.inputs, self._guard, () if words is None else ("text",))
+        checked = self._checked(values, () if words is None else ("text",))
         self._note_range(checked)
+        feed = self._fed(checked)
         runner = self._explainer()
-        answers = {name: require_finite(runner.name, name, array) for name, array in runner.infer(checked.feed).items()}
+        answers = {name: require_finite(runner.name, name, array) for name, array in runner.infer(feed).items()}
         found = {name: array if checked.batched else array[0] for name, array in answers.items()}
         return Explanation(
             score=found["score"],

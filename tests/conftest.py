@@ -137,6 +137,14 @@ def stream_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_stream_bundle(tmp_path_factory.mktemp("streams"))
 
 
+@pytest.fixture(scope="session")
+def real_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with real steps and INT8; tests must not change it."""
+    from tests.stream_builders import write_real_bundle
+
+    return write_real_bundle(tmp_path_factory.mktemp("real"))
+
+
 @pytest.fixture
 def bundle_copy(tiny_bundle: Path, tmp_path: Path) -> Path:
     """A copy of the tiny bundle that a test may damage."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from dmdkit.config import ModelConfig, ModelShape, RunConfig
-from dmdkit.data import Split
+from dmdkit.calibration.search.planning import SearchOptions
+from dmdkit.config import DataConfig, ModelConfig, ModelShape, RunConfig
+from dmdkit.data import Dataset, Split
+from dmdkit.data.real_steps import with_real_steps
 from dmdkit.export import ExportOptions, ParityData, export_bundle
 from dmdkit.model.system import DmdSystem
 from dmdkit.records import MODALITIES
@@ -50,7 +53,7 @@ def stream_split(seed: int = 5) -> Split:
     return Split(tuple(f"s{i}" for i in range(SAMPLES)), **arrays, labels=labels)
 
 
-def write_run(path: Path, system: DmdSystem) -> Run:
+def write_run(path: Path, system: DmdSystem, *, real: bool = False) -> Run:
     inputs = {
         name: InputFacts(
             padding_side="none", empty_share=0.0, minimum=[-6.0] * width, maximum=[6.0] * width, trained_absent=name == "audio"
@@ -65,14 +68,48 @@ def write_run(path: Path, system: DmdSystem) -> Run:
         standardised=False,
         gd_units=True,
         inputs=inputs,
+        steps="real" if real else "padded",
     )
     path.mkdir()
-    write_beginning(path, RunConfig(model=ModelConfig(**system.dmd.shape.chosen)), facts)
+    config = RunConfig(model=ModelConfig(**system.dmd.shape.chosen), data=DataConfig(steps=facts.steps))
+    write_beginning(path, config, facts)
     save_file(system.state_dict(), path / MODEL_FILE)
     return Run.open(path)
+
+
+def stream_dataset(split: Split | None = None) -> Dataset:
+    """Some samples to prove with and as many others, right padded where they are shorter."""
+    train = stream_split(6)
+    return Dataset(
+        source="random",
+        sha256="0" * 64,
+        task="regression",
+        label_range=(-3.0, 3.0),
+        num_classes=None,
+        padding_side=dict.fromkeys(WIDTHS, "right"),
+        splits={"train": replace(train, ids=tuple(f"t{i}" for i in range(SAMPLES))), "test": split or stream_split()},
+    )
 
 
 def write_stream_bundle(folder: Path) -> Path:
     run, out = write_run(folder / "run", stream_system()), folder / "stream.dmd"
     export_bundle(run, out, ExportOptions(stream=True, parity=ParityData(stream_split(), "test", "random", "0" * 64)))
+    return out
+
+
+def write_real_bundle(folder: Path) -> Path:
+    """The same of a model that was trained on real steps, with INT8, proven on samples of 4 to 9 steps."""
+    split = stream_split()
+    for array in split.features().values():
+        array[np.arange(STEPS) >= 4 + np.arange(SAMPLES)[:, None] % 6] = 0.0
+    dataset = with_real_steps(stream_dataset(split), stream_shape().kernels)
+    run, out = write_run(folder / "run", stream_system(), real=True), folder / "real.dmd"
+    options = ExportOptions(
+        stream=True,
+        int8=True,
+        calibration=dataset,
+        search=SearchOptions(mode="none"),
+        parity=ParityData(dataset.splits["test"], "test", "random", "0" * 64),
+    )
+    export_bundle(run, out, options)
     return out

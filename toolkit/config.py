@@ -130,6 +130,11 @@ class DataConfig(Record):
     task: Literal["auto", "regression", "classification"] = "auto"
     label_range: tuple[float, float] | None = Field(None, description="low, high of a regression label; else inferred")
     nan_policy: Literal["refuse", "zero"] = Field("refuse", description="what a NaN or infinity in the features does")
+    steps: Literal["padded", "real"] = Field(
+        "padded",
+        description="real: each sample's own steps come first, zeros behind, and the model reads the last real one, as a "
+        "stream does; padded: every step of the file is the model's, padding too, as published",
+    )
     normalisation: Literal["none", "standardise"] = Field(
         "none",
         description="standardise: zero mean, unit variance per column over the training steps that are not padding",
@@ -197,6 +202,9 @@ class TrainingConfig(Record):
     stretch_dropout: Probability = Field(
         0.0, description="chance that a stretch of steps of one modality of a training sample is zeroed: a sensor that fails"
     )
+    random_prefix: Probability = Field(
+        0.0, description="chance that a training sample ends early, at any step, as a stream hears it (data.steps=real)"
+    )
     precision: Literal["32-true", "bf16-mixed"] = Field("32-true", description="Lightning Fabric precision")
 
     @model_validator(mode="after")
@@ -233,6 +241,14 @@ class RunConfig(Record):
     text_encoder: TextEncoderConfig | None = Field(None, description="a section, or just its path")
     model: ModelConfig
     training: TrainingConfig = Field(default_factory=TrainingConfig)
+
+    @model_validator(mode="after")
+    def _real_steps_fit(self) -> RunConfig:
+        if self.training.random_prefix and self.data.steps != "real":
+            raise ValueError("training.random_prefix cuts real steps short; add --set data.steps=real")
+        if self.data.steps == "real" and self.text_encoder is not None:
+            raise ValueError("data.steps=real takes ready-made text features, one step a word; leave text_encoder out")
+        return self
 
     @field_validator("text_encoder", mode="before")
     @classmethod

@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dmdkit.errors import InputError
+from dmdkit.records import MODALITIES
 
-__all__ = ["Feed", "Runner", "TensorSpec"]
+__all__ = ["Feed", "Runner", "TensorSpec", "steps_of"]
 
 Array = npt.NDArray[np.float32]
 Feed = Mapping[str, npt.NDArray[Any]]
@@ -68,6 +69,8 @@ class Runner(ABC):
             InputError: A wrong name, dtype or shape, or the runner is closed.
         """
         for spec in self.inputs:
+            if spec.name == "steps" and "steps" not in feed:
+                feed = {**feed, "steps": steps_of(feed)}
             array = feed.get(spec.name)
             if array is None:
                 raise InputError(f"{self.name}: input {spec.name!r} is missing; it takes {self.signature}")
@@ -107,6 +110,13 @@ class Runner(ABC):
 
 def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
     return len(shape) == len(wanted) and (shape[1:] == wanted[1:] or (wanted[1] < 0 and shape[2:] == wanted[2:]))
+
+
+def steps_of(features: Feed) -> npt.NDArray[np.int64]:
+    """How many steps of each sample are real, int64 (B,): up to the last that holds anything in any modality."""
+    filled = np.any([(features[name] != 0).any(axis=2) for name in MODALITIES], axis=0)
+    counts = filled.shape[1] - filled[:, ::-1].argmax(axis=1)
+    return np.where(filled.any(axis=1), counts, filled.shape[1]).astype(np.int64)
 
 
 def _text(spec: TensorSpec) -> str:

@@ -127,7 +127,7 @@ def dataset_for_run(
         own_sha256=data.sha256,
         nan_policy=data.nan_policy,
     )
-    dataset = _with_text(dataset, run, only, device)
+    dataset = _with_steps(_with_text(dataset, run, only, device), run)
     check_fits(dataset, run.facts.shape, run.facts.task, str(run.path))
     sides = {name: facts.padding_side for name, facts in (run.facts.inputs or {}).items()}
     other = other_padding(dataset, sides, str(run.path))
@@ -166,7 +166,15 @@ def own_dataset_of_run(
         raise DataError(
             f"{data.path} is not the file {run.path} was trained on (its SHA-256 differs); name one with {needed_for}"
         )
-    return _with_text(dataset, run, only, device)
+    return _with_steps(_with_text(dataset, run, only, device), run)
+
+
+def _with_steps(dataset: Dataset, run: Run) -> Dataset:
+    if run.facts.steps != "real":
+        return dataset
+    from dmdkit.data.real_steps import with_real_steps
+
+    return with_real_steps(dataset, run.facts.shape.kernels)
 
 
 def dataset_for_bundle(
@@ -214,6 +222,10 @@ def dataset_for_bundle(
         dataset = _with_text(dataset, encode_with, (split,), "cpu")
     else:
         dataset = dataset_with_text(bundle, dataset, (split,), encode=encode)
+    if manifest.real_steps:
+        from dmdkit.data.real_steps import with_real_steps
+
+        dataset = with_real_steps(dataset, manifest.model.kernels)
     found = dataset.splits.get(split)
     lacks_features = not encode and found is not None and found.tokens is not None
     check_fits(dataset, manifest.model, manifest.task, "the bundle", skip=("text",) if lacks_features else ())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,7 @@ class Split:
             one, where labels were not needed.
         raw_text: N transcripts, where the file has them.
         text_bert: int64 (N, 3, T): token ids, mask and segments as a file of MMSA's has them.
+        steps: int64 (N,), how many real steps stand in front of each sample, where padding was moved behind them.
         tokens: int64 (N, 2, T): ids and mask as a text encoder takes them; ``text`` is then what it made of them.
     """
 
@@ -42,6 +43,7 @@ class Split:
     raw_text: tuple[str, ...] | None = None
     text_bert: TokenArray | None = None
     tokens: TokenArray | None = None
+    steps: TokenArray | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -49,6 +51,10 @@ class Split:
     def features(self) -> dict[str, FloatArray]:
         """The three feature arrays by modality, in the order text, audio, vision."""
         return {"text": self.text, "audio": self.audio, "vision": self.vision}
+
+    def inputs(self) -> dict[str, npt.NDArray[Any]]:
+        """What a graph takes of these samples: the features and, where the split has them, ``steps``."""
+        return dict(self.features()) if self.steps is None else {**self.features(), "steps": self.steps}
 
     def take(self, indices: npt.NDArray[np.int64]) -> Split:
         """The samples at ``indices``, as a split of their own."""
@@ -61,6 +67,7 @@ class Split:
             raw_text=None if self.raw_text is None else tuple(self.raw_text[int(index)] for index in indices),
             text_bert=None if self.text_bert is None else self.text_bert[indices],
             tokens=None if self.tokens is None else self.tokens[indices],
+            steps=None if self.steps is None else self.steps[indices],
         )
 
 

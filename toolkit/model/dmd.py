@@ -130,6 +130,14 @@ def run_blocks(
     return [found[index] for index in range(len(blocks))]
 
 
+def _last_steps(blocks: Sequence[nn.Module], streams: Sequence[Tensor], last: Tensor | None) -> list[Tensor]:
+    """What each block makes of one step of its stream (B, T, e), (B, e): the last one, or each sample's own ``last`` (B,)."""
+    if last is None:
+        return run_blocks(blocks, streams, last_step=True)
+    samples = torch.arange(len(last), device=last.device)
+    return [x[samples, last] for x in run_blocks(blocks, streams)]
+
+
 class Dmd(nn.Module):
     """The full model for inputs of one shape; any sizes, any device.
 
@@ -188,8 +196,17 @@ class Dmd(nn.Module):
             module.mean.copy_(mean)
             module.scale.copy_(scale)
 
-    def forward(self, text: Tensor, audio: Tensor, vision: Tensor) -> DmdOutput:
-        """Computes every output from float32 features (B, T_m, D_m)."""
+    def present_steps(self, steps: Tensor) -> Tensor:
+        """1 at the projected steps of real ones, (B, T'), for int64 (B,) numbers of real steps."""
+        places = torch.arange(self.shape.projected_lengths["text"], device=steps.device)
+        return (places < (steps - self.shape.kernels.text + 1).unsqueeze(1)).float()
+
+    def forward(self, text: Tensor, audio: Tensor, vision: Tensor, steps: Tensor | None = None) -> DmdOutput:
+        """Computes every output from float32 features (B, T_m, D_m).
+
+        ``steps``: int64 (B,), how many real steps stand in front; the last of them is read, and what is behind changes nothing.
+        None: every step is the model's, padding too.
+        """
         x = {"text": text, "audio": audio, "vision": vision}
         if len(self.standardise):
             x = {m: self.standardise[m](x[m]) for m in x}
@@ -197,6 +214,10 @@ class Dmd(nn.Module):
 
         # Decoupling: an exclusive and a common part of each projected modality (paper, section 3.2).
         projected = {m: self.projection[m](x[m]) for m in GRAPH_ORDER}
+        if steps is not None:  # S_m, C_m and all that is made of them without a bias are then zero behind the real steps, too
+            present = self.present_steps(steps).type_as(text).unsqueeze(2)
+            projected = {m: projected[m] * present for m in GRAPH_ORDER}
+        last = None if steps is None else steps - self.shape.kernels.text
         exclusive = {m: self.exclusive_encoder[m](projected[m]) for m in GRAPH_ORDER}
         common = {m: self.common_encoder(projected[m]) for m in GRAPH_ORDER}
         reconstructed = {m: self.decoder[m](torch.cat([exclusive[m], common[m]], dim=-1)) for m in GRAPH_ORDER}
@@ -206,14 +227,14 @@ class Dmd(nn.Module):
 
         homo = {m: self.homo_head[m](common[m].flatten(1)) for m in GRAPH_ORDER}
         self_blocks = [self.self_block[m] for m in GRAPH_ORDER]
-        c = torch.cat(run_blocks(self_blocks, [common[m] for m in GRAPH_ORDER], last_step=True), dim=-1)
+        c = torch.cat(_last_steps(self_blocks, [common[m] for m in GRAPH_ORDER], last), dim=-1)
         logit_common, _, _ = self.common_head(c)
 
         pairs = [(target, source) for target, sources in CROSS_PAIRS.items() for source in sources]
         cross_blocks = [self.cross_block[target][source] for target, source in pairs]  # type: ignore[index]
         crossed = run_blocks(cross_blocks, [exclusive[t] for t, _ in pairs], [exclusive[s] for _, s in pairs])
         memories = [torch.cat(crossed[i : i + 2], dim=-1) for i in range(0, len(pairs), 2)]
-        remembered = run_blocks([self.memory_block[m] for m in CROSS_PAIRS], memories, last_step=True)
+        remembered = _last_steps([self.memory_block[m] for m in CROSS_PAIRS], memories, last)
         last_hidden = dict(zip(CROSS_PAIRS, remembered, strict=True))
         hetero = {m: self.hetero_head[m](last_hidden[m]) for m in GRAPH_ORDER}
 

@@ -63,13 +63,18 @@ def cosine(x: Tensor, y: Tensor, dim: int) -> Tensor:
     return (x * y).sum(dim) / torch.sqrt((x.square().sum(dim) + _COSINE_EPS) * (y.square().sum(dim) + _COSINE_EPS))
 
 
-def orthogonality(exclusive: Tensor, common: Tensor, recipe: LossRecipe) -> Tensor:
-    """Mean of max(0, cos(S, C)) of (B, T', d) parts.
+def orthogonality(exclusive: Tensor, common: Tensor, recipe: LossRecipe, present: Tensor | None = None) -> Tensor:
+    """Mean of max(0, cos(S, C)) of (B, T', d) parts, over the steps that are ``present`` (B, T') where that is given.
 
     ``released`` takes the cosine across the batch at each step and channel, which is what the published code does on
     its (T', B, d) layout; ``paper`` takes it across features, per step and sample.
     """
-    return cosine(exclusive, common, 0 if recipe == "released" else -1).clamp_min(0).mean()
+    found = cosine(exclusive, common, 0 if recipe == "released" else -1).clamp_min(0)
+    if present is None:
+        return found.mean()
+    if recipe == "released":  # (T', d): a step counts where any sample has it
+        return found.sum() / (present.amax(0).sum() * found.shape[1])
+    return (found * present).sum() / present.sum()
 
 
 def margin(align: dict[str, Tensor], labels: Tensor, recipe: LossRecipe, *, classes: bool) -> Tensor:
@@ -173,12 +178,16 @@ def absence_distance(student: Tensor, teacher: Tensor, absent: Tensor) -> Tensor
     return (each * share).sum() / share.sum().clamp_min(1)
 
 
-def _distance(x: Tensor, y: Tensor, recipe: LossRecipe) -> Tensor:
-    squared = (x - y).square()
-    return squared.mean() if recipe == "released" else squared.sum((1, 2)).mean()
+def _distance(x: Tensor, y: Tensor, recipe: LossRecipe, present: Tensor | None) -> Tensor:
+    squared = (x - y).square()  # exactly zero where no step is present
+    if recipe == "paper":
+        return squared.sum((1, 2)).mean()
+    return squared.mean() if present is None else squared.sum() / (present.sum() * squared.shape[2])
 
 
-def loss_terms(out: SystemOutput, labels: Tensor, recipe: LossRecipe, *, classes: bool = False) -> LossTerms:
+def loss_terms(
+    out: SystemOutput, labels: Tensor, recipe: LossRecipe, *, classes: bool = False, present: Tensor | None = None
+) -> LossTerms:
     """Every term of the objective.
 
     Args:
@@ -186,6 +195,7 @@ def loss_terms(out: SystemOutput, labels: Tensor, recipe: LossRecipe, *, classes
         labels: float32 (B,) or int64 (B,) class numbers.
         recipe: ``released`` or ``paper``.
         classes: Whether the labels are classes.
+        present: (B, T'), 1 at real steps, where the model was told how many there are.
     """
     model = out.model
     distillation = {}
@@ -196,9 +206,9 @@ def loss_terms(out: SystemOutput, labels: Tensor, recipe: LossRecipe, *, classes
         }
     return LossTerms(
         task=_task_terms(model, labels, classes=classes),
-        reconstruction={m: _distance(model.projected[m], model.reconstructed[m], recipe) for m in GRAPH_ORDER},
-        cycle={m: _distance(model.exclusive[m], model.exclusive_cycle[m], recipe) for m in GRAPH_ORDER},
-        orthogonality={m: orthogonality(model.exclusive[m], model.common[m], recipe) for m in GRAPH_ORDER},
+        reconstruction={m: _distance(model.projected[m], model.reconstructed[m], recipe, present) for m in GRAPH_ORDER},
+        cycle={m: _distance(model.exclusive[m], model.exclusive_cycle[m], recipe, present) for m in GRAPH_ORDER},
+        orthogonality={m: orthogonality(model.exclusive[m], model.common[m], recipe, present) for m in GRAPH_ORDER},
         margin=margin(model.align, labels, recipe, classes=classes),
         distillation=distillation,
     )

@@ -45,9 +45,9 @@ class DmdSystem(nn.Module):
         self.homo_gd = GdUnit(shape.num_outputs, shape.width, shape.gd_homo_width) if gd_units else None
         self.hetero_gd = GdUnit(shape.num_outputs, 2 * shape.width, shape.gd_hetero_width) if gd_units else None
 
-    def forward(self, text: Tensor, audio: Tensor, vision: Tensor) -> SystemOutput:
-        """Computes every output from float32 features (B, T_m, D_m)."""
-        model: DmdOutput = self.dmd(text, audio, vision)
+    def forward(self, text: Tensor, audio: Tensor, vision: Tensor, steps: Tensor | None = None) -> SystemOutput:
+        """Computes every output from float32 features (B, T_m, D_m); ``steps`` as in :class:`Dmd`."""
+        model: DmdOutput = self.dmd(text, audio, vision, steps)
         if self.homo_gd is None or self.hetero_gd is None:
             return SystemOutput(model, None, None)
         return SystemOutput(

@@ -21,6 +21,7 @@ from dmdkit.metrics import classification_metrics, regression_metrics
 from dmdkit.parity.compare import HopRecord, compare
 from dmdkit.parity.cpp_runner import CppRunner, cpp_hop
 from dmdkit.parity.held_out import held_out
+from dmdkit.parity.stream_hops import stream_hops
 from dmdkit.parity.text_hops import text_hops
 from dmdkit.parity.verdicts import judged
 from dmdkit.parity.word_hops import words_in_cpp
@@ -171,7 +172,7 @@ def measure(
     if split is None and left_out:
         split_name, source, data_sha256 = "golden", "golden samples", None
     distinct = None if split is None else distinct_samples(split)
-    features = golden.inputs if split is None else split.features()
+    features = golden.inputs if split is None else split.inputs()
     labels = None if split is None else split.labels
     ids = tuple(manifest.golden.ids) if split is None else split.ids
     hops: list[HopRecord] = []
@@ -236,6 +237,7 @@ def measure(
     hops += _unit_failures(bundle, golden, on_step)
     hops += _text_hops(bundle, golden, split, reference, on_step)
     hops += words_in_cpp(bundle, golden, split, native, distinct, on_step)
+    hops += stream_hops(bundle, split, reference, PYTORCH, distinct, on_step)
     shares = RangeGuard(manifest.inputs).shares(features)
     hops = _judged_inside(hops, shares)
     return Ledger(
@@ -270,7 +272,7 @@ def _subset_metrics(bundle: Bundle, split: Split, on_step: Callable[[], None]) -
         return {}
     found = {}
     for there, part in modality_subsets(split):
-        scores = run_graph(bundle, "fusion.fp32", part.features(), on_step)["score"]
+        scores = run_graph(bundle, "fusion.fp32", part.inputs(), on_step)["score"]
         if bundle.manifest.task == "classification":
             found[there] = classification_metrics(scores, split.labels)
         else:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from dmdkit.parity.compare import HopRecord, Status
 from dmdkit.parity.text_hops import pair_of
-from dmdkit.runtime.manifest import OPTIONAL_BACKENDS, GraphRecord, Manifest, VerdictRecord
+from dmdkit.runtime.manifest import OPTIONAL_BACKENDS, GraphRecord, Manifest, StreamRecord, VerdictRecord
 
 if TYPE_CHECKING:
     from dmdkit.parity.ledger import Ledger
@@ -68,7 +68,23 @@ def judged(manifest: Manifest, ledger: Ledger) -> Manifest:
         elif name != base and base in verdicts:
             verdicts[name] = _resting_on(base, verdicts[base], verdicts[name])
     graphs = {name: graph.model_copy(update={"verdict": verdicts[name]}) for name, graph in manifest.graphs.items()}
-    return manifest.model_copy(update={"graphs": _with_backends(ledger, graphs)})
+    return manifest.model_copy(
+        update={"graphs": _with_backends(ledger, graphs), "stream": _judged_stream(manifest, graphs, ledger)}
+    )
+
+
+def _judged_stream(manifest: Manifest, graphs: dict[str, GraphRecord], ledger: Ledger) -> StreamRecord | None:
+    """The step graphs with their verdicts: none is better proven than the windows it repeats."""
+    if manifest.stream is None:
+        return None
+    hops = {hop.target: hop for hop in ledger.hops}
+    judged_graphs, base, origin = {}, "fusion.fp32", graphs["fusion.fp32"].verdict
+    for precision, graph in manifest.stream.graphs.items():  # fp32 is first
+        verdict = _resting_on(base, origin, _verdict(graph.verdict, hops.get(f"stream.{precision}"), ledger.data_sha256))
+        judged_graphs[precision] = graph.model_copy(update={"verdict": verdict})
+        if precision == "fp32":
+            base, origin = "stream.fp32", verdict
+    return manifest.stream.model_copy(update={"graphs": judged_graphs})
 
 
 def outcome(ledger: Ledger, manifest: Manifest) -> Status:
@@ -79,8 +95,9 @@ def outcome(ledger: Ledger, manifest: Manifest) -> Status:
     """
     if any(hop.status == "failed" for hop in ledger.hops):
         return "failed"
-    if any(graph.verdict.status == "failed" for graph in manifest.graphs.values()):
+    graphs = [*manifest.graphs.values(), *(manifest.stream.graphs.values() if manifest.stream is not None else ())]
+    if any(graph.verdict.status == "failed" for graph in graphs):
         return "failed"
     doubtful = any(hop.status == "unverified" and hop.kind != "recorded" for hop in ledger.hops)
-    unproven = any(graph.verdict.status != "passed" for graph in manifest.graphs.values())
+    unproven = any(graph.verdict.status != "passed" for graph in graphs)
     return "unverified" if doubtful or unproven else "passed"

@@ -34,6 +34,7 @@ class DeviceSplit:
     features: dict[str, Tensor]
     labels: Tensor
     tokens: Tensor | None
+    steps: Tensor | None
 
     @classmethod
     def of(cls, split: Split, device: torch.device) -> DeviceSplit:
@@ -42,7 +43,21 @@ class DeviceSplit:
         features = {name: torch.from_numpy(array).to(device, dtype) for name, array in split.features().items()}
         tokens = None if split.tokens is None else torch.from_numpy(split.tokens).to(device)
         labels = torch.from_numpy(np.ascontiguousarray(split.labels)).to(device)
-        return cls(features, labels.to(dtype) if labels.is_floating_point() else labels, tokens)
+        steps = None if split.steps is None else torch.from_numpy(split.steps).to(device)
+        return cls(features, labels.to(dtype) if labels.is_floating_point() else labels, tokens, steps)
+
+    def real_steps(self, indices: Tensor, random_prefix: float, kernel: int) -> Tensor | None:
+        """How many steps of these samples are heard, (B,); with ``random_prefix`` often fewer than there are.
+
+        None: the split is padded.
+        """
+        if self.steps is None:
+            return None
+        steps = self.steps[indices]
+        if random_prefix == 0:
+            return steps
+        shorter = kernel + (torch.rand(len(steps)).to(steps.device) * (steps - kernel + 1)).long()
+        return torch.where(torch.rand(len(steps)).to(steps.device) < random_prefix, shorter, steps)
 
 
 def epoch_seed(seed: int, epoch: int) -> int:

@@ -20,8 +20,9 @@ _BATCH = 64
 
 
 def features_on(split: Split, device: torch.device | str) -> dict[str, Tensor]:
-    """The three feature arrays as tensors on ``device``."""
-    return {name: torch.from_numpy(array).to(device) for name, array in split.features().items()}
+    """The three feature arrays and, where the split has them, ``steps`` as tensors on ``device``."""
+    found = {name: torch.from_numpy(array).to(device) for name, array in split.features().items()}
+    return found if split.steps is None else found | {"steps": torch.from_numpy(split.steps).to(device)}
 
 
 def load_system(run: Run, device: torch.device | str = "cpu", *, weights: bytes | None = None) -> DmdSystem:

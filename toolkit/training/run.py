@@ -108,6 +108,7 @@ class RunFacts(BaseModel):
     inputs: dict[str, InputFacts] | None = None
     notes: list[str] = Field(default_factory=list)
     text: TextFacts | None = Field(None, description="None: text features come ready-made")
+    steps: Literal["padded", "real"] = Field("padded", description="real: the model reads the last real step, zeros are behind")
 
     @model_validator(mode="after")
     def _range_is_ordered(self) -> RunFacts:
@@ -192,6 +193,7 @@ def _check_agreement(path: Path, config: RunConfig, facts: RunFacts) -> None:
     """Refuses two records of one run of which somebody changed one: they would describe another model, or other labels."""
     recipe: dict[str, Any] = {f"model.{name}": value for name, value in config.model.model_dump(exclude={"dropout"}).items()}
     found: dict[str, Any] = {f"model.{name}": value for name, value in facts.shape.chosen.items()}
+    recipe["data.steps"], found["data.steps"] = config.data.steps, facts.steps
     recipe["data.normalisation"] = config.data.normalisation
     found["data.normalisation"] = "standardise" if facts.standardised else "none"
     if config.data.task != "auto":

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from dmdkit.config import RunConfig, shape_of
 from dmdkit.data.dataset import Dataset
+from dmdkit.data.real_steps import with_real_steps
 from dmdkit.errors import RunError
 from dmdkit.files import locked_directory, write_text
 from dmdkit.model import DmdSystem, LossTerms, LossWeights, absence_distance, loss_terms, total_loss
@@ -136,11 +137,14 @@ class LiveTraining:
             features["text"] = self.encode(tokens[:, 0], tokens[:, 1])
         left = drop_stretches(features, self.settings.stretch_dropout)
         left, absent = drop_modalities(left, self.settings.modality_dropout, self.settings.most_absent)
-        out = self.model(**left)
-        terms = loss_terms(out, self.train_data.labels[indices], self.settings.losses, classes=self.classes)
+        steps = self.train_data.real_steps(indices, self.settings.random_prefix, self.facts.shape.kernels.text)
+        present, heard = (None, {}) if steps is None else (self.system.dmd.present_steps(steps), {"steps": steps})
+        out = self.model(**left, **heard)
+        labels = self.train_data.labels[indices]
+        terms = loss_terms(out, labels, self.settings.losses, classes=self.classes, present=present)
         total = total_loss(terms, self.settings.losses, self.weights)
         if absent is not None and self.settings.absence_weight:
-            teacher = self._with_everything(features)
+            teacher = self._with_everything({**features, **heard})
             total = total + self.settings.absence_weight * absence_distance(out.model.output, teacher, absent)
         self.fabric.backward(total)
         for part in self.parts.values():
@@ -337,6 +341,8 @@ def train(
             and then it can be resumed.
     """
     require_samples(config, dataset)
+    if config.data.steps == "real":
+        dataset = with_real_steps(dataset, config.model.kernels)
     config, _ = resolved(config, len(dataset.splits["train"]), len(dataset.splits.get("valid", ())))
     if resume:
         check_resumable(out)
@@ -357,6 +363,7 @@ def train(
         standardised=standardised,
         gd_units=True,
         train_samples=len(dataset.splits["train"]),
+        steps=config.data.steps,
         inputs=input_facts(dataset, dropped_share(settings)),
         notes=list(dataset.notes),
         text=text_facts(config.text_encoder) if config.text_encoder is not None else None,

@@ -1,0 +1,67 @@
+"""Real steps first, zeros behind: what a stream sees of a sample, for a model that is trained on it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from dmdkit.data.dataset import Dataset, Split
+from dmdkit.errors import DataError
+from dmdkit.records import PerModality, streams_problem
+
+__all__ = ["with_real_steps"]
+
+
+def with_real_steps(dataset: Dataset, kernels: PerModality) -> Dataset:
+    """``dataset`` with each sample's steps in front and their number in ``Split.steps``.
+
+    Steps at either end that are zero in every modality are padding; a silence inside a sample is not.
+
+    Args:
+        dataset: Word-aligned features.
+        kernels: The model's.
+
+    Raises:
+        DataError: Its modalities differ in steps or kernels or are padded on different sides, or a sample is shorter than its
+            kernel.
+    """
+    problem = streams_problem(PerModality(**dataset.lengths), kernels)
+    if problem:
+        raise DataError(f"{dataset.source}: data.steps=real needs one step of every modality at a time, and {problem}")
+    sides = {side for side in dataset.padding_side.values() if side != "none"}
+    if len(sides) > 1:
+        said = ", ".join(f"{name} {side}" for name, side in dataset.padding_side.items())
+        raise DataError(
+            f"{dataset.source}: its modalities are padded on different sides ({said}), so their steps do not go together"
+        )
+    splits = {name: _real(dataset.source, name, split, kernels.text) for name, split in dataset.splits.items()}
+    padded = {
+        name: "right" if any((s.steps < len(s.text[0])).any() for s in splits.values() if s.steps is not None) else "none"
+        for name in dataset.padding_side
+    }
+    return replace(dataset, splits=splits, padding_side=padded)
+
+
+def _real(source: str, name: str, split: Split, kernel: int) -> Split:
+    filled = np.zeros(split.text.shape[:2], bool)
+    for array in split.features().values():
+        filled |= (array != 0).any(axis=2)
+    total = filled.shape[1]
+    first = filled.argmax(axis=1)
+    steps = np.where(filled.any(axis=1), total - filled[:, ::-1].argmax(axis=1) - first, 0)
+    short = steps < kernel
+    if short.any():
+        index = int(short.argmax())
+        raise DataError(
+            f"{source}: {name} sample {split.ids[index]!r} has {steps[index]} steps, fewer than the kernel of {kernel}: "
+            f"no step of it has an answer; leave it out, or use kernels of at most {max(int(steps[index]), 1)}"
+        )
+    places = first[:, None] + np.arange(total)
+    behind = np.arange(total) >= steps[:, None]
+    rows = np.arange(len(split))[:, None]
+    moved = {}
+    for modality, array in split.features().items():
+        moved[modality] = array[rows, np.minimum(places, total - 1)]
+        moved[modality][behind] = 0.0
+    return replace(split, **moved, steps=steps.astype(np.int64))

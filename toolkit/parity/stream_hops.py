@@ -1,0 +1,126 @@
+"""The hops of the step graphs: a window of every prefix of a sample against a stream that heard just that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from dmdkit.data.dataset import Split
+from dmdkit.parity.compare import HopRecord, compare
+from dmdkit.runtime.batching import infer_batched
+from dmdkit.runtime.bundle import Bundle
+from dmdkit.runtime.open_graph import open_runner
+from dmdkit.runtime.streams.state import StepState, open_step_runner
+
+__all__ = ["stream_answers", "stream_hops"]
+
+Array = npt.NDArray[np.float32]
+_SAMPLES = 64
+"""Samples whose every prefix is compared: 64 of 46 prefixes are 2,944 windows, half a minute at the published sizes."""
+_BATCH = 32
+_PUSHES = ((1,), (2,), (4,), (8,), (1, 3, 2, 7))
+"""Steps a push, by sample in turn."""
+
+
+def stream_answers(
+    bundle: Bundle, precision: str, samples: Mapping[str, Array], steps: npt.NDArray[np.int64], *, mixed: bool = True
+) -> dict[str, Array]:
+    """What a step graph answers at every step of every sample that has an answer, one row after the other.
+
+    Args:
+        bundle: The bundle.
+        precision: Of the step graph.
+        samples: Modality -> float32 (N, T, D).
+        steps: (N,), how many steps of each are pushed, at least k.
+        mixed: Whether pushes are of several steps, too.
+    """
+    found: list[dict[str, Array]] = []
+    with open_step_runner(bundle, precision) as runner:
+        state = StepState(bundle.manifest)
+        for index, count in enumerate(steps):
+            state.clear()
+            sizes, at = _PUSHES[index % len(_PUSHES)] if mixed else (1,), 0
+            while at < count:
+                size = min(sizes[len(found) % len(sizes)], int(count) - at)
+                answers = state.advance(runner, {name: array[index, at : at + size] for name, array in samples.items()})
+                at += size
+                if answers:
+                    found.append(answers)
+    return {name: np.concatenate([answers[name] for answers in found]) for name in found[0]}
+
+
+def _prefixes(split: Split, kernel: int, *, every: bool) -> Split:
+    """Each sample once for every prefix that has an answer (or for the whole), with its number of steps."""
+    whole = split.steps if split.steps is not None else np.full(len(split), split.text.shape[1], np.int64)
+    firsts = np.full(len(split), kernel) if every else whole
+    rows = np.concatenate([np.full(last - first + 1, i) for i, (first, last) in enumerate(zip(firsts, whole, strict=True))])
+    steps = np.concatenate([np.arange(first, last + 1) for first, last in zip(firsts, whole, strict=True)])
+    many = replace(split.take(rows), steps=steps.astype(np.int64))
+    return replace(many, ids=tuple(f"{name} after {count} steps" for name, count in zip(many.ids, steps, strict=True)))
+
+
+def stream_hops(
+    bundle: Bundle,
+    split: Split | None,
+    reference: Callable[[Split], dict[str, Array]] | None,
+    pytorch: str,
+    distinct: int | None,
+    on_step: Callable[[], None],
+) -> list[HopRecord]:
+    """Every step graph against what it must repeat; nothing where the bundle has none.
+
+    A model trained on real steps has a window of every prefix, in its explain graph. The windows of others are those of
+    PyTorch, which is told how many steps there are; without it, only whole windows are compared.
+
+    Args:
+        bundle: The bundle.
+        split: Samples, of which the first ones are used; None: there are only the golden ones, which prove nothing.
+        reference: The PyTorch model's outputs on samples, of their first ``steps`` where they have those.
+        pytorch: Its name in the ledger.
+        distinct: Number of different samples; None: all of them.
+        on_step: Called after each graph.
+    """
+    manifest = bundle.manifest
+    if manifest.stream is None or split is None:
+        return []
+    part = split.take(np.arange(min(_SAMPLES, len(split))))
+    every = manifest.real_steps or reference is not None
+    windows = _prefixes(part, manifest.stream.kernel, every=every)
+    if manifest.real_steps or reference is None:
+        source, before = "explain.fp32", _windows(bundle, windows)
+    else:
+        source, before = pytorch, reference(windows)
+    whole = part.steps if part.steps is not None else np.full(len(part), part.text.shape[1], np.int64)
+    lasts = np.cumsum(whole - manifest.stream.kernel + 1) - 1
+    hops: list[HopRecord] = []
+    for precision in manifest.stream.graphs:
+        found = stream_answers(bundle, precision, part.features(), whole)
+        on_step()
+        found = found if every else {name: array[lasts] for name, array in found.items()}
+        truth = {name: before[name] for name in found if name in before}
+        hops.append(
+            compare(
+                source,
+                f"stream.{precision}",
+                truth,
+                found,
+                precision=precision,
+                task=manifest.task,
+                label_range=manifest.label_range,
+                labels=windows.labels,
+                ids=windows.ids,
+                distinct=min(len(part), len(part) if distinct is None else distinct),
+            )
+        )
+        if precision == "fp32":
+            source, before = "stream.fp32", found
+    return hops
+
+
+def _windows(bundle: Bundle, windows: Split) -> dict[str, Array]:
+    with open_runner(bundle, "explain.fp32") as runner:
+        feed = windows.inputs() if bundle.manifest.real_steps else dict(windows.features())
+        return infer_batched(runner.infer, feed, _BATCH)
