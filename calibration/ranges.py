@@ -120,7 +120,8 @@ def _real(array: Array, feed: Mapping[str, npt.NDArray[np.generic]]) -> Array:
     if not 0 <= fewer < int(steps.min()):
         return array
     real = np.arange(array.shape[2]) < (steps - fewer)[:, None]
-    return array.transpose(0, 2, 1)[real]
+    found: Array = array.transpose(0, 2, 1)[real]
+    return found
 
 
 def _entropy_clip(found: Statistics) -> float:

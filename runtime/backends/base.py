@@ -116,7 +116,8 @@ def steps_of(features: Feed) -> npt.NDArray[np.int64]:
     """How many steps of each sample are real, int64 (B,): up to the last that holds anything in any modality."""
     filled = np.any([(features[name] != 0).any(axis=2) for name in MODALITIES], axis=0)
     counts = filled.shape[1] - filled[:, ::-1].argmax(axis=1)
-    return np.where(filled.any(axis=1), counts, filled.shape[1]).astype(np.int64)
+    found: npt.NDArray[np.int64] = np.where(filled.any(axis=1), counts, filled.shape[1]).astype(np.int64)
+    return found
 
 
 def _text(spec: TensorSpec) -> str:

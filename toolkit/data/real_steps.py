@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from dmdkit.data.dataset import Dataset, Split
+from dmdkit.data.padding import PaddingSide
 from dmdkit.errors import DataError
 from dmdkit.records import PerModality, streams_problem
 
@@ -36,18 +37,17 @@ def with_real_steps(dataset: Dataset, kernels: PerModality) -> Dataset:
             f"{dataset.source}: its modalities are padded on different sides ({said}), so their steps do not go together"
         )
     splits = {name: _real(dataset.source, name, split, kernels.text) for name, split in dataset.splits.items()}
-    padded = {
-        name: "right" if any((s.steps < len(s.text[0])).any() for s in splits.values() if s.steps is not None) else "none"
-        for name in dataset.padding_side
-    }
-    return replace(dataset, splits=splits, padding_side=padded)
+    longest = dataset.lengths["text"]
+    short = any(bool((split.steps < longest).any()) for split in splits.values() if split.steps is not None)
+    side: PaddingSide = "right" if short else "none"
+    return replace(dataset, splits=splits, padding_side=dict.fromkeys(dataset.padding_side, side))
 
 
 def _real(source: str, name: str, split: Split, kernel: int) -> Split:
-    filled = np.zeros(split.text.shape[:2], bool)
+    count, total, _ = split.text.shape
+    filled = np.zeros((count, total), bool)
     for array in split.features().values():
         filled |= (array != 0).any(axis=2)
-    total = filled.shape[1]
     first = filled.argmax(axis=1)
     steps = np.where(filled.any(axis=1), total - filled[:, ::-1].argmax(axis=1) - first, 0)
     short = steps < kernel
