@@ -11,6 +11,7 @@ from dmdkit.runtime.manifest import InputRecord
 from dmdkit.runtime.self_check import check_outputs
 from dmdkit.runtime.text.lengths import length_groups
 from dmdkit.runtime.text.tokenizer import Layout, lay_out, without_padding
+from tests.vectors.arrivals import outcomes_of
 from tests.vectors.generate import FOLDER, vectors
 
 FILES = sorted(path.name for path in FOLDER.glob("*.json"))
@@ -58,6 +59,11 @@ def test_inputs(case: dict) -> None:
         assert str(refused.value) == case["refusal"]
         return
     assert guard.alarms(check_inputs(values, records, guard).feed) == pytest.approx(case["alarms"], abs=1e-12)
+
+
+@pytest.mark.parametrize("case", cases("arrivals"))
+def test_arrivals(case: dict) -> None:
+    assert outcomes_of(case["options"], case["pushes"]) == case["outcomes"]
 
 
 @pytest.mark.parametrize("case", cases("self_checks"))

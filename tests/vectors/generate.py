@@ -3,8 +3,9 @@
     python -m tests.vectors.generate
 
 The rules are Python's: what inputs are refused or reported (``dmdkit.runtime.inputs``), what a self-check says
-(``dmdkit.runtime.self_check``), and what words and token ids are (``dmdkit.runtime.text``). A file's keys say which. JSON has
-no word for a value that is not finite: "nan", "inf" and "-inf" stand for them, and null for an infinite error.
+(``dmdkit.runtime.self_check``), what a stream makes of what arrives (``dmdkit.runtime.streams.arrival``), and what words and
+token ids are (``dmdkit.runtime.text``). A file's keys say which. JSON has no word for a value that is not finite: "nan",
+"inf" and "-inf" stand for them, and null for an infinite error.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from dmdkit.runtime.manifest import InputRecord
 from dmdkit.runtime.self_check import check_outputs
 from dmdkit.runtime.text.lengths import length_groups
 from dmdkit.runtime.text.tokenizer import Layout, lay_out, without_padding
+from tests.vectors.arrivals import arrivals
 
 FOLDER = Path(__file__).parent
 STEPS = 4
@@ -336,6 +338,7 @@ def vectors() -> dict[str, str]:
         "range_alarms.json": {"inputs": range_alarms()},
         "padding.json": {"inputs": padding()},
         "absence.json": {"inputs": absence()},
+        "arrivals.json": {"arrivals": arrivals()},
         "self_check.json": {"self_checks": self_checks()},
         "words.json": {"kinds": kinds(), "rows": rows(), "groups": groups()},
         "non_finite.json": {"inputs": non_finite_inputs(), "self_checks": non_finite_checks()},

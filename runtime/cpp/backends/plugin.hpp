@@ -8,6 +8,7 @@
 //   void run();                             // must not allocate unless it fails
 //   const char* note() const;               // null, or what backend.h says of notes
 //   void run_tokens(std::size_t batch, std::size_t length, const std::int64_t* const* inputs, float* output);  // if it can
+//   std::unique_ptr<dmdkit_backend_session> share() const;  // only where another session can run the same model
 //
 // all of which may throw but the getters, keeps a `constexpr` table made by table_of, and defines the entry with
 // DMDKIT_BACKEND_DEFINE_ENTRY.
@@ -85,6 +86,21 @@ constexpr RunTokens run_tokens_of() {
   }
 }
 
+using ShareFunction = int (*)(const dmdkit_backend_session*, dmdkit_backend_session**, char*, std::size_t);
+
+template <typename Session, typename = void>
+struct Share {
+  static constexpr ShareFunction function = nullptr;
+};
+
+template <typename Session>
+struct Share<Session, std::void_t<decltype(std::declval<const Session&>().share())>> {
+  static constexpr ShareFunction function = [](const Session* session, Session** other, char* error, std::size_t error_size) {
+    *other = nullptr;
+    return answered(error, error_size, [&] { *other = session->share().release(); });
+  };
+};
+
 // The table of a plug-in whose session is `Session`, which is always dmdkit_backend_session: a parameter only so that this is
 // compiled where that is complete.
 template <typename Session>
@@ -110,6 +126,7 @@ constexpr dmdkit_backend_vtable table_of(const char* (*describe)(), bool takes_e
       takes_engines ? 1 : 0,
       [](const Session* session) -> const char* { return session->note(); },
       run_tokens_of<Session>(),
+      Share<Session>::function,
   };
 }
 

@@ -33,7 +33,8 @@ if(DMDKIT_BUILD_TOOLS)
   install(TARGETS dmdkit-run RUNTIME DESTINATION "${CMAKE_INSTALL_BINDIR}")
 endif()
 install(
-  FILES include/dmdkit/backend.h include/dmdkit/dmdkit.h include/dmdkit/result.hpp include/dmdkit/runtime.hpp include/dmdkit/types.hpp
+  FILES include/dmdkit/backend.h include/dmdkit/dmdkit.h include/dmdkit/result.hpp include/dmdkit/runtime.hpp
+        include/dmdkit/stream.hpp include/dmdkit/types.hpp
         "${CMAKE_CURRENT_BINARY_DIR}/include/dmdkit/version.h"
   DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}/dmdkit")
 install(EXPORT dmdkitTargets NAMESPACE dmdkit:: DESTINATION "${dmdkit_package_dir}")

@@ -42,9 +42,10 @@ def fuzz(build: Path, target: str, first: Sequence[bytes], seconds: int) -> Outc
     if once.returncode:
         raise SystemExit(f"{target}: {once.stderr[-2000:]}")
     dictionary = build / f"{target}.dict"
-    dictionary.write_text("".join(map(_quoted, words(list(first)))))
+    known = words(list(first))
+    dictionary.write_text("".join(map(_quoted, known)))
     limits = ["-timeout=10", "-rss_limit_mb=1024", "-max_len=65536", f"-max_total_time={seconds}", "-print_final_stats=1"]
-    command = [binary, *limits, f"-dict={dictionary}", f"-artifact_prefix={build}/{target}-", str(corpus)]
+    command = [binary, *limits, *([f"-dict={dictionary}"] if known else []), f"-artifact_prefix={build}/{target}-", str(corpus)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own words
     executed = re.search(r"stat::number_of_executed_units:\s*(\d+)", done.stderr)
     reached = re.findall(r"\bcov: (\d+)", done.stderr)

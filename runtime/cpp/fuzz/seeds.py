@@ -61,6 +61,7 @@ def _manifests() -> Iterator[bytes]:
     yield _manifest(("fusion",))
     # Step graphs stand in a record of their own, not among the graphs.
     yield _manifest(tuple(kind for kind in get_args(GraphKind) if kind != "stream"), text=text)
+    yield _manifest(("fusion",), stream=_stream())
     yield _manifest(("text",), text={**text, "padding_side": "right", "padded_steps": "encoded", "fine_tuned": False})
     yield _manifest(("fusion", "explain"), task="classification", label_range=None, calibration=None)
 
@@ -138,6 +139,29 @@ def _tokenizers() -> Iterator[bytes]:
         yield json.dumps(values).encode() + b"\0" + "Goodly, e\u0301 \u4e2d [SEP] zo\u00e9".encode()
 
 
+def _stream() -> dict[str, Any]:
+    state = [{"name": name, "heads": 2, "width": 2} for name in ("keys_1", "values_1")]
+    graph = {**_graph("stream", "fp32"), "file": "graphs/fusion.fp32.onnx"}
+    return {"kernel": 1, "capacity": 2, "state": state, "graphs": {"fp32": graph}}
+
+
+def _snapshots() -> Iterator[bytes]:
+    """The part between hash and checksum, with the sizes of fuzz_snapshot.cpp: new, full, and primed with times."""
+
+    def integers(*values: int) -> bytes:
+        return struct.pack(f"<{len(values)}q", *values)
+
+    def state(start: int, steps: int) -> bytes:
+        kept = min(steps, 1)
+        return integers(start, steps) + bytes(4 * (6 * kept + 10 * (steps - kept)))
+
+    no_times = struct.pack("<4d", *[float("nan")] * 4) + integers(0, 0, 0)
+    times = struct.pack("<4d", 1.5, 1.0, float("nan"), 2.0) + integers(1, 0, 1) + struct.pack("<5f", *range(5))
+    yield integers(0, 1) + state(0, 0) + integers(0) + no_times
+    yield integers(7, 1) + state(4, 3) + integers(0) + times
+    yield integers(7, 2) + state(4, 3) + state(5, 1) + integers(1) + bytes(4 * 6) + times
+
+
 def seeds() -> dict[str, list[bytes]]:
     """Target -> its first inputs, all of which its reader takes."""
     return {
@@ -145,6 +169,7 @@ def seeds() -> dict[str, list[bytes]]:
         "engine": list(_sidecars()),
         "safetensors": [_safetensors()],
         "tokenizer": list(_tokenizers()),
+        "snapshot": list(_snapshots()),
         "native": [native_graph(int8=False), native_graph(int8=True)],
     }
 

@@ -2,6 +2,8 @@
 
 #include <dlfcn.h>
 
+#include <cstddef>
+
 #include "failure.hpp"
 #include "files.hpp"
 #include "json_fields.hpp"
@@ -45,7 +47,7 @@ constexpr std::size_t kLeastTableBytes = offsetof(dmdkit_backend_vtable, run_tok
 }  // namespace
 
 bool takes_tokens(const dmdkit_backend_vtable& table) noexcept {
-  return table.struct_size >= sizeof table && table.run_tokens != nullptr;
+  return table.struct_size >= offsetof(dmdkit_backend_vtable, share) && table.run_tokens != nullptr;
 }
 
 const dmdkit_backend_vtable& load_backend(const std::string& name, const std::string& directory) {

@@ -6,83 +6,20 @@
 #include <utility>
 #include <vector>
 
+#include "c_structs.hpp"
 #include "dmdkit/dmdkit.h"
 #include "dmdkit/runtime.hpp"
 #include "failure.hpp"
-
-struct dmdkit_runtime {
-  dmdkit::Runtime runtime;
-};
 
 namespace {
 
 using dmdkit::Status;
 using dmdkit::StatusCode;
-
-// No struct of ours, of any version, comes near; a larger size is memory that nobody initialised.
-constexpr std::size_t kMaxStructBytes = 4096;
+using namespace dmdkit::c;  // NOLINT: the helpers of both files of this interface
 
 static_assert(static_cast<int>(StatusCode::kOutOfMemory) == DMDKIT_OUT_OF_MEMORY);
 static_assert(static_cast<int>(StatusCode::kCallbackFailed) == DMDKIT_CALLBACK_FAILED);
 static_assert(static_cast<int>(StatusCode::kInternal) == DMDKIT_INTERNAL);
-
-// The text a thread can ask for after a failure; kept only while it can be stored.
-std::string& last_error() {
-  thread_local std::string text;
-  return text;
-}
-
-dmdkit_status answer(const Status& status) noexcept {
-  try {
-    last_error() = status.message();
-  } catch (...) {
-    last_error().clear();
-  }
-  return static_cast<dmdkit_status>(status.code());
-}
-
-dmdkit_status null_pointer(const char* what) noexcept {
-  return answer(dmdkit::guarded<Status>([&] { return Status(StatusCode::kInvalidInput, std::string(what) + " is null"); }));
-}
-
-// A struct with its size and nothing else; false if there is none.
-template <typename T>
-bool reset(T* target) noexcept {
-  if (target == nullptr) return false;
-  *target = T{};
-  target->struct_size = sizeof *target;
-  return true;
-}
-
-// Whether a caller's struct, which may be null, was initialised.
-template <typename T>
-bool is_versioned(const T* target) noexcept {
-  return target == nullptr || (target->struct_size >= sizeof(std::size_t) && target->struct_size <= kMaxStructBytes);
-}
-
-// A caller's struct as far as both sides know it: what an older caller does not have keeps its default. False if it is no
-// struct of ours at all.
-template <typename T>
-bool read_versioned(const T* from, T& to) noexcept {
-  if (!is_versioned(from)) return false;
-  std::memcpy(&to, from, from->struct_size < sizeof(T) ? from->struct_size : sizeof(T));
-  return true;
-}
-
-template <typename T>
-bool write_versioned(T from, T* to) noexcept {
-  if (!is_versioned(to)) return false;
-  const std::size_t size = to->struct_size;
-  from.struct_size = size;
-  std::memcpy(to, &from, size < sizeof(T) ? size : sizeof(T));
-  return true;
-}
-
-Status not_initialised(const char* what) {
-  return {StatusCode::kInvalidInput, std::string(what) + " was not initialised; call its _init function first"};
-}
-
-std::string text_or(const char* text, const char* fallback) { return text != nullptr ? text : fallback; }
 
 Status options_from_c(const dmdkit_options* given, dmdkit::Options& options) {
   dmdkit_options c;
@@ -112,7 +49,8 @@ constexpr std::size_t kMaxSentences = std::size_t{1} << 24;
 
 Status words_from_c(const dmdkit_inputs& c, Given& given) {
   if (c.batch > kMaxSentences) {
-    return {StatusCode::kInvalidInput, "batch is " + std::to_string(c.batch) + ", expected 1 to " + std::to_string(kMaxSentences)};
+    return {StatusCode::kInvalidInput,
+            "batch is " + std::to_string(c.batch) + ", expected 1 to " + std::to_string(kMaxSentences)};
   }
   for (std::size_t i = 0; i < c.batch; ++i) {
     if (c.words != nullptr) {
@@ -292,7 +230,7 @@ dmdkit_status dmdkit_get_stats(const dmdkit_runtime* runtime, dmdkit_stats* stat
   if (runtime == nullptr || stats == nullptr) return null_pointer(runtime == nullptr ? "runtime" : "stats");
   return answer(dmdkit::guarded<Status>([&]() -> Status {
     const dmdkit::Stats found = runtime->runtime.stats();
-    const dmdkit_stats filled{sizeof filled, found.count,  found.p50_ms,          found.p90_ms,       found.p99_ms,
+    const dmdkit_stats filled{sizeof filled, found.count,           found.p50_ms,       found.p90_ms,   found.p99_ms,
                               found.max_ms,  found.deadline_misses, found.out_of_range, found.truncated};
     return write_versioned(filled, stats) ? Status() : not_initialised("stats");
   }));

@@ -25,10 +25,11 @@ constexpr double kMaxLimit = 3.4e38;  // of a training range, which float32 hold
 // What a bundle may set; other entries name files to read or libraries to load, which is not for a bundle to decide.
 const std::set<std::string> kSessionOptions = {"optimization.disable_specified_optimizers", "session.disable_quant_qdq",
                                                "session.enable_quant_qdq_cleanup", "session.set_denormal_as_zero"};
-const std::set<std::string> kKinds = {"fusion", "explain", "gd_homo", "gd_hetero", "text"};
+const std::set<std::string> kKinds = {"fusion", "explain", "gd_homo", "gd_hetero", "text", "stream"};
 const std::set<std::string> kPrecisions = {"fp32", "fp16", "int8-cpu", "int8-trt"};
 // Names in `requires` that this version fulfils, as in dmdkit.runtime.format_version.
-const std::set<std::string> kKnownRequirements = {"text-lengths"};
+constexpr char kRealSteps[] = "real-steps";
+const std::set<std::string> kKnownRequirements = {"text-lengths", kRealSteps};
 
 // The training range of a modality: both ends for every feature, or neither.
 void read_range(JsonFields& fields, InputRecord& record) {
@@ -101,6 +102,50 @@ std::optional<GraphRecord> read_graph(const Json& value, const std::string& name
     throw Malformed("", "graphs." + in_quotes(name) + " describes " + record.kind + "." + record.precision);
   }
   return record;
+}
+
+// A state is as large as the model's window, so that no manifest can ask for more memory than a window's sizes explain.
+constexpr std::uint64_t kMaxStateValues = std::uint64_t{1} << 28;
+constexpr std::size_t kMaxStateTensors = 56;  // with the inputs, what a session takes
+
+StreamRecord read_stream(const Json& value, const Manifest& manifest, bool later) {
+  JsonFields fields(value, "stream");
+  StreamRecord stream;
+  stream.kernel = fields.size("kernel");
+  stream.capacity = fields.size("capacity");
+  for (const InputRecord& input : manifest.inputs) {
+    if (stream.capacity + stream.kernel - 1 != input.info.steps) {
+      throw Malformed("stream", "kernel " + std::to_string(stream.kernel) + " and capacity " + std::to_string(stream.capacity) +
+                                    " are not those of " + std::to_string(input.info.steps) + " steps of " + input.info.name);
+    }
+  }
+  const Json& state = fields.child("state");
+  if (!state.is_array() || state.empty() || state.size() > kMaxStateTensors) {
+    throw Malformed("stream.state", "expected a list of 1 to " + std::to_string(kMaxStateTensors) + " tensors");
+  }
+  std::uint64_t values = 0;
+  std::set<std::string> names;
+  for (const Json& entry : state) {
+    JsonFields tensor(entry, "stream.state");
+    StateRecord record;
+    record.name = tensor.text("name");
+    record.heads = tensor.size("heads");
+    record.width = tensor.size("width");
+    const std::uint64_t channels = std::uint64_t{record.heads} * record.width;  // of sizes below 2^31
+    values += channels > kMaxStateValues ? channels : channels * stream.capacity;
+    if (values > kMaxStateValues) throw Malformed("stream.state", "more than " + std::to_string(kMaxStateValues) + " values");
+    if (!names.insert(record.name).second) throw Malformed("stream.state", in_quotes(record.name) + " is there twice");
+    stream.state.push_back(std::move(record));
+  }
+  const Json& graphs = fields.child("graphs");
+  if (!graphs.is_object()) throw Malformed("stream.graphs", "expected an object");
+  for (const auto& [precision, graph] : graphs.items()) {
+    auto record = read_graph(graph, "stream." + precision, later);
+    if (!record) continue;
+    if (record->kind != "stream") throw Malformed("stream.graphs." + precision, "describes another graph than a step graph");
+    stream.graphs.emplace_back("stream." + precision, std::move(*record));
+  }
+  return stream;
 }
 
 void read_golden(const Json& value, Manifest& manifest) {
@@ -188,23 +233,40 @@ text::TextRecord read_text(const Json& value, const Manifest& manifest) {
 }
 
 // Refuses what this version would misunderstand; the fields it does not read are for others to check.
-void check_requirements(const Json& value, const std::string& where) {
+std::set<std::string> read_requirements(const Json& value, const std::string& where) {
+  std::set<std::string> required;
   if (!value.is_array()) throw Malformed("requires", "expected a list");
   for (const Json& entry : value) {
     JsonFields fields(entry, "requires");
     const std::string name = fields.text("name");
     const std::string since = fields.text("since");
+    required.insert(name);
     if (kKnownRequirements.count(name) != 0) continue;
     throw Failure(StatusCode::kBundleVersion, where + ": it requires " + in_quotes(name.substr(0, 60)) +
                                                   ", which this dmdkit does not know; use dmdkit " +
                                                   printable(since.substr(0, 20)) + " or newer");
   }
+  return required;
+}
+
+// The kernel of a model trained on real steps, whose modalities are equally long.
+std::size_t read_kernel(const Json& model, const Manifest& manifest) {
+  JsonFields kernels(JsonFields(model, "model").child("kernels"), "model.kernels");
+  const std::size_t kernel = kernels.size("text");
+  for (const InputRecord& input : manifest.inputs) {
+    if (input.info.steps == manifest.inputs[0].info.steps && kernel <= input.info.steps) continue;
+    throw Malformed("inputs." + input.info.name,
+                    "a model of real steps has equally many in every modality, its kernel or more");
+  }
+  return kernel;
 }
 
 Manifest read_values(const Json& value, const std::string& where) {
   JsonFields fields(value, "");
-  if (fields.has("requires")) check_requirements(fields.child("requires"), where);
   Manifest manifest;
+  if (fields.has("requires")) {
+    manifest.real_steps = read_requirements(fields.child("requires"), where).count(kRealSteps) != 0;
+  }
   if (fields.has("schema_minor")) manifest.schema_minor = fields.count("schema_minor");
   const bool later = manifest.schema_minor > DMDKIT_MANIFEST_SCHEMA_MINOR;
   if (later) {
@@ -225,21 +287,27 @@ Manifest read_values(const Json& value, const std::string& where) {
   manifest.output_sd = fields.number("output_sd", 0.0, kAnyNumber);
   read_orders(fields, manifest);
   read_inputs(fields.child("inputs"), manifest);
+  if (manifest.real_steps) manifest.kernel = read_kernel(fields.child("model"), manifest);
   manifest.files = read_files(fields.child("files"));
   if (!fields.is_null("text")) manifest.text = read_text(fields.child("text"), manifest);
   const Json& graphs = fields.child("graphs");
   if (!graphs.is_object()) throw Malformed("graphs", "expected an object");
   for (const auto& [name, graph] : graphs.items()) {
     auto record = read_graph(graph, name, later);
+    if (record && record->kind == "stream") throw Malformed("graphs." + name, "a step graph stands under stream");
     if (record) manifest.graphs.emplace_back(name, std::move(*record));
   }
+  if (!fields.is_null("stream")) manifest.stream = read_stream(fields.child("stream"), manifest, later);
   read_golden(fields.child("golden"), manifest);
 
-  for (const auto& [name, graph] : manifest.graphs) {
-    if (manifest.files.count(graph.file) == 0) {
+  const auto check_listed = [&](const auto& listed) {
+    for (const auto& [name, graph] : listed) {
+      if (manifest.files.count(graph.file) != 0) continue;
       throw Malformed("", "graphs." + name + ": " + in_quotes(graph.file) + " is not listed under files");
     }
-  }
+  };
+  check_listed(manifest.graphs);
+  if (manifest.stream) check_listed(manifest.stream->graphs);
   if (manifest.text.has_value() != (manifest.find_graph("text.fp32") != nullptr)) {
     throw Malformed("text", "a text encoder's record and its graph text.fp32 go together");
   }
@@ -252,8 +320,12 @@ Manifest read_values(const Json& value, const std::string& where) {
 }  // namespace
 
 const GraphRecord* Manifest::find_graph(const std::string& graph) const noexcept {
-  const auto found = std::find_if(graphs.begin(), graphs.end(), [&](const auto& entry) { return entry.first == graph; });
-  return found == graphs.end() ? nullptr : &found->second;
+  const auto find = [&](const auto& listed) -> const GraphRecord* {
+    const auto found = std::find_if(listed.begin(), listed.end(), [&](const auto& entry) { return entry.first == graph; });
+    return found == listed.end() ? nullptr : &found->second;
+  };
+  const GraphRecord* found = find(graphs);
+  return found == nullptr && stream ? find(stream->graphs) : found;
 }
 
 bool is_safe_path(const std::string& path) noexcept {

@@ -35,9 +35,24 @@ struct GraphRecord {
   std::string precision;
   std::string file;
   std::map<std::string, std::string> session_options;
-  std::string verdict;            // passed, failed, unverified
+  std::string verdict;                 // passed, failed, unverified
   std::vector<std::string> passed_on;  // other backends its parity was proven on
-  bool only_stores_int8 = false;  // INT8 weights, float arithmetic: repeated as exactly as an fp32 graph
+  bool only_stores_int8 = false;       // INT8 weights, float arithmetic: repeated as exactly as an fp32 graph
+};
+
+// One tensor of a stream's state, float32 (heads, width, capacity).
+struct StateRecord {
+  std::string name;
+  std::size_t heads = 0;
+  std::size_t width = 0;
+};
+
+// The step graphs and the state that a host keeps for them (docs/streaming.md).
+struct StreamRecord {
+  std::size_t kernel = 0;    // the first kernel - 1 steps have no answer
+  std::size_t capacity = 0;  // projected steps that a state holds
+  std::vector<StateRecord> state;
+  std::vector<std::pair<std::string, GraphRecord>> graphs;  // stream.PRECISION
 };
 
 // What the runtime uses of the manifest; the rest is not looked at.
@@ -53,11 +68,14 @@ struct Manifest {
   std::array<InputRecord, kModalities> inputs;  // in the order of kModalityNames
   std::optional<text::TextRecord> text;         // of a bundle with a text encoder
   std::vector<std::pair<std::string, GraphRecord>> graphs;
+  bool real_steps = false;  // real steps come first, and window graphs take how many there are
+  std::size_t kernel = 0;   // with real steps: the fewest that a sample may have
+  std::optional<StreamRecord> stream;
   std::string golden_file;
   std::size_t golden_samples = 0;
   std::map<std::string, FileRecord> files;
 
-  // Null if there is no graph of this name.
+  // Null if there is no graph of this name, step graphs among them.
   const GraphRecord* find_graph(const std::string& graph) const noexcept;
 };
 

@@ -2,21 +2,23 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstring>
 #include <mutex>
 #include <optional>
 #include <utility>
 
+#include "answers.hpp"
 #include "bundle.hpp"
 #include "engines.hpp"
 #include "failure.hpp"
-#include "finite.hpp"
 #include "inputs.hpp"
 #include "json_fields.hpp"
 #include "latency.hpp"
+#include "real_steps.hpp"
 #include "self_check.hpp"
 #include "session.hpp"
+#include "stream_impl.hpp"
 #include "text/text_stage.hpp"
+#include "wiring.hpp"
 
 namespace dmdkit {
 namespace {
@@ -26,50 +28,6 @@ using Clock = std::chrono::steady_clock;
 constexpr double kNanosecondsPerMs = 1e6;
 // More than any machine we build for has; a backend would try to start as many as it is told.
 constexpr int kMaxThreads = 1024;
-
-// What a session's inputs and outputs must be for the runtime to use them, resolved once so that no name is looked up later.
-struct Wiring {
-  std::array<const Port*, kModalities> inputs{};
-  const Port* score = nullptr;
-  const Port* logit_homo = nullptr;
-  const Port* logit_hetero = nullptr;
-  const Port* edges_homo = nullptr;  // null without GD-Units
-  const Port* edges_hetero = nullptr;
-};
-
-[[noreturn]] void damaged(const Session& session, const std::string& name) {
-  throw Failure(StatusCode::kBundleDamaged,
-                session.name() + ": " + in_quotes(name) +
-                    " is missing or has other sizes than the manifest says; export the bundle again");
-}
-
-const Port* output_of(const Session& session, const std::string& name, const std::vector<std::size_t>& sizes, bool required) {
-  const Port* port = session.find_output(name);
-  if (port == nullptr && !required) return nullptr;
-  if (port == nullptr || port->sizes != sizes) damaged(session, name);
-  return port;
-}
-
-Wiring wire(const Session& session, const Manifest& manifest, bool explain) {
-  Wiring wiring;
-  for (std::size_t i = 0; i < kModalities; ++i) {
-    const InputInfo& info = manifest.inputs[i].info;
-    wiring.inputs[i] = session.find_input(info.name);
-    if (wiring.inputs[i] == nullptr || wiring.inputs[i]->sizes != std::vector<std::size_t>{info.steps, info.features}) {
-      damaged(session, info.name);
-    }
-  }
-  if (session.inputs().size() != kModalities) damaged(session, session.inputs().back().name);
-  const std::size_t c = manifest.num_outputs;
-  wiring.score = output_of(session, "score", {c}, true);
-  if (explain) {
-    wiring.logit_homo = output_of(session, "logit_homo", {kModalities, c}, true);
-    wiring.logit_hetero = output_of(session, "logit_hetero", {kModalities, c}, true);
-    wiring.edges_homo = output_of(session, "edges_homo", {kEdges}, false);
-    wiring.edges_hetero = output_of(session, "edges_hetero", {kEdges}, false);
-  }
-  return wiring;
-}
 
 // What a moved-from Runtime shows of itself.
 struct Nothing {
@@ -206,6 +164,16 @@ class Runtime::Impl {
     return result;
   }
 
+  std::shared_ptr<StepModel> step_model() {
+    const std::lock_guard<std::recursive_mutex> lock(mutex_);
+    if (!step_model_) {
+      const std::string& predicting = manifest().find_graph(session_->name())->precision;
+      const std::string name = choose_step_graph(bundle_, predicting, !options_.graph.empty());
+      step_model_ = std::make_shared<StepModel>(bundle_, name, options_);
+    }
+    return step_model_;
+  }
+
   Stats stats() const {
     const std::lock_guard<std::recursive_mutex> lock(mutex_);
     Stats stats;
@@ -272,6 +240,10 @@ class Runtime::Impl {
       truncated = text_stage().encode(inputs, buffers[0]);
       truncated_ += truncated;
     }
+    if (wiring.steps != nullptr)
+      status = count_steps({buffers[0], buffers[1], buffers[2]}, manifest().inputs, inputs.batch, manifest().kernel,
+                           wiring.steps->buffer);
+    if (!status.ok()) return status;
     std::array<RangeAlarm, kModalities> alarms;
     std::size_t count = 0;
     // What the bundle's own encoder made of words is what training saw.
@@ -291,20 +263,6 @@ class Runtime::Impl {
       ++callback_failures_;
     }
     return {};
-  }
-
-  static Status check_room(const char* name, MutableFloatView target, std::size_t needed) {
-    if (target.data() != nullptr && target.size() == needed) return {};
-    return {StatusCode::kInvalidInput, std::string("buffer '") + name + "' has room for " + std::to_string(target.size()) +
-                                           " values, expected exactly " + std::to_string(needed)};
-  }
-
-  // A robot must not act on what is no number, whatever made it: an overflow, most likely.
-  static Status check_finite(const Session& session, const char* name, FloatView values) {
-    if (all_finite(values)) return {};
-    return {StatusCode::kBackendFailed, session.name() + ": " + name +
-                                            " is not finite for inputs that are; they are larger than the graph's arithmetic "
-                                            "holds, or the graph is broken: run `dmdkit check`"};
   }
 
   // One output of explain, as a view of the session's buffer or copied to the caller's.
@@ -370,6 +328,7 @@ class Runtime::Impl {
   std::unique_ptr<Session> explain_session_;
   Wiring explain_wiring_;
   std::unique_ptr<text::TextStage> text_stage_;
+  std::shared_ptr<StepModel> step_model_;
   // Recursive, so that the callback may ask for the stats; what would run a graph is refused there.
   mutable std::recursive_mutex mutex_;
   bool in_callback_ = false;
@@ -421,6 +380,12 @@ Result<Explanation> Runtime::explain(const Inputs& inputs) noexcept {
 
 Result<Explanation> Runtime::explain_into(const Inputs& inputs, const ExplanationBuffers& buffers) noexcept {
   return call<Result<Explanation>>(impl_.get(), [&](Impl& impl) { return impl.explain(inputs, &buffers); });
+}
+
+Result<Stream> Runtime::stream(const StreamOptions& options) noexcept {
+  return call<Result<Stream>>(impl_.get(), [&](Impl& impl) -> Result<Stream> {
+    return Stream(std::make_unique<Stream::Impl>(impl.step_model(), options));
+  });
 }
 
 Result<SelfCheck> Runtime::self_check(bool every_graph) noexcept {

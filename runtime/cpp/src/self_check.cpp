@@ -1,6 +1,7 @@
 #include "self_check.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -10,6 +11,7 @@
 #include "failure.hpp"
 #include "finite.hpp"
 #include "json_fields.hpp"
+#include "real_steps.hpp"
 #include "session.hpp"
 #include "text/token_session.hpp"
 
@@ -155,7 +157,10 @@ GraphCheck check_graph(const Bundle& bundle, const Golden& golden, const std::st
   Session session(bundle, graph, options);
   const Tensors& inputs = golden.inputs_of(record->kind);
   std::size_t samples = 0;
+  // Of a model of real steps: how many there are, counted from the samples.
+  const auto is_counted = [&](const Port& port) { return bundle.manifest().real_steps && port.name == kStepsInput; };
   for (const Port& port : session.inputs()) {
+    if (is_counted(port)) continue;
     const std::size_t here = samples_for(port, inputs, bundle);
     if (samples != 0 && here != samples) {
       throw Failure(StatusCode::kBundleDamaged,
@@ -165,6 +170,13 @@ GraphCheck check_graph(const Bundle& bundle, const Golden& golden, const std::st
   }
   session.bind(samples);
   for (const Port& port : session.inputs()) {
+    if (is_counted(port)) {
+      std::array<const float*, kModalities> features;
+      for (std::size_t i = 0; i < kModalities; ++i) features[i] = inputs.at(kModalityNames[i]).values.data();
+      const Status counted = count_steps(features, bundle.manifest().inputs, samples, 0, port.buffer);
+      if (!counted.ok()) throw Failure(counted);
+      continue;
+    }
     std::memcpy(port.buffer, inputs.at(port.name).values.data(), samples * port.values * sizeof(float));
   }
   const Status status = session.run();

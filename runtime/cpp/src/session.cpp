@@ -1,6 +1,7 @@
 #include "session.hpp"
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -109,7 +110,8 @@ dmdkit_backend_session* open_model(const dmdkit_backend_vtable& table, const Bun
 Session::Session(const Bundle& bundle, const std::string& name, const Options& options)
     : table_(load_backend(backend_for(bundle, name, options), options.backend_directory)),
       name_(name),
-      memory_(nullptr, &free_floats) {
+      memory_(nullptr, &free_floats),
+      fixed_memory_(nullptr, &free_floats) {
   const GraphRecord* record = bundle.manifest().find_graph(name);
   if (record == nullptr) {
     throw Failure(StatusCode::kGraphUnavailable, bundle.path() + ": no graph " + in_quotes(name));
@@ -121,9 +123,33 @@ Session::Session(const Bundle& bundle, const std::string& name, const Options& o
   } else {
     session_ = open_model(table_, bundle, *record, args);
   }
+  describe();
+}
+
+Session::Session(const dmdkit_backend_vtable& table, std::string name, dmdkit_backend_session* session)
+    : table_(table),
+      name_(std::move(name)),
+      session_(session),
+      memory_(nullptr, &free_floats),
+      fixed_memory_(nullptr, &free_floats) {
+  describe();
+}
+
+std::unique_ptr<Session> Session::share() const {
+  const bool older = table_.struct_size < offsetof(dmdkit_backend_vtable, share) + sizeof table_.share;
+  if (older || table_.share == nullptr) return nullptr;
+  char error[kErrorBytes] = "";
+  dmdkit_backend_session* other = nullptr;
+  const int code = table_.share(session_, &other, error, sizeof error);
+  if (code != DMDKIT_BACKEND_OK) fail(code, error);
+  return std::unique_ptr<Session>(new Session(table_, name_, other));
+}
+
+void Session::describe() {
   try {
     describe(false, inputs_);
     describe(true, outputs_);
+    place(false, 1, fixed_memory_);
   } catch (...) {
     table_.close(session_);
     throw;
@@ -182,6 +208,7 @@ Session::~Session() { table_.close(session_); }
 void Session::describe(bool outputs, std::vector<Port>& ports) {
   const std::size_t count = outputs ? table_.output_count(session_) : table_.input_count(session_);
   std::size_t total = 0;
+  const bool steps = name_.rfind("stream.", 0) == 0;
   if (count == 0 || count > kMaxPorts) throw Failure(StatusCode::kBundleDamaged, name_ + ": an ONNX graph of another kind");
   for (std::size_t i = 0; i < count; ++i) {
     dmdkit_backend_tensor tensor{};
@@ -189,9 +216,15 @@ void Session::describe(bool outputs, std::vector<Port>& ports) {
     Port port;
     port.name = tensor.name;
     port.values = 1;
-    bool good = tensor.rank >= 1 && tensor.shape[0] == -1;
-    for (std::size_t axis = 1; good && axis < tensor.rank; ++axis) {
+    port.counted = false;
+    bool good = tensor.rank >= 1 && (steps || tensor.shape[0] == -1);
+    for (std::size_t axis = 0; good && axis < tensor.rank; ++axis) {
       const std::int64_t size = tensor.shape[axis];
+      if (size == -1 && !port.counted) {
+        port.counted = true;
+        port.axis = axis;
+        continue;
+      }
       good = size > 0 && static_cast<std::uint64_t>(size) <= kMaxPortValues / port.values;
       if (!good) break;
       port.sizes.push_back(static_cast<std::size_t>(size));
@@ -214,27 +247,36 @@ void Session::describe(bool outputs, std::vector<Port>& ports) {
 const Port* Session::find_input(const std::string& port) const noexcept { return find_port(inputs_, port); }
 const Port* Session::find_output(const std::string& port) const noexcept { return find_port(outputs_, port); }
 
+// Zeros for every port that counts samples or steps, or for every one that does not.
+void Session::place(bool counted, std::size_t batch, Memory& memory) {
+  std::size_t total = 0;
+  for (const auto* ports : {&inputs_, &outputs_}) {
+    for (const Port& port : *ports) total += port.counted == counted ? padded(batch * port.values) : 0;
+  }
+  if (total == 0) return;
+  void* zeros = nullptr;
+  if (::posix_memalign(&zeros, kAlignmentBytes, total * sizeof(float)) != 0) throw std::bad_alloc();
+  std::memset(zeros, 0, total * sizeof(float));
+  memory.reset(static_cast<float*>(zeros));
+  float* at = memory.get();
+  for (auto* ports : {&inputs_, &outputs_}) {
+    for (Port& port : *ports) {
+      if (port.counted != counted) continue;
+      port.buffer = at;
+      at += padded(batch * port.values);
+    }
+  }
+}
+
 void Session::bind(std::size_t batch) {
   if (batch == batch_) return;
-  std::unique_ptr<float, void (*)(float*)> old(nullptr, &free_floats);  // freed when the backend has let go of it
+  Memory old(nullptr, &free_floats);  // freed when the backend has let go of it
   if (batch > capacity_) {
-    std::size_t total = 0;
-    for (const auto* ports : {&inputs_, &outputs_}) {
-      for (const Port& port : *ports) total += padded(batch * port.values);
-    }
-    void* memory = nullptr;
-    if (::posix_memalign(&memory, kAlignmentBytes, total * sizeof(float)) != 0) throw std::bad_alloc();
-    std::memset(memory, 0, total * sizeof(float));
+    Memory larger(nullptr, &free_floats);
+    place(true, batch, larger);
     old = std::move(memory_);
-    memory_.reset(static_cast<float*>(memory));
+    memory_ = std::move(larger);
     capacity_ = batch;
-    float* at = memory_.get();
-    for (auto* ports : {&inputs_, &outputs_}) {
-      for (Port& port : *ports) {
-        port.buffer = at;
-        at += padded(batch * port.values);
-      }
-    }
   }
   float* inputs[kMaxPorts];
   float* outputs[kMaxPorts];

@@ -14,12 +14,14 @@
 
 namespace dmdkit {
 
-// One input or output of a graph; sizes without the batch axis.
+// One input or output of a graph; sizes without the axis that counts, of samples or of new steps.
 struct Port {
   std::string name;
   std::vector<std::size_t> sizes;
-  std::size_t values = 0;   // per sample
-  float* buffer = nullptr;  // batch * values, 64-byte aligned
+  bool counted = true;      // false: one tensor whatever the batch, such as a stream's state
+  std::size_t axis = 0;     // the one that counts, where there is one; anything but the first only in step graphs
+  std::size_t values = 0;   // of one sample or step, or of the whole tensor
+  float* buffer = nullptr;  // (batch *) values, 64-byte aligned; one that is not counted never moves
 };
 
 class Session {
@@ -27,6 +29,8 @@ class Session {
   // Opens graph `name` of `bundle` after checking its hash; with a backend that takes engines, an engine of that graph. Throws
   // Failure.
   Session(const Bundle& bundle, const std::string& name, const Options& options);
+  // The same opened model with buffers of its own; the two may run at once. Null where the backend cannot. Throws Failure.
+  std::unique_ptr<Session> share() const;
   ~Session();
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
@@ -51,7 +55,12 @@ class Session {
   Status run() noexcept;
 
  private:
+  using Memory = std::unique_ptr<float, void (*)(float*)>;
+
+  Session(const dmdkit_backend_vtable& table, std::string name, dmdkit_backend_session* session);
+  void place(bool counted, std::size_t batch, Memory& memory);
   void open_engine(const Bundle& bundle, dmdkit_backend_open_args& args);
+  void describe();
   void describe(bool outputs, std::vector<Port>& ports);
 
   const dmdkit_backend_vtable& table_;
@@ -59,12 +68,14 @@ class Session {
   dmdkit_backend_session* session_ = nullptr;
   std::vector<Port> inputs_;
   std::vector<Port> outputs_;
-  std::unique_ptr<float, void (*)(float*)> memory_;
+  Memory memory_;
+  Memory fixed_memory_;
   std::size_t capacity_ = 0;  // largest batch that memory_ holds
   std::size_t batch_ = 0;
 };
 
-// Opens graph `name` of `bundle` in a backend that takes ONNX files, after checking its hash; who calls closes it. Throws Failure.
+// Opens graph `name` of `bundle` in a backend that takes ONNX files, after checking its hash; who calls closes it. Throws
+// Failure.
 dmdkit_backend_session* open_model_of(const dmdkit_backend_vtable& table, const Bundle& bundle, const std::string& name,
                                       const Options& options, bool tokens);
 

@@ -1,18 +1,18 @@
 // No allocation of ours per prediction after the first.
-#include "bundle_fixture.hpp"
 #include "counting_new.hpp"
 #include "dmdkit/dmdkit.h"
+#include "stream_fixture.hpp"
 
 namespace dmdkit {
 namespace {
 
-class AllocationTest : public BundleTest {
- protected:
-  template <typename Body>
-  static long allocations_of(Body&& body) {
-    return dmdkit_test::allocations_of(100, body);
-  }
-};
+template <typename Body>
+long allocations_of(Body&& body) {
+  return dmdkit_test::allocations_of(100, body);
+}
+
+using AllocationTest = BundleTest;
+using StreamAllocationTest = StreamTest;
 
 TEST_F(AllocationTest, TheCounterCounts) {
   int* volatile kept = nullptr;  // an allocation that nobody can see may be left out by the compiler
@@ -46,6 +46,20 @@ TEST_F(AllocationTest, ExplainAllocatesNothingAfterTheFirst) {
   const Inputs given = inputs();
   ASSERT_TRUE(runtime->explain(given).ok());
   EXPECT_EQ(allocations_of([&] { ASSERT_TRUE(runtime->explain(given).ok()); }), 0);
+}
+
+TEST_F(StreamAllocationTest, APushAllocatesNothingNorDoesAReset) {
+  auto stream = open_stream(going_on());
+  const Steps one = steps(0);
+  EXPECT_EQ(allocations_of([&] { ASSERT_TRUE(stream->push(one).ok()); }), 0);  // past the window many times
+  EXPECT_EQ(allocations_of([&] { ASSERT_TRUE(stream->reset().ok()); }), 0);
+}
+
+TEST_F(StreamAllocationTest, APushOfSeveralStepsAllocatesNothingAfterTheFirst) {
+  auto stream = open_stream(going_on());
+  const Steps several = steps(0, 4);
+  for (int i = 0; i < 8; ++i) ASSERT_TRUE(stream->push(several).ok());  // each state has had its largest part
+  EXPECT_EQ(allocations_of([&] { ASSERT_TRUE(stream->push(several).ok()); }), 0);
 }
 
 TEST_F(AllocationTest, TheCInterfaceAllocatesNothing) {

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "arrivals.hpp"
 #include "inputs.hpp"
 #include "self_check.hpp"
 
@@ -108,6 +109,79 @@ void check_verdict(const Json& given) {
   if (found.correlation) {
     EXPECT_NEAR(*found.correlation, correlation.get<double>(), 1e-9);
   }
+}
+
+StreamOptions stream_options(const Json& given) {
+  const auto number = [&](const char* key) {
+    return given.at(key).is_null() ? std::optional<double>() : given.at(key).get<double>();
+  };
+  StreamOptions options;
+  for (std::size_t i = 0; i < kModalities; ++i) {
+    options.missing[i] = given.at("missing").at(kModalityNames[i]).get<std::string>();
+  }
+  options.step_s = number("step_s");
+  options.tolerance_s = number("tolerance_s");
+  return options;
+}
+
+// The inputs of tests/vectors/arrivals.py.
+InputRecords stream_records() {
+  InputRecords result;
+  for (std::size_t i = 0; i < kModalities; ++i) {
+    result[i].info.name = kModalityNames[i];
+    result[i].info.steps = 9;
+    result[i].info.features = i == 0 ? 2 : 1;
+    result[i].info.may_be_absent = i == 1;
+  }
+  return result;
+}
+
+void check_arrivals(const Json& given) {
+  SCOPED_TRACE(given.at("name").get<std::string>());
+  const InputRecords known = stream_records();
+  Arrivals arrivals(known, stream_options(given.at("options")));
+  for (std::size_t at = 0; at < given.at("pushes").size(); ++at) {
+    SCOPED_TRACE(at);
+    const Json& push = given.at("pushes")[at];
+    const Json& expected = given.at("outcomes")[at];
+    std::array<std::vector<float>, kModalities> values;
+    Steps steps;
+    steps.count = push.at("count").get<std::size_t>();
+    std::optional<FloatView>* const views[] = {&steps.text, &steps.audio, &steps.vision};
+    const Json& time = push.at("time");
+    for (std::size_t i = 0; i < kModalities; ++i) {
+      const char* name = kModalityNames[i];
+      if (time.is_number()) steps.time_s[i] = time.get<double>();
+      if (time.is_object() && time.contains(name)) steps.time_s[i] = time.at(name).get<double>();
+      if (push.at(name).is_null()) continue;
+      values[i] = numbers(push.at(name));
+      *views[i] = FloatView(values[i].data(), values[i].size());
+    }
+    Arrival arrival;
+    const Status status = arrivals.take(steps, arrival);
+    if (expected.contains("refusal")) {
+      EXPECT_EQ(status.message(), expected.at("refusal").get<std::string>());
+      continue;
+    }
+    ASSERT_TRUE(status.ok()) << status.message();
+    arrivals.accept();
+    for (std::size_t i = 0; i < kModalities; ++i) {
+      const char* name = kModalityNames[i];
+      const std::vector<float> rows(arrival.rows[i], arrival.rows[i] + arrival.count * known[i].info.features);
+      EXPECT_EQ(rows, numbers(expected.at("rows").at(name))) << name;
+      const char* const fillings[] = {"", "hold", "absent"};
+      EXPECT_EQ(fillings[static_cast<int>(arrival.filled[i])], expected.at("filled").value(name, std::string())) << name;
+    }
+    const std::optional<double>& now = arrivals.clock().now;
+    ASSERT_EQ(now.has_value(), !expected.at("now").is_null());
+    if (now) {
+      EXPECT_NEAR(*now, expected.at("now").get<double>(), 1e-12);
+    }
+  }
+}
+
+TEST(VectorsTest, Arrivals) {
+  for (const Json& given : cases("arrivals.json", "arrivals")) check_arrivals(given);
 }
 
 TEST(VectorsTest, RangeAlarms) {

@@ -25,6 +25,7 @@ const char kUsage[] =
     "  --split NAME       read NAME/text or NAME_text ... instead of text ...\n"
     "  --output FILE      write the answers as safetensors, and only what gave them as JSON on standard output\n"
     "  --explain          also unimodal logits and edges\n"
+    "  --stream           push each sample step by step and print a line of JSON for every step that has an answer\n"
     "  --graph NAME       a precision (fp32, int8-cpu) or a full name; default: the preferred one that passed parity\n"
     "  --batch N          samples per call (1)\n"
     "  --threads N        threads inside one prediction (1)\n"
@@ -47,7 +48,8 @@ bool parse_arguments(int argc, char** argv, Arguments& arguments, std::string& p
     const auto flag = [&](const char* name, bool& target) { return word == name && (target = true); };
     if (flag("--help", arguments.help) || flag("-h", arguments.help)) return true;
     if (flag("--explain", arguments.explain) || flag("--self-check", arguments.self_check) ||
-        flag("--bench", arguments.bench) || flag("--every-graph", arguments.every_graph)) {
+        flag("--bench", arguments.bench) || flag("--stream", arguments.stream) ||
+        flag("--every-graph", arguments.every_graph)) {
       continue;
     }
     if (word.rfind("--", 0) != 0) {

@@ -21,6 +21,7 @@ struct Arguments {
   bool self_check = false;
   bool every_graph = false;
   bool bench = false;
+  bool stream = false;
   bool help = false;
   Options options;
 };

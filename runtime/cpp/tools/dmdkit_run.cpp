@@ -256,6 +256,34 @@ int run_bench(Runtime& runtime, const Samples& samples, std::size_t rounds) {
                 {"out_of_range", stats.out_of_range}});
 }
 
+// Prints a line for every step of every sample that has an answer, as the steps come.
+int run_stream(Runtime& runtime, const Samples& samples) {
+  auto stream = runtime.stream();
+  if (!stream) return complain(stream.status().message());
+  if (!stream->note().empty()) std::fprintf(stderr, "dmdkit-run: note: %s\n", stream->note().c_str());
+  for (std::size_t sample = 0; sample < samples.count; ++sample) {
+    const dmdkit::Status status = stream->reset();
+    if (!status.ok()) return complain(status.message());
+    for (std::size_t step = 0; step < stream->limit(); ++step) {
+      dmdkit::Steps steps;
+      std::optional<FloatView>* const views[] = {&steps.text, &steps.audio, &steps.vision};
+      for (std::size_t i = 0; i < dmdkit::kModalities; ++i) {
+        if (!samples.tensors[i]) continue;
+        const std::size_t width = runtime.inputs()[i].features;
+        *views[i] = FloatView(samples.tensors[i]->values.data() + (sample * stream->limit() + step) * width, width);
+      }
+      const auto answer = stream->push(steps);
+      if (!answer) return complain(of_batch(answer.status(), sample, 1).message());
+      if (answer->count == 0) continue;
+      const std::vector<float> score(answer->score.begin(), answer->score.end());
+      const int printed =
+          print({{"sample", sample}, {"steps", answer->steps}, {"score", score}, {"latency_ms", answer->latency_ms}});
+      if (printed != 0) return printed;
+    }
+  }
+  return 0;
+}
+
 int run(const Arguments& arguments) {
   refuse_other_formats(arguments.input);
   auto runtime = Runtime::open(arguments.bundle, arguments.options);
@@ -266,6 +294,7 @@ int run(const Arguments& arguments) {
   for (const std::string& note : runtime->notes()) std::fprintf(stderr, "dmdkit-run: note: %s\n", note.c_str());
   if (arguments.self_check) return run_self_check(*runtime, arguments.every_graph);
   const Samples samples = load_samples(arguments, *runtime);
+  if (arguments.stream) return run_stream(*runtime, samples);
   if (arguments.bench) return run_bench(*runtime, samples, arguments.rounds);
   Tensors answers;
   const dmdkit::Status status = answer_all(*runtime, samples, arguments, answers);

@@ -149,6 +149,9 @@ struct dmdkit_backend_session {
     std::string name;
     std::vector<int64_t> shape;
     OrtValue* value = nullptr;
+    bool whole_numbers = false;  // int64 in the graph: what is bound is converted for every run
+    const float* given = nullptr;
+    std::vector<int64_t> converted;
   };
 
   static std::unique_ptr<dmdkit_backend_session> open(const dmdkit_backend_open_args& args) {
@@ -160,20 +163,26 @@ struct dmdkit_backend_session {
     session->on_device_ = std::strcmp(args.device, "cpu") != 0;
     session->tokens_ = args.tokens != 0;
     try {
-      check(ort->CreateSessionFromArray(api().env, args.model, args.model_bytes, options.get(), &session->session_));
+      OrtSession* opened = nullptr;
+      check(ort->CreateSessionFromArray(api().env, args.model, args.model_bytes, options.get(), &opened));
+      session->session_.reset(opened, [](OrtSession* last) { api().ort->ReleaseSession(last); });
     } catch (const Problem& problem) {
       std::string text = api().version;  // "onnxruntime 1.31.1" -> "ONNX Runtime 1.31.1", as the Python runtime says it
       text.replace(0, text.find(' '), "ONNX Runtime");
       throw Problem(problem.code(), text + " cannot load " + args.graph + ": " + problem.what());
     }
-    check(ort->CreateCpuMemoryInfo(OrtDeviceAllocator, OrtMemTypeDefault, &session->memory_));
-    check(ort->CreateIoBinding(session->session_, &session->binding_));
-    std::size_t inputs = 0;
-    std::size_t outputs = 0;
-    check(ort->SessionGetInputCount(session->session_, &inputs));
-    check(ort->SessionGetOutputCount(session->session_, &outputs));
-    for (std::size_t i = 0; i < inputs; ++i) session->inputs_.push_back(session->describe(i, false));
-    for (std::size_t i = 0; i < outputs; ++i) session->outputs_.push_back(session->describe(i, true));
+    session->prepare();
+    return session;
+  }
+
+  // ONNX Runtime runs one session on several threads at once, each with a binding of its own.
+  std::unique_ptr<dmdkit_backend_session> share() const {
+    auto session = std::make_unique<dmdkit_backend_session>();
+    session->graph_ = graph_;
+    session->on_device_ = on_device_;
+    session->tokens_ = tokens_;
+    session->session_ = session_;
+    session->prepare();
     return session;
   }
 
@@ -185,7 +194,6 @@ struct dmdkit_backend_session {
     if (binding_ != nullptr) ort->ReleaseIoBinding(binding_);
     release_values();
     if (memory_ != nullptr) ort->ReleaseMemoryInfo(memory_);
-    if (session_ != nullptr) ort->ReleaseSession(session_);
   }
 
   const std::vector<Tensor>& inputs() const noexcept { return inputs_; }
@@ -210,11 +218,14 @@ struct dmdkit_backend_session {
   void run() {
     const OrtApi* ort = api().ort;
     OrtStatus* status = nullptr;
+    for (Tensor& tensor : inputs_) {
+      for (std::size_t i = 0; i < tensor.converted.size(); ++i) tensor.converted[i] = static_cast<int64_t>(tensor.given[i]);
+    }
     // Bound inputs of a device were copied when they were bound, so they are bound again to be copied again.
     for (std::size_t i = 0; status == nullptr && on_device_ && i < inputs_.size(); ++i) {
       status = ort->BindInput(binding_, inputs_[i].name.c_str(), inputs_[i].value);
     }
-    if (status == nullptr) status = ort->RunWithBinding(session_, nullptr, binding_);
+    if (status == nullptr) status = ort->RunWithBinding(session_.get(), nullptr, binding_);
     if (status == nullptr && on_device_) status = ort->SynchronizeBoundOutputs(binding_);
     if (status == nullptr) return;
     try {
@@ -233,8 +244,9 @@ struct dmdkit_backend_session {
     for (std::size_t i = 0; i < inputs_.size(); ++i) {
       const int64_t shape[] = {static_cast<int64_t>(batch), static_cast<int64_t>(length)};
       // ONNX Runtime takes a pointer that it may write to; it does not write to inputs.
-      check(ort->CreateTensorWithDataAsOrtValue(memory_, const_cast<std::int64_t*>(inputs[i]), batch * length * sizeof(std::int64_t),
-                                                shape, 2, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64, &inputs_[i].value));
+      check(ort->CreateTensorWithDataAsOrtValue(memory_, const_cast<std::int64_t*>(inputs[i]),
+                                                batch * length * sizeof(std::int64_t), shape, 2,
+                                                ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64, &inputs_[i].value));
       names.push_back(inputs_[i].name.c_str());
       values.push_back(inputs_[i].value);
     }
@@ -249,7 +261,7 @@ struct dmdkit_backend_session {
     check(ort->CreateTensorWithDataAsOrtValue(memory_, output, bytes, shape.data(), shape.size(),
                                               ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, &given.value));
     const char* name = given.name.c_str();
-    OrtStatus* status = ort->Run(session_, nullptr, names.data(), values.data(), values.size(), &name, 1, &given.value);
+    OrtStatus* status = ort->Run(session_.get(), nullptr, names.data(), values.data(), values.size(), &name, 1, &given.value);
     release_values();
     try {
       check(status);
@@ -259,19 +271,31 @@ struct dmdkit_backend_session {
   }
 
  private:
+  void prepare() {
+    const OrtApi* ort = api().ort;
+    check(ort->CreateCpuMemoryInfo(OrtDeviceAllocator, OrtMemTypeDefault, &memory_));
+    check(ort->CreateIoBinding(session_.get(), &binding_));
+    std::size_t inputs = 0;
+    std::size_t outputs = 0;
+    check(ort->SessionGetInputCount(session_.get(), &inputs));
+    check(ort->SessionGetOutputCount(session_.get(), &outputs));
+    for (std::size_t i = 0; i < inputs; ++i) inputs_.push_back(describe(i, false));
+    for (std::size_t i = 0; i < outputs; ++i) outputs_.push_back(describe(i, true));
+  }
+
   Tensor describe(std::size_t index, bool output) const {
     const OrtApi* ort = api().ort;
     OrtAllocator* allocator = nullptr;
     check(ort->GetAllocatorWithDefaultOptions(&allocator));
     char* name = nullptr;
-    check(output ? ort->SessionGetOutputName(session_, index, allocator, &name)
-                 : ort->SessionGetInputName(session_, index, allocator, &name));
+    check(output ? ort->SessionGetOutputName(session_.get(), index, allocator, &name)
+                 : ort->SessionGetInputName(session_.get(), index, allocator, &name));
     Tensor tensor;
     tensor.name = name;
     check(ort->AllocatorFree(allocator, name));
     OrtTypeInfo* type = nullptr;
-    check(output ? ort->SessionGetOutputTypeInfo(session_, index, &type)
-                 : ort->SessionGetInputTypeInfo(session_, index, &type));
+    check(output ? ort->SessionGetOutputTypeInfo(session_.get(), index, &type)
+                 : ort->SessionGetInputTypeInfo(session_.get(), index, &type));
     const std::unique_ptr<OrtTypeInfo, void (*)(OrtTypeInfo*)> owner(
         type, [](OrtTypeInfo* value) { api().ort->ReleaseTypeInfo(value); });
     const OrtTensorTypeAndShapeInfo* info = nullptr;  // belongs to `type`
@@ -279,7 +303,9 @@ struct dmdkit_backend_session {
     ONNXTensorElementDataType element = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
     if (info != nullptr) check(ort->GetTensorElementType(info, &element));
     const bool token = tokens_ && !output;
-    if (element != (token ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT)) {
+    tensor.whole_numbers = element == ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64 && !output && !token;
+    if (!tensor.whole_numbers &&
+        element != (token ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT)) {
       throw Problem(DMDKIT_BACKEND_FAILED,
                     graph_ + ": " + tensor.name + (token ? " is not an int64 tensor" : " is not a float32 tensor"));
     }
@@ -292,10 +318,18 @@ struct dmdkit_backend_session {
 
   void make_value(Tensor& tensor, std::size_t batch, float* buffer) const {
     std::vector<int64_t> shape = tensor.shape;
-    if (shape.empty()) throw Problem(DMDKIT_BACKEND_FAILED, graph_ + ": " + tensor.name + " has no batch axis");
-    shape[0] = static_cast<int64_t>(batch);
     std::size_t values = 1;
-    for (const int64_t size : shape) values *= static_cast<std::size_t>(size);
+    for (int64_t& size : shape) {
+      if (size == -1) size = static_cast<int64_t>(batch);
+      values *= static_cast<std::size_t>(size);
+    }
+    if (tensor.whole_numbers) {
+      tensor.given = buffer;
+      tensor.converted.assign(values, 0);
+      check(api().ort->CreateTensorWithDataAsOrtValue(memory_, tensor.converted.data(), values * sizeof(int64_t), shape.data(),
+                                                      shape.size(), ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64, &tensor.value));
+      return;
+    }
     check(api().ort->CreateTensorWithDataAsOrtValue(memory_, buffer, values * sizeof(float), shape.data(), shape.size(),
                                                     ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, &tensor.value));
   }
@@ -309,7 +343,7 @@ struct dmdkit_backend_session {
     }
   }
 
-  OrtSession* session_ = nullptr;
+  std::shared_ptr<OrtSession> session_;
   OrtIoBinding* binding_ = nullptr;
   OrtMemoryInfo* memory_ = nullptr;
   std::vector<Tensor> inputs_;

@@ -1,8 +1,10 @@
 /* The contract between libdmdkit and a backend plug-in, libdmdkit_NAME.so: plain C, because the two may be built apart.
  *
- * All tensors are float32, but for the tokens that a text graph takes. The core owns the buffers; a backend binds them once per batch size and then only runs. No function
- * may throw. Functions that can fail return 0 or non-zero, and then write a zero-terminated text of at most error_size bytes to
- * error: DMDKIT_BACKEND_NO_DEVICE for a device that is not here, DMDKIT_BACKEND_NO_MEMORY, DMDKIT_BACKEND_FAILED otherwise. */
+ * All tensors are float32, but for the tokens that a text graph takes; where another graph takes whole numbers (int64) the
+ * backend converts them, as they come. The core owns the buffers; a backend binds them once per batch size and then only runs.
+ * No function may throw. Functions that can fail return 0 or non-zero, and then write a zero-terminated text of at most
+ * error_size bytes to error: DMDKIT_BACKEND_NO_DEVICE for a device that is not here, DMDKIT_BACKEND_NO_MEMORY,
+ * DMDKIT_BACKEND_FAILED otherwise. */
 #ifndef DMDKIT_BACKEND_H_
 #define DMDKIT_BACKEND_H_
 
@@ -56,7 +58,9 @@ typedef struct {
   int tokens; /* 1: a text graph, whose inputs are int64 (batch, length); only where the table has run_tokens */
 } dmdkit_backend_open_args;
 
-/* One input or output. shape[0] is the batch and -1, shape[1] of a text graph too where it takes any length; name and shape live as long as the session. */
+/* One input or output. shape[0] is the batch and -1, shape[1] of a text graph too where it takes any length. In a step graph
+ * the one -1, the new steps, may be at any place, and a tensor without it is the same for every number of them. name and shape
+ * live as long as the session. */
 typedef struct {
   const char* name;
   const int64_t* shape;
@@ -73,7 +77,7 @@ typedef struct {
   size_t (*output_count)(const dmdkit_backend_session* session);
   void (*input)(const dmdkit_backend_session* session, size_t index, dmdkit_backend_tensor* tensor);
   void (*output)(const dmdkit_backend_session* session, size_t index, dmdkit_backend_tensor* tensor);
-  /* Binds one buffer per input and output, each holding batch times the product of the other sizes; replaces an earlier
+  /* Binds one buffer per input and output, each holding the product of its sizes with batch for -1; replaces an earlier
    * binding. The buffers stay valid until the next bind or close. */
   int (*bind)(dmdkit_backend_session* session, size_t batch, float* const* inputs, float* const* outputs, char* error,
               size_t error_size);
@@ -84,10 +88,14 @@ typedef struct {
   int takes_engines;
   /* How the session runs since the last bind, "CUDA graph"; null, or a null answer, if there is nothing to say. */
   const char* (*note)(const dmdkit_backend_session* session);
-  /* Runs a session that was opened with `tokens`: one buffer of batch times length per input, and one of batch times length times
-   * the output's last size. Null, or beyond struct_size, in a backend that takes no tokens; its text graphs are not asked for. */
+  /* Runs a session that was opened with `tokens`: one buffer of batch times length per input, and one of batch times length
+   * times the output's last size. Null, or beyond struct_size, in a backend that takes no tokens; its text graphs are not asked
+   * for. */
   int (*run_tokens)(dmdkit_backend_session* session, size_t batch, size_t length, const int64_t* const* inputs, float* output,
                     char* error, size_t error_size);
+  /* Another session of the same opened model, with bindings of its own: the two may run at once and are closed apart. Null, or
+   * left out of a table whose struct_size says so: the backend cannot, and the core opens the model again. */
+  int (*share)(const dmdkit_backend_session* session, dmdkit_backend_session** other, char* error, size_t error_size);
 } dmdkit_backend_vtable;
 
 /* The plug-in's one symbol: its table, or null when it does not speak that version. */

@@ -59,8 +59,8 @@ typedef struct dmdkit_options {
 } dmdkit_options;
 
 /* Raw features, sample first, then step, then feature. A modality is absent when its bit is set in `absent`. In place of text
- * features, where the bundle has a text encoder, `words` or `token_ids` hold one entry for each sample; data[DMDKIT_TEXT] is then
- * null. */
+ * features, where the bundle has a text encoder, `words` or `token_ids` hold one entry for each sample; data[DMDKIT_TEXT] is
+ * then null. */
 typedef struct dmdkit_inputs {
   size_t struct_size;
   size_t batch;
@@ -118,12 +118,57 @@ typedef struct dmdkit_stats {
   uint64_t truncated; /* sentences that predict and explain cut */
 } dmdkit_stats;
 
+/* A stream over an opened runtime: the exact answer at every step for the price of one step. It keeps what it needs of the
+ * runtime, which may be closed before it. */
+typedef struct dmdkit_stream dmdkit_stream;
+
+enum { DMDKIT_FILLED_NONE = 0, DMDKIT_FILLED_HOLD = 1, DMDKIT_FILLED_ABSENT = 2 };
+
+/* As StreamOptions of dmdkit/stream.hpp; null means the default. */
+typedef struct dmdkit_stream_options {
+  size_t struct_size;
+  const char* past_limit;                 /* stop or window */
+  const char* missing[DMDKIT_MODALITIES]; /* error, hold or absent */
+  double step_s;                          /* seconds between steps; 0: times are only checked for their order */
+  double tolerance_s;                     /* how far a time may be from its step's; negative: half a step */
+} dmdkit_stream_options;
+
+/* New steps, step first, then feature. */
+typedef struct dmdkit_steps {
+  size_t struct_size;
+  size_t count;
+  const float* data[DMDKIT_MODALITIES];
+  size_t values[DMDKIT_MODALITIES]; /* at data, count * features */
+  uint32_t missing;                 /* 1u << DMDKIT_AUDIO: not there in these steps */
+  uint32_t timed;                   /* likewise: has a time */
+  double time_s[DMDKIT_MODALITIES];
+} dmdkit_steps;
+
+/* Caller's buffers, as in dmdkit_explanation, but a larger one is not refused; then what a push says. */
+typedef struct dmdkit_step_answer {
+  size_t struct_size;
+  float* score; /* steps * outputs */
+  size_t score_count;
+  float* logit_hetero; /* steps * 3 * outputs */
+  size_t logit_hetero_count;
+  float* edges_hetero; /* steps * 6; untouched for a bundle without GD-Units */
+  size_t edges_hetero_count;
+  size_t count;   /* of the newest pushed steps that have an answer, oldest first in the buffers; 0 at the start of a stream */
+  size_t steps;   /* how many of the newest steps the newest answer rests on */
+  uint64_t heard; /* steps taken since the last reset */
+  int filled[DMDKIT_MODALITIES];
+  double latency_ms;
+} dmdkit_step_answer;
+
 DMDKIT_C_API void dmdkit_options_init(dmdkit_options* options);
 DMDKIT_C_API void dmdkit_inputs_init(dmdkit_inputs* inputs);
 DMDKIT_C_API void dmdkit_input_info_init(dmdkit_input_info* info);
 DMDKIT_C_API void dmdkit_prediction_init(dmdkit_prediction* prediction);
 DMDKIT_C_API void dmdkit_explanation_init(dmdkit_explanation* explanation);
 DMDKIT_C_API void dmdkit_stats_init(dmdkit_stats* stats);
+DMDKIT_C_API void dmdkit_stream_options_init(dmdkit_stream_options* options);
+DMDKIT_C_API void dmdkit_steps_init(dmdkit_steps* steps);
+DMDKIT_C_API void dmdkit_step_answer_init(dmdkit_step_answer* answer);
 
 /* The library's version and DMDKIT_ABI_VERSION, to compare with the header's. */
 DMDKIT_C_API const char* dmdkit_version(void);
@@ -160,6 +205,25 @@ DMDKIT_C_API dmdkit_status dmdkit_explain(dmdkit_runtime* runtime, const dmdkit_
 DMDKIT_C_API dmdkit_status dmdkit_self_check(dmdkit_runtime* runtime, int every_graph, int* passed);
 
 DMDKIT_C_API dmdkit_status dmdkit_get_stats(const dmdkit_runtime* runtime, dmdkit_stats* stats);
+
+/* Opens a stream; options may be null; *stream is null on failure. */
+DMDKIT_C_API dmdkit_status dmdkit_stream_open(dmdkit_runtime* runtime, const dmdkit_stream_options* options,
+                                              dmdkit_stream** stream);
+
+/* Releases a stream; null is allowed. No other call on it may be running or follow. */
+DMDKIT_C_API void dmdkit_stream_close(dmdkit_stream* stream);
+
+/* Steps that one answer can rest on; what the answers mean where that needs saying, else an empty text. */
+DMDKIT_C_API size_t dmdkit_stream_limit(const dmdkit_stream* stream);
+DMDKIT_C_API const char* dmdkit_stream_note(const dmdkit_stream* stream);
+
+/* Takes steps; answer may be null. A failure leaves what was pushed before as it was. */
+DMDKIT_C_API dmdkit_status dmdkit_stream_push(dmdkit_stream* stream, const dmdkit_steps* steps, dmdkit_step_answer* answer);
+DMDKIT_C_API dmdkit_status dmdkit_stream_reset(dmdkit_stream* stream);
+
+/* Writes the state to bytes, of which *size are there, and sets *size to what it takes; bytes may be null to ask for that. */
+DMDKIT_C_API dmdkit_status dmdkit_stream_snapshot(const dmdkit_stream* stream, void* bytes, size_t* size);
+DMDKIT_C_API dmdkit_status dmdkit_stream_restore(dmdkit_stream* stream, const void* bytes, size_t size);
 
 #ifdef __cplusplus
 }

@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "dmdkit/result.hpp"
+#include "dmdkit/stream.hpp"
 #include "dmdkit/types.hpp"
 #include "dmdkit/version.h"
 
@@ -65,9 +66,9 @@ class DMDKIT_API Runtime {
   const std::array<std::string, kModalities>& modality_order() const noexcept;
   const std::array<std::string, kEdges>& edge_order() const noexcept;
 
-  // Scores raw features, or words or token ids in place of text. Fails with kInvalidInput for a wrong size, a NaN or infinity, a
-  // modality that may not be absent, a sentence that is not UTF-8 or an id outside the vocabulary. Features need no memory after
-  // the first call with a batch size; words do.
+  // Scores raw features, or words or token ids in place of text. Fails with kInvalidInput for a wrong size, a NaN or infinity,
+  // a modality that may not be absent, a sentence that is not UTF-8 or an id outside the vocabulary. Features need no memory
+  // after the first call with a batch size; words do.
   Result<Prediction> predict(const Inputs& inputs) noexcept;
 
   // The same, copied into `score` (batch * outputs() values), for a Runtime that threads share; the returned view shows
@@ -78,6 +79,10 @@ class DMDKIT_API Runtime {
   // as the predicting one where there is one.
   Result<Explanation> explain(const Inputs& inputs) noexcept;
   Result<Explanation> explain_into(const Inputs& inputs, const ExplanationBuffers& buffers) noexcept;
+
+  // A new stream over this bundle's step graph, which the first one opens and all share: of the predicting graph's precision
+  // where there is one, otherwise fp32, and unless a graph was asked for by name only one that passed parity.
+  Result<Stream> stream(const StreamOptions& options = {}) noexcept;
 
   // Replays the golden samples through the predicting and the explaining graph (or all graphs of the bundle) and compares with
   // what each gave when it was exported. The Result is a failure only if that cannot be done; look at SelfCheck::passed.

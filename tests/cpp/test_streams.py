@@ -1,0 +1,142 @@
+"""A stream in C++ over ONNX Runtime: the window's answers at every prefix, and Python's stream, also from its snapshots."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from dmdkit.runtime import Runtime
+from tests.cpp.c_library import CStream, Library
+from tests.cpp.test_parity import run_tool
+from tests.stream_builders import KERNEL, STEPS, WIDTHS
+
+pytestmark = pytest.mark.slow
+Rows = dict[str, np.ndarray]
+
+
+def random_rows(count: int, seed: int = 0) -> Rows:
+    generator = np.random.default_rng(seed)
+    return {name: generator.normal(size=(count, width)).astype(np.float32) for name, width in WIDTHS.items()}
+
+
+def part(rows: Rows, first: int, last: int) -> Rows:
+    return {name: array[first:last] for name, array in rows.items()}
+
+
+@pytest.fixture(scope="module")
+def library(native_bin: Path, stream_bundle: Path) -> Iterator[Library]:
+    opened = Library(native_bin.parent / "lib/libdmdkit.so", stream_bundle, "fp32")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def runtime(stream_bundle: Path) -> Iterator[Runtime]:
+    with Runtime.open(stream_bundle, graph="fp32") as opened:
+        yield opened
+
+
+@pytest.fixture
+def stream(library: Library) -> Iterator[CStream]:
+    opened = library.stream(past_limit="window", missing="hold", step_s=0.1)
+    yield opened
+    opened.close()
+
+
+@pytest.mark.parametrize("pushes", [[1] * STEPS, [2, 4, 1, 2], [STEPS]])
+def test_every_prefix_answers_as_python_s_stream_and_the_last_as_the_window(
+    library: Library, runtime: Runtime, pushes: list[int]
+) -> None:
+    rows, at = random_rows(STEPS, 3), 0
+    stream, reference = library.stream(), runtime.stream()
+    answered = 0
+    for count in pushes:
+        found, expected = stream.push(part(rows, at, at + count)), reference.push(**part(rows, at, at + count))
+        at += count
+        assert (found is None) == (expected is None)
+        if found is None or expected is None:
+            continue
+        np.testing.assert_allclose(found.score, expected.scores, atol=1e-6)
+        assert found.steps == expected.steps == at
+        answered += len(found.score)
+    window = runtime.explain(**rows)
+    assert found is not None
+    assert answered == STEPS - KERNEL + 1
+    np.testing.assert_allclose(found.score[-1], window.score, atol=1e-5)
+    np.testing.assert_allclose(found.logit_hetero[-1], window.logit_hetero.ravel(), atol=1e-5)
+    np.testing.assert_allclose(found.edges_hetero[-1], window.edges_hetero, atol=1e-5)
+    stream.close()
+
+
+def test_past_the_limit_both_languages_rest_on_the_same_steps_for_a_thousand_pushes(stream: CStream, runtime: Runtime) -> None:
+    rows = random_rows(1000, 4)
+    reference = runtime.stream(past_limit="window", missing="hold")
+    for at in range(1000):
+        found, expected = stream.push(part(rows, at, at + 1)), reference.push(**part(rows, at, at + 1))
+        assert (found is None) == (expected is None)
+        if found is None or expected is None:
+            continue
+        assert found.steps == expected.steps
+        np.testing.assert_allclose(found.score[0], expected.score, atol=1e-6)
+
+
+@pytest.mark.parametrize("taken", [0, 1, 4, 6, STEPS, STEPS + 3, 31])
+def test_either_language_writes_the_same_snapshot_and_goes_on_from_the_other_s(
+    stream: CStream, runtime: Runtime, taken: int
+) -> None:
+    rows, options = random_rows(taken + STEPS, 5), {"past_limit": "window", "missing": "hold", "step_s": 0.1}
+    reference, other = runtime.stream(**options), runtime.stream(**options)  # type: ignore[arg-type]
+    for at in range(taken):
+        stream.push(part(rows, at, at + 1), times=[at * 0.1] * 3)
+        reference.push(**part(rows, at, at + 1), time=at * 0.1)
+    written, expected = stream.snapshot(), reference.snapshot()
+    assert len(written) == len(expected)
+    if taken == 0:
+        assert written == expected
+    other.restore(written)
+    assert other.snapshot() == written
+    stream.restore(expected)
+    assert stream.snapshot() == expected
+    for at in range(taken, taken + STEPS):
+        found, python = stream.push(part(rows, at, at + 1)), other.push(**part(rows, at, at + 1))
+        assert (found is None) == (python is None)
+        if found is not None and python is not None:
+            assert found.steps == python.steps
+            np.testing.assert_allclose(found.score[0], python.score, atol=1e-6)
+
+
+def test_a_damaged_snapshot_is_refused_and_the_stream_goes_on(stream: CStream) -> None:
+    rows = random_rows(STEPS, 6)
+    stream.push(part(rows, 0, 5))
+    whole = stream.snapshot()
+    with pytest.raises(ValueError, match="checksum differs"):
+        stream.restore(whole[:50] + bytes([whole[50] ^ 1]) + whole[51:])
+    assert stream.snapshot() == whole
+    assert stream.push(part(rows, 5, 6)) is not None
+
+
+def test_dmdkit_run_prints_a_score_a_step(native_bin: Path, stream_bundle: Path, runtime: Runtime, tmp_path: Path) -> None:
+    samples = {name: np.stack([array, 2 * array]) for name, array in random_rows(STEPS, 7).items()}
+    save_file(samples, tmp_path / "samples.safetensors")
+    options = ("--input", tmp_path / "samples.safetensors", "--stream", "--graph", "fp32")
+    done = run_tool(native_bin / "dmdkit-run", stream_bundle, *options)
+    assert done.returncode == 0, done.stderr
+    assert "trained on padded windows" in done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(line["sample"], line["steps"]) for line in lines] == [(s, n) for s in (0, 1) for n in range(KERNEL, STEPS + 1)]
+    for sample in (0, 1):
+        expected = runtime.stream().push(**{name: array[sample] for name, array in samples.items()})
+        assert expected is not None
+        found = [line["score"] for line in lines if line["sample"] == sample]
+        np.testing.assert_allclose(found, expected.scores, atol=1e-6)
+
+
+def test_dmdkit_run_says_how_to_export_a_bundle_that_does_not_stream(native_bin: Path, tiny_bundle: Path) -> None:
+    done = run_tool(native_bin / "dmdkit-run", tiny_bundle, "--stream", "--graph", "fp32")
+    assert done.returncode == 1
+    assert "dmdkit export --stream" in done.stderr
