@@ -49,12 +49,12 @@ def test_words_and_ids_give_pythons_score(native_bin: Path, text_bundle: Path, t
     text: list = SENTENCES if kind == "words" else [[2, 12, 13, 3], [0, 0, 2, 3], [2, 5, 0, 6, 3, 0]]
     found = scores(native_bin, text_bundle, tmp_path, text, features, "--graph", precision)
     assert found["text_graph"] == f"text.{precision}"
-    assert found["truncated"] == (1 if kind == "words" else 0)
     with Runtime.open(text_bundle, graph=precision) as runtime:
         expected = [
             runtime.predict(text=one, audio=features["audio"][index], vision=features["vision"][index]).score
             for index, one in enumerate(text)
         ]
+        assert found["truncated"] == runtime.truncated_count == (2 if kind == "words" else 0)
     np.testing.assert_allclose(np.ravel(found["score"]["values"]), np.ravel(expected), rtol=0, atol=1e-6)
 
 
@@ -65,7 +65,7 @@ def test_a_batch_of_words_is_each_alone_and_explains(native_bin: Path, text_bund
     together = scores(native_bin, text_bundle, tmp_path, SENTENCES, features, *options, "--batch", "6")
     for name in ("score", "logit_homo", "edges_homo"):
         np.testing.assert_allclose(together[name]["values"], one[name]["values"], rtol=0, atol=1e-5)
-    assert together["truncated"] == 2  # once by each of predict and explain
+    assert one["truncated"] == together["truncated"] == 4  # two sentences, by each of predict and explain
 
 
 def test_lines_of_a_text_file_are_sentences(native_bin: Path, text_bundle: Path, tmp_path: Path):
