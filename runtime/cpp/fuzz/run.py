@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from seeds import seeds, words
+from seeds import WORDLESS, seeds, words
 
 JOBS = 2
 
@@ -42,7 +42,7 @@ def fuzz(build: Path, target: str, first: Sequence[bytes], seconds: int) -> Outc
     if once.returncode:
         raise SystemExit(f"{target}: {once.stderr[-2000:]}")
     dictionary = build / f"{target}.dict"
-    known = words(list(first))
+    known = [] if target in WORDLESS else words(list(first))
     dictionary.write_text("".join(map(_quoted, known)))
     limits = ["-timeout=10", "-rss_limit_mb=1024", "-max_len=65536", f"-max_total_time={seconds}", "-print_final_stats=1"]
     command = [binary, *limits, *([f"-dict={dictionary}"] if known else []), f"-artifact_prefix={build}/{target}-", str(corpus)]

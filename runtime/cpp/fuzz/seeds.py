@@ -17,6 +17,8 @@ from dmdkit.runtime.manifest import Manifest
 MODALITIES = ("text", "audio", "vision")
 GRAPH_ORDER = ("text", "vision", "audio")
 ZERO_HASH = "0" * 64
+WORDLESS = frozenset({"snapshot"})
+"""Targets that read numbers alone, for which there is no dictionary."""
 _QUOTED = re.compile(rb"""(["'])[\w.<>/ -]{1,64}\1""")
 _PLAN_WORD = re.compile(rb"[a-z][a-z0-9_.]{2,30}[ =]")
 
