@@ -22,6 +22,7 @@ def test_a_padded_model_s_stream_is_compared_with_pytorch_at_every_prefix(stream
     assert hop.samples == SAMPLES * (STEPS - KERNEL + 1)
     assert hop.max_error is not None
     assert hop.max_error < 1e-5
+    assert set(ledger.stream_cost) == {"windows", "streams"}
     record = Bundle.open(stream_bundle).manifest.stream
     assert record is not None
     assert record.graphs["fp32"].verdict.status == "passed"

@@ -20,9 +20,10 @@ from dmdkit.errors import BundleError, DataError, ExitCode, InputError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dmdkit.data import Split
+    from dmdkit.data import Dataset, Split
     from dmdkit.parity.int8_report import Int8Report
     from dmdkit.parity.ledger import Ledger
+    from dmdkit.runtime import Runtime
     from dmdkit.runtime.bundle import Bundle
     from dmdkit.runtime.manifest import Manifest
     from dmdkit.training.run import Run
@@ -179,6 +180,10 @@ def check(
     else:
         parity_table(ledger, manifest)
         _subsets_table(ledger)
+        if ledger.stream_cost:
+            mae = {name: values.get("mae") for name, values in ledger.stream_cost.items()}
+            said = ", ".join(f"{name} {value:.3f}" for name, value in mae.items() if value is not None)
+            note(f"streaming a model that was trained padded: MAE {said}" if said else "streaming: see report/parity.json")
         if report is not None:
             verdict_sentences(report)
         out.print(Text.assemble("verdict: ", verdict_text(status)))
@@ -194,6 +199,7 @@ def predict(
     graph: Annotated[str | None, typer.Option(help="fp32, int8-cpu, ...; without it, the preferred one that passed.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many samples.")] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Add unimodal scores and GD-Unit edges (JSON only).")] = False,
+    stream: Annotated[bool, typer.Option("--stream", help="Push each sample step by step: the score at every step.")] = False,
     nan_policy: Annotated[
         NanPolicy, typer.Option(help="Refuse NaN and infinite features, or replace them by zero, as training may have.")
     ] = NanPolicy.refuse,
@@ -208,13 +214,15 @@ def predict(
     from dmdkit.runtime import Runtime
     from dmdkit.runtime.bundle import Bundle
 
-    if out_file is not None:
-        _check_out_file(out_file, force=force, explain=explain)
+    _check_out_file(out_file, force=force, explain=explain)
     with Runtime.open(bundle, graph=graph) as runtime:
         opened = Bundle.open(bundle)
         dataset = dataset_for_bundle(data, opened, split, nan_policy=nan_policy, for_verdict=False, encode=False)
         part = split_for_bundle(dataset, split, runtime.manifest)
         note_changes(dataset, "replaced by 0", "set to 0", "warning: ")
+        if stream:
+            _predict_stream(runtime, dataset, split, limit, data, out_file, json=json or explain)
+            return
         rows = []
         for index in range(min(len(part), limit or len(part))):
             sample: dict[str, Any] = {name: array[index] for name, array in part.features().items()}
@@ -249,7 +257,28 @@ def predict(
         _print_rows(rows)
 
 
-def _check_out_file(path: Path, *, force: bool, explain: bool) -> None:
+def _predict_stream(
+    runtime: Runtime, dataset: Dataset, split: str, limit: int | None, data: Path, out_file: Path | None, *, json: bool
+) -> None:
+    """``predict --stream`` on an opened bundle."""
+    from dmdkit.cli.stream import print_stream, stream_rows, streamed_split, write_stream
+
+    rows = stream_rows(runtime, streamed_split(dataset, split, runtime), limit, data)
+    for text in runtime.notes:
+        note(text)
+    note(f"{len(rows)} samples of the {split} split, step by step")
+    if out_file is not None:
+        write_stream(out_file, rows)
+        finish(str(out_file))
+    elif json:
+        print_json({"samples": rows})
+    else:
+        print_stream(rows, classes=runtime.manifest.task == "classification")
+
+
+def _check_out_file(path: Path | None, *, force: bool, explain: bool) -> None:
+    if path is None:
+        return
     if path.suffix not in (".csv", ".json"):
         raise InputError(f"--out {path}: expected a name ending in .csv or .json")
     if path.exists() and not force:

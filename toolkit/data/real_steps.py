@@ -11,7 +11,7 @@ from dmdkit.data.padding import PaddingSide
 from dmdkit.errors import DataError
 from dmdkit.records import PerModality, streams_problem
 
-__all__ = ["with_real_steps"]
+__all__ = ["real_split", "with_real_steps"]
 
 
 def with_real_steps(dataset: Dataset, kernels: PerModality) -> Dataset:
@@ -36,14 +36,25 @@ def with_real_steps(dataset: Dataset, kernels: PerModality) -> Dataset:
         raise DataError(
             f"{dataset.source}: its modalities are padded on different sides ({said}), so their steps do not go together"
         )
-    splits = {name: _real(dataset.source, name, split, kernels.text) for name, split in dataset.splits.items()}
+    splits = {name: real_split(dataset.source, name, split, kernels.text) for name, split in dataset.splits.items()}
     longest = dataset.lengths["text"]
     short = any(bool((split.steps < longest).any()) for split in splits.values() if split.steps is not None)
     side: PaddingSide = "right" if short else "none"
     return replace(dataset, splits=splits, padding_side=dict.fromkeys(dataset.padding_side, side))
 
 
-def _real(source: str, name: str, split: Split, kernel: int) -> Split:
+def real_split(source: str, name: str, split: Split, kernel: int) -> Split:
+    """``split`` with each sample's steps in front, as :func:`with_real_steps`.
+
+    Args:
+        source: The file, for messages.
+        name: The split's name, likewise.
+        split: Its samples.
+        kernel: The model's.
+
+    Raises:
+        DataError: A sample is shorter than the kernel.
+    """
     count, total, _ = split.text.shape
     filled = np.zeros((count, total), bool)
     for array in split.features().values():

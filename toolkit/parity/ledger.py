@@ -21,7 +21,7 @@ from dmdkit.metrics import classification_metrics, regression_metrics
 from dmdkit.parity.compare import HopRecord, compare
 from dmdkit.parity.cpp_runner import CppRunner, cpp_hop
 from dmdkit.parity.held_out import held_out
-from dmdkit.parity.stream_hops import stream_hops
+from dmdkit.parity.stream_hops import stream_cost, stream_hops
 from dmdkit.parity.text_hops import text_hops
 from dmdkit.parity.verdicts import judged
 from dmdkit.parity.word_hops import words_in_cpp
@@ -57,6 +57,7 @@ class Ledger(BaseModel):
         samples: Number of samples measured on.
         calibration_samples: Number of samples left out because INT8 was calibrated on them.
         seen_samples: What the samples left out did otherwise -> how many did that: they trained or chose something.
+        stream_cost: Metrics of padded windows and of streams over the same samples' own steps, of a model trained padded.
         sample_values: Whether scores and labels of single samples may stand in it.
         subsets: Metrics of the fp32 graph with only some modalities there, by their names, as text+audio; empty without labels.
     """
@@ -73,6 +74,7 @@ class Ledger(BaseModel):
     out_of_range: dict[str, float]
     sample_values: bool = True
     subsets: dict[str, dict[str, float | None]] = Field(default_factory=dict)
+    stream_cost: dict[str, dict[str, float | None]] = Field(default_factory=dict)
     hops: list[HopRecord]
 
     @property
@@ -251,6 +253,7 @@ def measure(
         out_of_range={name: share for name, share in shares.items() if share >= OUT_OF_RANGE_SHARE},
         sample_values=keep_values,
         subsets={} if split is None else _subset_metrics(bundle, split, on_step),
+        stream_cost=stream_cost(bundle, split),
         hops=hops if keep_values else [hop.without_sample_values() for hop in hops],
     )
 

@@ -9,13 +9,16 @@ import numpy as np
 import numpy.typing as npt
 
 from dmdkit.data.dataset import Split
+from dmdkit.data.real_steps import real_split
+from dmdkit.errors import DataError
+from dmdkit.metrics import classification_metrics, regression_metrics
 from dmdkit.parity.compare import HopRecord, compare
 from dmdkit.runtime.batching import infer_batched
 from dmdkit.runtime.bundle import Bundle
 from dmdkit.runtime.open_graph import open_runner
 from dmdkit.runtime.streams.state import StepState, open_step_runner
 
-__all__ = ["stream_answers", "stream_hops"]
+__all__ = ["stream_answers", "stream_cost", "stream_hops"]
 
 Array = npt.NDArray[np.float32]
 _SAMPLES = 64
@@ -118,6 +121,30 @@ def stream_hops(
         if precision == "fp32":
             source, before = "stream.fp32", found
     return hops
+
+
+def stream_cost(bundle: Bundle, split: Split | None) -> dict[str, dict[str, float | None]]:
+    """Metrics of padded windows and of streams over the same samples' own steps; empty where nothing is to be said.
+
+    That is: without step graphs, of a model trained on real steps, and where samples lack labels or are too short.
+    """
+    manifest = bundle.manifest
+    if manifest.stream is None or manifest.real_steps or split is None:
+        return {}
+    part = split.take(np.arange(min(_SAMPLES, len(split))))
+    if not np.isfinite(part.labels).all() or (part.labels.dtype.kind == "i" and (part.labels < 0).any()):
+        return {}
+    try:
+        own = real_split("samples", "", part, manifest.stream.kernel)
+    except DataError:
+        return {}
+    assert own.steps is not None
+    answers = stream_answers(bundle, "fp32", own.features(), own.steps, mixed=False)["score"]
+    lasts = np.cumsum(own.steps - manifest.stream.kernel + 1) - 1
+    scores = {"windows": _windows(bundle, part)["score"], "streams": answers[lasts]}
+    if manifest.task == "classification":
+        return {name: classification_metrics(found, part.labels) for name, found in scores.items()}
+    return {name: regression_metrics(found[:, 0], part.labels, manifest.label_range) for name, found in scores.items()}
 
 
 def _windows(bundle: Bundle, windows: Split) -> dict[str, Array]:

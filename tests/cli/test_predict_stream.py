@@ -1,0 +1,46 @@
+"""``dmdkit predict --stream`` gives the score by step, the last of which is the window's."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dmdkit.cli import main
+from dmdkit.cli.stream import error_by_share
+from dmdkit.data import write_dataset
+from tests.stream_builders import KERNEL, STEPS, stream_dataset
+
+
+@pytest.fixture
+def features(tmp_path: Path) -> Path:
+    write_dataset(stream_dataset(), tmp_path / "random.npz")
+    return tmp_path / "random.npz"
+
+
+def test_scores_by_step_end_where_the_window_does(
+    stream_bundle: Path, features: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [str(stream_bundle), "--data", str(features), "--limit", "3", "--graph", "fp32"]
+    assert main(["predict", *given, "--json"]) == 0
+    windows = json.loads(capsys.readouterr().out)["samples"]
+    assert main(["predict", *given, "--stream", "--json"]) == 0
+    said = capsys.readouterr()
+    assert "trained on padded windows" in said.err
+    for window, sample in zip(windows, json.loads(said.out)["samples"], strict=True):
+        assert [step["heard"] for step in sample["steps"]] == list(range(KERNEL, STEPS + 1))
+        np.testing.assert_allclose(sample["steps"][-1]["score"], window["score"], atol=1e-5)
+    out = tmp_path / "steps.csv"
+    assert main(["predict", *given, "--stream", "--out", str(out)]) == 0
+    rows = list(csv.DictReader(out.read_text().splitlines()))
+    assert len(rows) == 3 * (STEPS - KERNEL + 1)
+    assert set(rows[0]) == {"id", "heard", "score", "label", "latency_ms"}
+
+
+def test_error_by_share_takes_the_last_answer_by_then() -> None:
+    steps = [{"heard": n, "score": [float(n)]} for n in (2, 3, 4)]
+    rows = [{"label": 1.0, "steps": steps}, {"label": float("nan"), "steps": steps}]
+    assert error_by_share(rows) == [(0.5, 1.0, 1), (0.75, 2.0, 1), (1.0, 3.0, 1)]

@@ -1,0 +1,97 @@
+"""``dmdkit predict --stream``: the score by step, and how far it is from the label by the share of a sample heard."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dmdkit.cli.console import print_table
+from dmdkit.errors import InputError
+
+if TYPE_CHECKING:
+    from dmdkit.data import Dataset, Split
+    from dmdkit.runtime import Runtime
+
+__all__ = ["error_by_share", "print_stream", "stream_rows", "streamed_split", "write_stream"]
+
+_SHARES = (0.1, 0.25, 0.5, 0.75, 1.0)
+
+
+def streamed_split(dataset: Dataset, name: str, runtime: Runtime) -> Split:
+    """The samples of a split without their padding, as a stream hears them.
+
+    Raises:
+        DataError: A sample is shorter than the kernel, or the modalities do not go together.
+    """
+    from dmdkit.data.real_steps import with_real_steps
+
+    return with_real_steps(dataset, runtime.manifest.model.kernels).splits[name]
+
+
+def stream_rows(runtime: Runtime, part: Split, limit: int | None, source: Path) -> list[dict[str, Any]]:
+    """Of each sample id, label and, for every step that has an answer, the number of steps heard, the score and the latency."""
+    assert part.steps is not None
+    stream, rows = runtime.stream(past_limit="window"), []
+    for index in range(min(len(part), limit or len(part))):
+        stream.reset()
+        steps = []
+        for at in range(int(part.steps[index])):
+            try:
+                found = stream.push(**{name: array[index, at] for name, array in part.features().items()})
+            except InputError as cause:
+                raise InputError(f"{source}: sample {part.ids[index]!r}, step {at}: {cause}") from cause
+            if found is not None:
+                score = [float(value) for value in found.score]
+                steps.append({"heard": found.heard, "score": score, "latency_ms": round(found.latency_ms, 4)})
+        rows.append({"id": part.ids[index], "label": part.labels[index].item(), "steps": steps})
+    return rows
+
+
+def error_by_share(rows: Sequence[Mapping[str, Any]]) -> list[tuple[float, float, int]]:
+    """Share of the steps heard, mean absolute error of the score then, and of how many samples; of a regression's rows.
+
+    Samples without a label, or without an answer yet at a share, are left out of it.
+    """
+    found = []
+    for share in _SHARES:
+        errors = []
+        for row in rows:
+            heard = share * row["steps"][-1]["heard"]
+            then = [step for step in row["steps"] if step["heard"] <= heard]
+            if then and row["label"] == row["label"]:  # not NaN
+                errors.append(abs(then[-1]["score"][0] - row["label"]))
+        if errors:
+            found.append((share, sum(errors) / len(errors), len(errors)))
+    return found
+
+
+def print_stream(rows: Sequence[Mapping[str, Any]], *, classes: bool) -> None:
+    """The last score of each sample, and of a regression the table of :func:`error_by_share`."""
+    cells = [[row["id"], str(row["steps"][-1]["heard"]), f"{max(row['steps'][-1]['score']):+.3f}"] for row in rows]
+    print_table(["id", "steps", "logit" if classes else "score"], cells, right=["steps", "logit" if classes else "score"])
+    if not classes:
+        cells = [[f"{share:.0%}", f"{error:.3f}", str(count)] for share, error, count in error_by_share(rows)]
+        print_table(["heard", "MAE", "samples"], cells, right=["heard", "MAE", "samples"])
+
+
+def write_stream(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """The rows as JSON, or as CSV with a line a step."""
+    import csv
+    import io
+
+    from dmdkit.files import write_json, write_text
+
+    if path.suffix == ".json":
+        write_json(path, list(rows), InputError)
+        return
+    text = io.StringIO()
+    width = len(rows[0]["steps"][0]["score"]) if rows else 1
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        ["id", "heard", *(["score"] if width == 1 else [f"score_{i}" for i in range(width)]), "label", "latency_ms"]
+    )
+    for row in rows:
+        for step in row["steps"]:
+            writer.writerow([row["id"], step["heard"], *step["score"], row["label"], step["latency_ms"]])
+    write_text(path, text.getvalue(), InputError)
