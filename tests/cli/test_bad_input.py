@@ -169,11 +169,11 @@ def test_an_absent_modality_is_refused_where_the_model_never_met_it(tiny_run, ti
     assert sorted(tree(tmp_path)) == ["silent.npz"]
 
 
-def test_training_without_validation_is_refused(tmp_path, capsys):
+def test_training_without_validation_or_folds_is_refused(tmp_path, capsys):
     dataset = tiny_dataset()
     del dataset.splits["valid"]
     write_dataset(dataset, tmp_path / "d.npz")
-    assert in_process("train", "--data", tmp_path / "d.npz", "--out", tmp_path / "run", *TINY_FLAGS) == 1
+    assert in_process("train", "--data", tmp_path / "d.npz", "--out", tmp_path / "run", "--folds", 0, *TINY_FLAGS) == 1
     assert "needs a valid split" in one_line(capsys)
     assert sorted(tree(tmp_path)) == ["d.npz"]
 
