@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from dmdkit.data import Dataset, write_dataset
+from dmdkit.parity.ledger import read_ledger
 from dmdkit.runtime.bundle import Bundle
+from dmdkit.runtime.manifest import VerdictRecord, read_manifest, write_manifest
 from tests.cli.helpers import in_process
 from tests.conftest import tiny_dataset
 
@@ -108,3 +110,28 @@ def test_a_pipe_is_refused_instead_of_waited_for(tiny_bundle: Path, tmp_path: Pa
     for command in (["data", "inspect", pipe], ["check", tiny_bundle, "--data", pipe]):
         assert in_process(*command) == 1
         assert "is not a file but a pipe or a device" in capsys.readouterr().err
+
+
+def test_a_failure_of_an_earlier_check_is_named(bundle_copy: Path, capsys):
+    manifest = read_manifest(bundle_copy)
+    graph = manifest.graphs["fusion.int8-cpu"]
+    failed = graph.model_copy(update={"verdict": VerdictRecord(status="failed", reason="p99 error 2 > 1", samples=60)})
+    write_manifest(bundle_copy, manifest.model_copy(update={"graphs": manifest.graphs | {"fusion.int8-cpu": failed}}))
+    assert in_process("check", bundle_copy, "--backend", "onnxruntime") == 2
+    said = capsys.readouterr()
+    assert "verdict: failed" in said.out
+    assert "fusion.int8-cpu: failed in an earlier check, and nothing has proven it since: p99 error 2 > 1" in said.err
+    assert said.err.count("earlier check") == 1
+
+
+def test_export_says_which_samples_it_left_out_and_which_only_have_known_names(
+    tiny_run: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    ledger = read_ledger(tiny_bundle)
+    assert ledger is not None
+    given = ledger.model_copy(update={"seen_samples": {"trained": 69}, "named_alike": 7})
+    monkeypatch.setattr("dmdkit.cli.export.export_run", lambda *_, **__: (read_manifest(tiny_bundle), given))
+    in_process("export", tiny_run, "--parity-data", "features.npz", "--out", tmp_path / "b.dmd")
+    said = capsys.readouterr().err
+    assert "features.npz: 69 test samples trained the model and are left out of the verdict" in said
+    assert "features.npz: 7 test samples have the names of samples that made the model, with other features" in said

@@ -9,6 +9,7 @@ import pytest
 
 from dmdkit.data import Split, refuse_trained_samples, same_samples
 from dmdkit.data.overlap import distinct_samples, ids_are_names, ids_are_row_numbers, stands_in
+from dmdkit.data.sketches import SketchSpace, sample_sketches
 from dmdkit.errors import DataError
 from tests.conftest import tiny_dataset
 
@@ -75,6 +76,21 @@ def test_a_sample_stands_in_another_split_by_content_and_by_name_only_where_aske
 def test_copies_count_once():
     assert distinct_samples(split_of("train").take(np.zeros(60, np.int64))) == 1
     assert distinct_samples(split_of("train")) == 64
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-6, 1e-5])
+@pytest.mark.parametrize("rows", [[3, 7], [5], [1, 2, 3, 4]])
+def test_near_copies_count_once(noise: float, rows: list[int]):
+    copies = split_of("test").take(np.repeat(rows, 60 // len(rows)))
+    rng = np.random.default_rng(0)
+    shaken = {
+        name: (array + (array != 0) * rng.normal(0, noise, array.shape)).astype(np.float32)
+        for name, array in copies.features().items()
+    }
+    if noise < 1e-5:
+        assert distinct_samples(replace(copies, **shaken)) == len(rows), "alone, they say little about what is near"
+    known = SketchSpace.of(sample_sketches(split_of("train")))
+    assert distinct_samples(replace(copies, **shaken), known) == len(rows)
 
 
 def test_a_split_made_of_training_samples_is_refused_and_the_training_split_is_what_it_is():

@@ -41,9 +41,9 @@ def joined(first: Split, second: Split) -> Split:
 
 def test_calibration_samples_are_known_by_id_and_by_content(tiny_bundle: Path, train: Split, held: Split):
     bundle = Bundle.open(tiny_bundle)
-    assert len(held_out(bundle, train).split) == 0
-    assert len(held_out(bundle, renamed(train)).split) == 0, "other names"
-    assert len(held_out(bundle, replace(train, audio=train.audio * np.float32(1.001))).split) == 0, "extracted anew"
+    assert held_out(bundle, train).split is None
+    assert held_out(bundle, renamed(train)).split is None, "other names"
+    assert held_out(bundle, replace(train, audio=train.audio * np.float32(1.001))).split is None, "extracted anew"
     assert held_out(bundle, held).split.ids == held.ids
     assert held_out(bundle, joined(renamed(train), held)).split.ids == held.ids
 
@@ -142,3 +142,20 @@ def test_copies_of_one_sample_prove_and_disprove_nothing(tiny_bundle: Path, held
     assert measured
     for hop in measured:
         assert (hop.status, hop.reason) == ("unverified", "1 different samples among 60, 50 are needed to prove anything")
+
+
+def test_names_of_training_samples_alone_leave_nothing_out(tiny_bundle: Path, train: Split, held: Split):
+    found = held_out(Bundle.open(tiny_bundle), replace(held, ids=train.ids[:60]))
+    assert found.split is not None
+    assert (len(found.split), found.left_out, found.named_alike, found.distinct) == (60, {}, 60, 60)
+
+
+def test_near_copies_of_a_few_samples_prove_nothing(tiny_bundle: Path, held: Split):
+    rng = np.random.default_rng(0)
+    copies = renamed(held.take(np.repeat([3, 7], 30)))
+    shaken = {
+        name: (array + (array != 0) * rng.normal(0, 1e-4, array.shape)).astype(np.float32)
+        for name, array in copies.features().items()
+    }
+    found = held_out(Bundle.open(tiny_bundle), replace(copies, **shaken))
+    assert found.distinct == 2

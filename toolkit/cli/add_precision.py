@@ -11,6 +11,7 @@ import typer
 
 from dmdkit.cli.console import finish, graphs_table, note, parity_table, print_json, say, steps
 from dmdkit.cli.feature_files import NanPolicy, dataset_for_bundle, split_for_bundle
+from dmdkit.cli.judged_on import note_earlier_failures, note_judged_on
 from dmdkit.cli.requirements import require
 from dmdkit.errors import ExitCode
 
@@ -68,6 +69,8 @@ def add_precision(
         return
     ledger = read_ledger(bundle)
     assert ledger is not None, "adding graphs measures them"
+    note_judged_on(ledger, parity_data or bundle, parity_split)
+    note_earlier_failures(ledger, manifest)
     if json:
         print_json(
             {

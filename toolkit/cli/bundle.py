@@ -14,6 +14,7 @@ from dmdkit.cli.backends import BackendChoice, backends_to_check
 from dmdkit.cli.console import finish, note, out, parity_table, print_json, print_table, steps, verdict_text
 from dmdkit.cli.feature_files import NanPolicy, dataset_for_bundle, note_changes, split_for_bundle
 from dmdkit.cli.int8 import verdict_sentences
+from dmdkit.cli.judged_on import note_earlier_failures, note_judged_on
 from dmdkit.cli.requirements import require
 from dmdkit.errors import BundleError, DataError, ExitCode, InputError
 
@@ -128,7 +129,6 @@ def check(
 
     Example: dmdkit check face.dmd --data mosi.pkl --split test --run runs/mosi
     """
-    from dmdkit.data.fingerprints import said_of_uses
     from dmdkit.parity.cpp_runner import CppRunner
     from dmdkit.parity.int8_report import int8_report_or_why
     from dmdkit.parity.int8_verdict import judged_again
@@ -169,11 +169,8 @@ def check(
         report = judged_again(report, manifest, ledger)
     status = outcome(ledger, manifest)
     page = _keep(opened, ledger, report)
-    if ledger.left_out:
-        rest = (
-            "" if ledger.split == split else "; none is left, so the bundle's golden samples are compared, which prove nothing"
-        )
-        note(f"{data}: {said_of_uses(ledger.left_out, split)} and are left out of the verdict{rest}")
+    note_judged_on(ledger, data or bundle, split)
+    note_earlier_failures(ledger, manifest)
     if json:
         int8 = [target.model_dump(mode="json") for target in report.targets] if report is not None else []
         print_json({"status": status, **ledger.model_dump(mode="json"), "int8": int8})

@@ -13,6 +13,7 @@ import typer
 from dmdkit.cli.console import counted_steps, finish, graphs_table, note, parity_table, print_json
 from dmdkit.cli.feature_files import dataset_for_run, own_dataset_of_run, split_of
 from dmdkit.cli.int8 import layers_table, tried_table, verdict_sentences
+from dmdkit.cli.judged_on import note_judged_on
 from dmdkit.cli.requirements import require
 from dmdkit.cli.run import RUNS_DIR
 from dmdkit.errors import BundleError, ConfigError, DataError, ExitCode
@@ -234,6 +235,9 @@ def export(
         force=force,
     )
     report = read_int8_report(target)
+    measured_on = str(parity_data or opened.config.data.path)
+    if ledger is not None:
+        note_judged_on(ledger, measured_on, parity_split)
     if json:
         print_json(
             {
@@ -256,7 +260,6 @@ def export(
     if ledger is None:
         finish(f"{target}/, not yet proven", f"dmdkit check {quoted} --data FEATURES --run {shlex.quote(str(opened.path))}")
         raise typer.Exit(int(ExitCode.NOT_PASSED))
-    measured_on = str(parity_data or opened.config.data.path)
     finish(f"{target}/", f"dmdkit predict {quoted} --data {shlex.quote(measured_on)}")
     if outcome(ledger, manifest) != "passed":
         raise typer.Exit(int(ExitCode.NOT_PASSED))

@@ -345,7 +345,7 @@ def evaluate(
     Example: dmdkit evaluate runs/mosi --data mosi.pkl --split test
     """
     require("evaluation", "train", "torch")
-    from dmdkit.data.fingerprints import counted_by_use, said_of_uses
+    from dmdkit.data.fingerprints import counted_by_use, said_of_names, said_of_uses
     from dmdkit.training.devices import checked_device
     from dmdkit.training.evaluation import load_system, predict, subset_metrics, task_metrics
     from dmdkit.training.run import Run, read_seen
@@ -365,7 +365,10 @@ def evaluate(
         **task_metrics(predicted, part.labels, opened.facts.task, opened.facts.label_range),
     }
     known = read_seen(run)
-    seen = counted_by_use(known.stand_in(part), len(part))[1] if known is not None else {}
+    made = known.find(part) if known is not None else None
+    seen = counted_by_use(made.uses, len(part))[1] if made is not None else {}
+    if made is not None and made.named_alike.any():
+        note(f"{dataset.source}: {said_of_names(int(made.named_alike.sum()), split)}")
     if seen:
         note(
             f"warning: {dataset.source}: {said_of_uses(seen, split)}, of {len(part)}, by id or by content: these metrics are "

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -16,26 +17,12 @@ from pydantic import BaseModel, ConfigDict, field_validator
 
 from dmdkit.data.dataset import Split
 from dmdkit.data.overlap import ids_are_row_numbers
+from dmdkit.data.sketches import SKETCH_LENGTH, SketchSpace, sample_sketches
 
-__all__ = [
-    "SEEN_AS",
-    "Fingerprints",
-    "SeenAs",
-    "SeenSamples",
-    "counted_by_use",
-    "said_of_uses",
-    "sample_sketches",
-]
+__all__ = ["SEEN_AS", "Fingerprints", "Found", "SeenAs", "SeenSamples", "counted_by_use", "said_of_names", "said_of_uses"]
 
-SKETCH_NEAR = 0.01
-"""Largest difference of two sketches of one sample, over the largest number in them, in every modality. Rounded to half
-precision, samples of CMU-MOSI differ by at most 0.0013; two different ones by at least 0.30 in some modality, and by at least
-0.03 in any one alone (1,209 training against 990 held-out utterances)."""
-
-_PROJECTIONS = 8
-_MODALITIES = 3
-_LENGTH = _PROJECTIONS * _MODALITIES
-_HASH_FACTOR, _HASH_RANGE = 2654435761, 1 << 32
+_VOTES = 200
+"""As many samples of a known name say whether names are names; more would only take longer."""
 
 SeenAs = Literal["calibrated", "searched", "trained", "validated"]
 
@@ -46,38 +33,6 @@ SEEN_AS: Mapping[SeenAs, str] = {
     "validated": "chose the best epoch",
 }
 """What a sample did for a model, in words; a sample that did several things is told by the first."""
-
-
-def _signs(seed: int, size: int) -> npt.NDArray[np.float32]:
-    """+1 and -1, (size, projections): the raw bits of PCG64, which numpy promises to keep."""
-    words = np.random.PCG64(seed).random_raw(-(-size * _PROJECTIONS // 64)).astype("<u8")
-    bits = np.unpackbits(words.view(np.uint8))[: size * _PROJECTIONS]
-    return bits.reshape(size, _PROJECTIONS).astype(np.float32) * 2 - 1
-
-
-def _values(split: Split, modality: str) -> npt.NDArray[np.float64]:
-    """What is projected, (N, values): logarithms, as one column of large values would drown the others; of tokens, hashes."""
-    if modality == "text" and split.tokens is not None:
-        hashes = (split.tokens[:, 0] * _HASH_FACTOR % _HASH_RANGE + 1) / _HASH_RANGE
-        return np.asarray(hashes * split.tokens[:, 1], np.float64)
-    values = split.features()[modality].reshape(len(split), -1).astype(np.float64)
-    return np.asarray(np.copysign(np.log1p(np.abs(values)), values))
-
-
-def sample_sketches(split: Split) -> npt.NDArray[np.float32]:
-    """Seeded projections of each sample's features, (N, 24): eight a modality, near one another where the features are."""
-    parts = []
-    for seed, modality in enumerate(split.features()):
-        values = _values(split, modality)
-        parts.append(values @ _signs(seed, values.shape[1]) / np.sqrt(values.shape[1]))
-    return np.concatenate(parts, axis=1).astype(np.float32)
-
-
-def _near(sketch: npt.NDArray[np.float32], known: npt.NDArray[np.float32]) -> bool:
-    """Whether a sketch is that of one of ``known``, (M, 24)."""
-    one, others = sketch.reshape(1, _MODALITIES, -1), known.reshape(-1, _MODALITIES, _PROJECTIONS)
-    size = np.maximum(np.abs(one).max(axis=2), np.abs(others).max(axis=2))
-    return bool((np.abs(one - others).max(axis=2) <= SKETCH_NEAR * size).all(axis=1).any())
 
 
 class Fingerprints(BaseModel):
@@ -101,8 +56,8 @@ class Fingerprints(BaseModel):
                 size = len(base64.b64decode(text, validate=True))
             except (binascii.Error, ValueError) as cause:
                 raise ValueError(f"sample {sample!r}: expected base64, found {text!r:.50}") from cause
-            if size != 4 * _LENGTH:
-                raise ValueError(f"sample {sample!r}: expected {4 * _LENGTH} bytes, found {size}")
+            if size != 4 * SKETCH_LENGTH:
+                raise ValueError(f"sample {sample!r}: expected {4 * SKETCH_LENGTH} bytes, found {size}")
         return samples
 
     @classmethod
@@ -111,21 +66,25 @@ class Fingerprints(BaseModel):
         rows = [base64.b64encode(row.astype("<f4").tobytes()).decode() for row in sample_sketches(split)]
         return cls(ids_are_names=ids_are_names, samples=dict(zip(split.ids, rows, strict=True)))
 
-    def stand_in(self, split: Split) -> npt.NDArray[np.bool_]:
-        """Per sample of ``split``, whether it is one of these: near in content, or the same by name.
-
-        Ids are left aside where they only count the rows of a split, here or in the file that these came from.
-        """
-        by_name = self.ids_are_names and not ids_are_row_numbers(split.ids)
+    def sketches(self) -> npt.NDArray[np.float32]:
+        """The sketches as an array, (M, 24)."""
         raw = b"".join(base64.b64decode(text) for text in self.samples.values())
-        known = np.frombuffer(raw, "<f4").astype(np.float32).reshape(-1, _LENGTH)
-        return np.array(
-            [
-                (by_name and sample in self.samples) or _near(sketch, known)
-                for sample, sketch in zip(split.ids, sample_sketches(split), strict=True)
-            ],
-            np.bool_,
-        )
+        return np.frombuffer(raw, "<f4").astype(np.float32).reshape(-1, SKETCH_LENGTH)
+
+
+@dataclass(frozen=True)
+class Found:
+    """Which samples of a split made a model.
+
+    Attributes:
+        uses: What samples did -> per sample of the split, whether it did that.
+        named_alike: Per sample of the split, whether it has the name of one that made the model and is not it.
+        space: How far apart the known samples are; None where none is known.
+    """
+
+    uses: dict[SeenAs, npt.NDArray[np.bool_]]
+    named_alike: npt.NDArray[np.bool_]
+    space: SketchSpace | None
 
 
 class SeenSamples(BaseModel):
@@ -139,9 +98,51 @@ class SeenSamples(BaseModel):
 
     seen: dict[SeenAs, Fingerprints]
 
-    def stand_in(self, split: Split) -> dict[SeenAs, npt.NDArray[np.bool_]]:
-        """What samples did -> per sample of ``split``, whether it did that."""
-        return {use: self.seen[use].stand_in(split) for use in SEEN_AS if use in self.seen}
+    def find(self, split: Split) -> Found:
+        """Which samples of a split these are: near in content, or the same by name.
+
+        Ids are left aside where they only count the rows of a split, here or in the file that these came from, and where most
+        of the samples with a known name have other features than the known one: then a file was numbered like another.
+        """
+        known = {use: self.seen[use].sketches() for use in SEEN_AS if use in self.seen}
+        pooled = np.concatenate([*known.values(), np.empty((0, SKETCH_LENGTH), np.float32)])
+        nobody = np.zeros(len(split), np.bool_)
+        if not len(pooled):
+            return Found(dict.fromkeys(known, nobody), nobody, None)
+        space, sketches = SketchSpace.of(pooled), sample_sketches(split)
+        named = dict.fromkeys(known, nobody)
+        if not ids_are_row_numbers(split.ids):
+            named = {
+                use: np.array([prints.ids_are_names and sample in prints.samples for sample in split.ids], np.bool_)
+                for use, prints in self.seen.items()
+            }
+        near = {
+            use: np.array([space.is_one_of(sketch, those) for sketch in sketches], np.bool_) for use, those in known.items()
+        }
+        if not self._names_are_numbers(split.ids, sketches, space, named.values()):
+            return Found({use: near[use] | named[use] for use in known}, nobody, space)
+        alike = np.logical_or.reduce([*named.values()]) & ~np.logical_or.reduce([*near.values()])
+        return Found(near, alike, space)
+
+    def _names_are_numbers(
+        self,
+        ids: tuple[str, ...],
+        sketches: npt.NDArray[np.float32],
+        space: SketchSpace,
+        named: Iterable[npt.NDArray[np.bool_]],
+    ) -> bool:
+        """Whether most of the samples with a known name are no nearer to the known one than to others."""
+        known = {
+            sample: text for prints in self.seen.values() if prints.ids_are_names for sample, text in prints.samples.items()
+        }
+        rows, array = (
+            {sample: row for row, sample in enumerate(known)},
+            Fingerprints(ids_are_names=True, samples=known).sketches(),
+        )
+        same = np.flatnonzero(np.logical_or.reduce([*named]))
+        same = same[:: -(-len(same) // _VOTES) or 1]
+        votes = [space.is_nearest(sketches[index], rows[ids[index]], array) for index in same]
+        return 2 * votes.count(False) > len(votes)
 
 
 def counted_by_use(
@@ -165,3 +166,11 @@ def counted_by_use(
 def said_of_uses(counts: Mapping[SeenAs, int], name: str) -> str:
     """``counts`` of the samples of the split ``name`` in words: "64 test samples trained the model, 3 ..."."""
     return ", ".join(f"{count} {name} samples {SEEN_AS[use]}" for use, count in counts.items())
+
+
+def said_of_names(count: int, name: str) -> str:
+    """What to say of ``count`` samples of the split ``name`` that only have the names of samples that made the model."""
+    return (
+        f"{count} {name} samples have the names of samples that made the model, with other features, and are judged by their "
+        "content; where they are those samples, give them the features they had"
+    )

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from dmdkit.data.dataset import Dataset, Split
 from dmdkit.data.hashing import sample_hashes
+from dmdkit.data.sketches import SketchSpace, sample_sketches
 from dmdkit.errors import DataError
 
 __all__ = [
@@ -85,9 +86,15 @@ def stands_in(split: Split, other: Split, *, by_name: bool) -> npt.NDArray[np.bo
     return np.array([text in same for text in split.ids], np.bool_)
 
 
-def distinct_samples(split: Split) -> int:
-    """How many samples differ in content: copies of one prove no more than it does."""
-    return len(set(sample_hashes(split)))
+def distinct_samples(split: Split, space: SketchSpace | None = None) -> int:
+    """How many samples differ in content: copies of one, or all but copies, prove no more than it does.
+
+    Args:
+        split: The samples.
+        space: How far apart the samples are that trained the model; None: these themselves say it.
+    """
+    sketches = sample_sketches(split)
+    return (space or SketchSpace.of(sketches)).distinct(sketches)
 
 
 def ids_are_row_numbers(ids: Sequence[str]) -> bool:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from dmdkit.data.dataset import Split
 from dmdkit.data.fingerprints import SeenAs, SeenSamples, counted_by_use
 from dmdkit.data.hashing import sample_hashes
-from dmdkit.data.overlap import ids_are_row_numbers
+from dmdkit.data.overlap import distinct_samples, ids_are_row_numbers
 from dmdkit.errors import BundleError
 from dmdkit.runtime.bundle import Bundle
 
@@ -43,12 +43,16 @@ class HeldOut:
     """What a verdict may rest on.
 
     Attributes:
-        split: The samples that neither trained, chose nor calibrated anything.
+        split: The samples that neither trained, chose nor calibrated anything; None where there is none.
         left_out: What the others did -> how many did that; each counts once.
+        named_alike: How many of them have the name of a sample that made the model, with other features.
+        distinct: How many of them differ in content; None where there is none.
     """
 
-    split: Split
+    split: Split | None
     left_out: dict[SeenAs, int] = field(default_factory=dict)
+    named_alike: int = 0
+    distinct: int | None = None
 
 
 def _listed(bundle: Bundle, name: str, record: type[_Record]) -> _Record | None:
@@ -70,12 +74,12 @@ def _calibration_samples(bundle: Bundle) -> CalibrationSamples | None:
     return CalibrationSamples(ids_are_names=True, samples=dict.fromkeys(found.sample_ids, ""))
 
 
-def _calibrated(known: CalibrationSamples, split: Split) -> npt.NDArray[np.bool_]:
-    """Per sample, whether it calibrated, by id and by exact content.
+def _calibrated(known: CalibrationSamples, split: Split, *, by_name: bool) -> npt.NDArray[np.bool_]:
+    """Per sample, whether it calibrated, by exact content and, if ``by_name``, by id.
 
     Ids are left aside where they only count the rows of a split, here or in the file that calibrated.
     """
-    by_name = known.ids_are_names and not ids_are_row_numbers(split.ids)
+    by_name = by_name and known.ids_are_names and not ids_are_row_numbers(split.ids)
     contents = set(known.samples.values())
     out = [
         content in contents or (by_name and sample in known.samples)
@@ -90,10 +94,14 @@ def held_out(bundle: Bundle, split: Split) -> HeldOut:
     Raises:
         BundleError: The record of those samples is damaged.
     """
-    seen = _listed(bundle, SEEN_FILE, SeenSamples)
-    found = seen.stand_in(split) if seen is not None else {}
-    known = _calibration_samples(bundle)
-    if known is not None:
-        found["calibrated"] = _calibrated(known, split) | found.get("calibrated", np.zeros(len(split), np.bool_))
-    out, counts = counted_by_use(found, len(split))
-    return HeldOut(split.take(np.flatnonzero(~out)), counts)
+    seen = _listed(bundle, SEEN_FILE, SeenSamples) or SeenSamples(seen={})
+    found = seen.find(split)
+    uses, known = dict(found.uses), _calibration_samples(bundle)
+    if known is not None:  # fingerprints say more of names than hashes do: whether the features are those of another sample
+        exact = _calibrated(known, split, by_name="calibrated" not in uses)
+        uses["calibrated"] = exact | uses.get("calibrated", np.zeros(len(split), np.bool_))
+    out, counts = counted_by_use(uses, len(split))
+    if out.all():
+        return HeldOut(None, counts)
+    kept = split.take(np.flatnonzero(~out))
+    return HeldOut(kept, counts, int((found.named_alike & ~out).sum()), distinct_samples(kept, found.space))

@@ -13,14 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from dmdkit.data.dataset import Split
 from dmdkit.data.fingerprints import SeenAs
-from dmdkit.data.overlap import distinct_samples
 from dmdkit.data.subsets import modality_subsets
 from dmdkit.errors import BundleError, DataError
 from dmdkit.files import locked_directory, write_json
 from dmdkit.metrics import classification_metrics, regression_metrics
 from dmdkit.parity.compare import HopRecord, compare
 from dmdkit.parity.cpp_runner import CppRunner, cpp_hop
-from dmdkit.parity.held_out import held_out
+from dmdkit.parity.held_out import HeldOut, held_out
 from dmdkit.parity.stream_hops import stream_cost, stream_hops
 from dmdkit.parity.text_hops import text_hops
 from dmdkit.parity.verdicts import judged
@@ -58,6 +57,7 @@ class Ledger(BaseModel):
         calibration_samples: Number of samples left out because INT8 was calibrated on them.
         seen_samples: What the samples left out did otherwise -> how many did that: they trained or chose something.
         stream_cost: Metrics of padded windows and of streams over the same samples' own steps, of a model trained padded.
+        named_alike: Number of samples measured on that have the name of one that made the model, with other features.
         sample_values: Whether scores and labels of single samples may stand in it.
         subsets: Metrics of the fp32 graph with only some modalities there, by their names, as text+audio; empty without labels.
     """
@@ -71,6 +71,7 @@ class Ledger(BaseModel):
     samples: int
     calibration_samples: int = 0
     seen_samples: dict[SeenAs, int] = Field(default_factory=dict)
+    named_alike: int = 0
     out_of_range: dict[str, float]
     sample_values: bool = True
     subsets: dict[str, dict[str, float | None]] = Field(default_factory=dict)
@@ -122,13 +123,12 @@ def _check_split(bundle: Bundle, split: Split, source: str) -> None:
             )
 
 
-def _judged_on(bundle: Bundle, split: Split | None, source: str) -> tuple[Split | None, dict[SeenAs, int]]:
-    """What is left of a split without the samples that made the model, None where that is nothing, and what those did."""
+def _judged_on(bundle: Bundle, split: Split | None, source: str) -> HeldOut | None:
+    """What is left of a split without the samples that made the model, and what those did."""
     if split is None:
-        return None, {}
+        return None
     _check_split(bundle, split, source)
-    found = held_out(bundle, split)
-    return found.split if len(found.split) else None, found.left_out
+    return held_out(bundle, split)
 
 
 def measure(
@@ -170,10 +170,10 @@ def measure(
     """
     manifest = bundle.manifest
     golden = bundle.golden()
-    split, left_out = _judged_on(bundle, split, source)
+    judged_on = _judged_on(bundle, split, source) or HeldOut(None)
+    split, left_out, distinct = judged_on.split, dict(judged_on.left_out), judged_on.distinct
     if split is None and left_out:
         split_name, source, data_sha256 = "golden", "golden samples", None
-    distinct = None if split is None else distinct_samples(split)
     features = golden.inputs if split is None else split.inputs()
     labels = None if split is None else split.labels
     ids = tuple(manifest.golden.ids) if split is None else split.ids
@@ -237,7 +237,7 @@ def measure(
                 on_step()
 
     hops += _unit_failures(bundle, golden, on_step)
-    hops += _text_hops(bundle, golden, split, reference, on_step)
+    hops += _text_hops(bundle, golden, split, distinct, reference, on_step)
     hops += words_in_cpp(bundle, golden, split, native, distinct, on_step)
     hops += stream_hops(bundle, split, reference, PYTORCH, distinct, on_step)
     shares = RangeGuard(manifest.inputs).shares(features)
@@ -250,6 +250,7 @@ def measure(
         samples=len(ids),
         calibration_samples=left_out.pop("calibrated", 0),
         seen_samples=left_out,
+        named_alike=judged_on.named_alike,
         out_of_range={name: share for name, share in shares.items() if share >= OUT_OF_RANGE_SHARE},
         sample_values=keep_values,
         subsets={} if split is None else _subset_metrics(bundle, split, on_step),
@@ -287,6 +288,7 @@ def _text_hops(
     bundle: Bundle,
     golden: Golden,
     split: Split | None,
+    distinct: int | None,
     reference: Callable[[Split], dict[str, Array]] | None,
     on_step: Callable[[], None],
 ) -> list[HopRecord]:
@@ -324,7 +326,7 @@ def _text_hops(
             truth=reference(split)["score"] if reference is not None else None,
             labels=split.labels,
             ids=split.ids,
-            distinct=distinct_samples(split),
+            distinct=distinct,
             score=score,
             on_step=on_step,
         )

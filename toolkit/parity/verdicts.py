@@ -11,7 +11,7 @@ from dmdkit.runtime.manifest import OPTIONAL_BACKENDS, GraphRecord, Manifest, St
 if TYPE_CHECKING:
     from dmdkit.parity.ledger import Ledger
 
-__all__ = ["judged", "outcome"]
+__all__ = ["earlier_failures", "judged", "outcome"]
 
 _NOT_MEASURED = VerdictRecord(status="unverified", reason="parity has not been measured", samples=0)
 
@@ -101,3 +101,20 @@ def outcome(ledger: Ledger, manifest: Manifest) -> Status:
     doubtful = any(hop.status == "unverified" and hop.kind != "recorded" for hop in ledger.hops)
     unproven = any(graph.verdict.status != "passed" for graph in graphs)
     return "unverified" if doubtful or unproven else "passed"
+
+
+def earlier_failures(ledger: Ledger, manifest: Manifest) -> dict[str, str]:
+    """Graph -> why it failed, for those whose failure stands in the manifest and in no hop of this ledger.
+
+    Args:
+        ledger: What was measured now.
+        manifest: The manifest with its verdicts (:func:`judged`).
+    """
+    now = {hop.target for hop in ledger.hops if hop.status == "failed"}
+    found = {}
+    for name, graph in manifest.graphs.items():
+        base = f"{'explain' if graph.kind.startswith('gd_') else graph.kind}.fp32"
+        together = pair_of(graph.precision) if graph.kind == "text" else name
+        if graph.verdict.status == "failed" and not now & {name, base, together}:
+            found[name] = graph.verdict.reason
+    return found
