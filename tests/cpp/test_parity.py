@@ -193,6 +193,36 @@ def test_a_full_disk_and_a_nan_are_one_line(
     assert "input 'audio' holds nan at sample 0, step 2, feature 1" in refused.stderr
 
 
+def test_a_file_beside_the_output_is_kept(dmdkit_run: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "answers.tmp").write_text("mine")
+    done = run_tool(dmdkit_run, tiny_bundle, "--graph", "fp32", "--output", tmp_path / "answers")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "answers.tmp").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["answers", "answers.tmp"]
+    (tmp_path / "new").touch()
+    assert (tmp_path / "answers").stat().st_mode == (tmp_path / "new").stat().st_mode
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--threads", 2000), "--threads 2000: expected at most 1024"),
+        (("--every-graph",), "--every-graph needs --self-check"),
+        (("--affinity", "x"), "--affinity x: expected processors of each worker thread, like 1;2 or 1,2;3-4"),
+        (("--threads", 3, "--affinity", "1;"), "--affinity 1;: expected processors"),
+        (("--affinity", "1"), "expected a group of processors for each thread but the first, 0 with --threads 1, found 1"),
+        (("--threads", 3, "--affinity", "1,2"), "2 with --threads 3, found 1"),
+    ],
+)
+def test_what_an_option_cannot_do_is_refused(
+    options: tuple[object, ...], words: str, dmdkit_run: Path, tiny_bundle: Path
+) -> None:
+    refused = run_tool(dmdkit_run, tiny_bundle, "--graph", "fp32", *options)
+    assert refused.returncode == 1
+    assert words in refused.stderr
+    assert refused.stdout == ""
+
+
 def test_thread_options_reach_onnxruntime(dmdkit_run: Path, tiny_bundle: Path, samples_file: Path) -> None:
     given = (tiny_bundle, "--graph", "fp32", "--input", samples_file)
     plain = json.loads(run_tool(dmdkit_run, *given).stdout)["score"]["values"]
@@ -205,7 +235,7 @@ def test_thread_options_reach_onnxruntime(dmdkit_run: Path, tiny_bundle: Path, s
         assert done.returncode == 0, done.stderr
         np.testing.assert_allclose(json.loads(done.stdout)["score"]["values"], plain, atol=1e-6)
     for options, words in (
-        (("--threads", 2, "--affinity", "moon"), "only digits: moon"),  # as ONNX Runtime says it: the option arrived
+        (("--threads", 2, "--affinity", "moon"), "--affinity moon: expected processors of each worker thread"),
         (("--spin", "maybe"), "--spin maybe: expected yes or no"),
         (("--provider-option", "x"), "--provider-option x: expected KEY=VALUE"),
         (("--device", "cuda", "--provider-option", "device_id=0"), "device='cuda': this ONNX Runtime has only cpu"),

@@ -5,14 +5,15 @@ import json
 import numpy as np
 import pytest
 
-from dmdkit.errors import InputError
+from dmdkit.errors import BundleError, InputError
+from dmdkit.runtime.choice import explain_graph
 from dmdkit.runtime.inputs import RangeGuard, check_inputs, is_for_text_encoder
 from dmdkit.runtime.manifest import InputRecord
 from dmdkit.runtime.self_check import check_outputs
 from dmdkit.runtime.text.lengths import length_groups
 from dmdkit.runtime.text.tokenizer import Layout, lay_out, without_padding
 from tests.vectors.arrivals import outcomes_of
-from tests.vectors.generate import FOLDER, vectors
+from tests.vectors.generate import FOLDER, explain_manifest, vectors
 
 FILES = sorted(path.name for path in FOLDER.glob("*.json"))
 
@@ -76,6 +77,17 @@ def test_self_checks(case: dict) -> None:
     assert verdict.max_error == pytest.approx(float("inf") if expected["max_error"] is None else expected["max_error"])
     assert verdict.tolerance == pytest.approx(expected["tolerance"])
     assert verdict.correlation == (None if expected["correlation"] is None else pytest.approx(expected["correlation"]))
+
+
+@pytest.mark.parametrize("case", cases("explains"))
+def test_explain_graphs(case: dict) -> None:
+    manifest, predicting = explain_manifest(case["verdicts"]), f"fusion.{case['precision']}"
+    if "refusal" in case:
+        with pytest.raises(BundleError) as refused:
+            explain_graph(manifest, predicting, asked_for=case["asked_for"])
+        assert str(refused.value) == case["refusal"]
+        return
+    assert explain_graph(manifest, predicting, asked_for=case["asked_for"]) == case["graph"]
 
 
 @pytest.mark.parametrize("case", cases("kinds"))

@@ -160,7 +160,8 @@ Golden Bundle::golden() const {
   }
 }
 
-const std::string& choose_graph(const Manifest& manifest, const std::string& kind, const std::string& wanted) {
+const std::string& choose_graph(const Manifest& manifest, const std::string& kind, const std::string& wanted,
+                                const std::string& prefer) {
   const auto find = [&](const std::string& name) {
     return std::find_if(manifest.graphs.begin(), manifest.graphs.end(), [&](const auto& entry) { return entry.first == name; });
   };
@@ -180,13 +181,29 @@ const std::string& choose_graph(const Manifest& manifest, const std::string& kin
     }
     return found->first;
   }
-  for (const char* precision : kAutoOrder) {
+  std::vector<std::string> order(std::begin(kAutoOrder), std::end(kAutoOrder));
+  if (!prefer.empty()) order.insert(order.begin(), prefer);
+  for (const std::string& precision : order) {
     const auto found = find(kind + "." + precision);
     if (found != manifest.graphs.end() && found->second.verdict == "passed") return found->first;
   }
   throw Failure(StatusCode::kGraphUnavailable, "no " + kind + " graph of this bundle has passed parity (" +
                                                    (states.empty() ? "it has none" : states) +
                                                    "); prove one with `dmdkit check`, or name one yourself (graph='fp32')");
+}
+
+const std::string& explain_graph(const Manifest& manifest, const std::string& predicting, bool asked_for) {
+  const std::string& precision = manifest.find_graph(predicting)->precision;
+  if (!asked_for) return choose_graph(manifest, "explain", "", precision);
+  return choose_graph(manifest, "explain", manifest.find_graph("explain." + precision) != nullptr ? precision : "fp32");
+}
+
+bool has_explain_graph(const Manifest& manifest, const std::string& predicting, bool asked_for) {
+  try {
+    return !explain_graph(manifest, predicting, asked_for).empty();
+  } catch (const Failure&) {
+    return false;
+  }
 }
 
 }  // namespace dmdkit

@@ -50,8 +50,15 @@ class Bundle {
 };
 
 // The graph to open for `kind` (fusion, explain): the one asked for by full name or precision, or with an empty `wanted` the
-// preferred one that passed parity. Throws Failure.
-const std::string& choose_graph(const Manifest& manifest, const std::string& kind, const std::string& wanted);
+// preferred one that passed parity, `prefer`, a precision, before the others. Throws Failure.
+const std::string& choose_graph(const Manifest& manifest, const std::string& kind, const std::string& wanted,
+                                const std::string& prefer = "");
+
+// The explain graph that goes with graph `predicting`: of the same precision where possible, because an explanation of another
+// model misleads. Who asked for a graph by name answers for its verdict; otherwise only one that passed parity explains. Throws
+// Failure where there is none.
+const std::string& explain_graph(const Manifest& manifest, const std::string& predicting, bool asked_for);
+bool has_explain_graph(const Manifest& manifest, const std::string& predicting, bool asked_for);
 
 }  // namespace dmdkit
 

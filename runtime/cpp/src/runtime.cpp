@@ -153,7 +153,7 @@ class Runtime::Impl {
         // No engine reads words here, so every text graph can be opened.
         if (entry.second.kind == "text" || can_open(entry.first)) names.push_back(entry.first);
       }
-    } else if (can_open(explain_name())) {
+    } else if (has_explain_graph(manifest(), session_->name(), is_named()) && can_open(explain_name())) {
       names.push_back(explainer().name());
     }
     if (!every_graph && text_stage_) names.push_back(text_stage_->graph());
@@ -279,11 +279,8 @@ class Runtime::Impl {
     return {};
   }
 
-  // The same precision as the prediction where there is one: an explanation of another model misleads.
-  std::string explain_name() const {
-    std::string same = "explain." + manifest().find_graph(session_->name())->precision;
-    return session_->runs_engine() || manifest().find_graph(same) != nullptr ? same : "explain.fp32";
-  }
+  bool is_named() const { return !options_.graph.empty(); }
+  const std::string& explain_name() const { return explain_graph(manifest(), session_->name(), is_named()); }
 
   // A backend of engines cannot open a graph that has none.
   bool can_open(const std::string& graph) const {

@@ -68,6 +68,29 @@ TEST_F(RuntimeTest, ExplainsWithTheSamePrecision) {
   EXPECT_NEAR(why->edges_hetero[5], 5.3, 1e-6);
 }
 
+TEST_F(RuntimeTest, ExplainsOnlyWithAGraphThatPassedUnlessOneIsNamed) {
+  const auto explaining = [&](const Options& given) {
+    Runtime runtime = open(given);
+    return runtime.self_check()->graphs.back().graph;
+  };
+  Options automatic = options();
+  automatic.graph.clear();
+  for (const char* verdict : {"failed", "unverified"}) {
+    manifest["graphs"]["explain.int8-cpu"]["verdict"]["status"] = verdict;
+    write();
+    EXPECT_EQ(explaining(automatic), "explain.fp32") << verdict;
+  }
+  Options named = options();
+  named.graph = "int8-cpu";
+  EXPECT_EQ(explaining(named), "explain.int8-cpu");
+  manifest["graphs"]["explain.fp32"]["verdict"]["status"] = "failed";
+  write();
+  Runtime runtime = open(automatic);
+  EXPECT_TRUE(runtime.predict(inputs()).ok());
+  EXPECT_EQ(runtime.explain(inputs()).status().code(), StatusCode::kGraphUnavailable);
+  EXPECT_EQ(runtime.self_check()->graphs.size(), 1U) << "nothing explains, so there is nothing more to check";
+}
+
 TEST_F(RuntimeTest, ExplainsWithoutEdgesWhereTheBundleHasNone) {
   explain_text = "fake score=1 logit_homo=3x1 logit_hetero=3x1 | text=3x4 audio=3x2 vision=3x3";
   write();

@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "arrivals.hpp"
+#include "bundle.hpp"
+#include "failure.hpp"
 #include "inputs.hpp"
 #include "self_check.hpp"
 
@@ -194,6 +196,31 @@ TEST(VectorsTest, Padding) {
 
 TEST(VectorsTest, Absence) {
   for (const Json& given : cases("absence.json", "inputs")) check_input(given);
+}
+
+TEST(VectorsTest, ExplainGraph) {
+  for (const Json& given : cases("explain_graph.json", "explains")) {
+    SCOPED_TRACE(given.at("name").get<std::string>());
+    Manifest manifest;
+    const auto add = [&](const std::string& kind, const std::string& precision, const std::string& verdict) {
+      GraphRecord record;
+      record.kind = kind;
+      record.precision = precision;
+      record.verdict = verdict;
+      manifest.graphs.emplace_back(kind + "." + precision, record);
+    };
+    for (const char* precision : {"fp32", "int8-cpu"}) add("fusion", precision, "passed");
+    for (const auto& [precision, verdict] : given.at("verdicts").items()) add("explain", precision, verdict.get<std::string>());
+    std::string found;
+    std::string refusal;
+    try {
+      found = explain_graph(manifest, "fusion." + given.at("precision").get<std::string>(), given.at("asked_for").get<bool>());
+    } catch (const Failure& cause) {
+      refusal = cause.what();
+    }
+    EXPECT_EQ(found, given.value("graph", ""));
+    EXPECT_EQ(refusal, given.value("refusal", ""));
+  }
 }
 
 TEST(VectorsTest, SelfCheck) {

@@ -1,9 +1,23 @@
 #include "arguments.hpp"
 
+#include <algorithm>
 #include <cstdlib>
 
 namespace dmdkit {
 namespace {
+
+constexpr std::uint64_t kMostThreads = 1024;  // as many as the runtime takes
+
+// Groups of processors as ONNX Runtime reads them, "1;2", "1,2;3-4": one for each worker thread besides the caller's.
+bool is_affinity(const std::string& text) {
+  const auto is_digit = [](char c) { return c >= '0' && c <= '9'; };
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    if (is_digit(text[i])) continue;
+    const bool between = i > 0 && i + 1 < text.size() && is_digit(text[i - 1]) && is_digit(text[i + 1]);
+    if (!between || (text[i] != ';' && text[i] != ',' && text[i] != '-')) return false;
+  }
+  return !text.empty();
+}
 
 bool parse_number(const std::string& text, std::uint64_t& value) {
   char* end = nullptr;
@@ -20,7 +34,8 @@ const char kUsage[] =
     "\n"
     "  --input FILE       .safetensors with text, audio, vision, each (samples, steps, features);\n"
     "                     without it the bundle's golden samples\n"
-    "  --words FILE       sentences instead of text features, for a bundle with a text encoder: a line for each sample, or in a\n"
+    "  --words FILE       sentences instead of text features, for a bundle with a text encoder: a line for each sample, or in "
+    "a\n"
     "                     file that ends in .json a list of strings or of lists of token ids\n"
     "  --split NAME       read NAME/text or NAME_text ... instead of text ...\n"
     "  --output FILE      write the answers as safetensors, and only what gave them as JSON on standard output\n"
@@ -79,6 +94,9 @@ bool parse_arguments(int argc, char** argv, Arguments& arguments, std::string& p
       if (value != "yes" && value != "no") return problem = "--spin " + value + ": expected yes or no", false;
       arguments.options.spin = value == "yes";
     } else if (word == "--affinity") {
+      if (!is_affinity(value)) {
+        return problem = "--affinity " + value + ": expected processors of each worker thread, like 1;2 or 1,2;3-4", false;
+      }
       arguments.options.affinity = value;
     } else if (word == "--provider-option") {
       const std::size_t equals = value.find('=');
@@ -93,7 +111,10 @@ bool parse_arguments(int argc, char** argv, Arguments& arguments, std::string& p
     } else if (counted("--batch")) {
       arguments.batch = number;
     } else if (counted("--threads")) {
-      arguments.options.threads = static_cast<int>(number > 1024 ? 1024 : number);
+      if (number > kMostThreads) {
+        return problem = word + " " + value + ": expected at most " + std::to_string(kMostThreads), false;
+      }
+      arguments.options.threads = static_cast<int>(number);
     } else if (counted("--rounds")) {
       arguments.rounds = number;
     } else if (counted("--deadline-us")) {
@@ -104,6 +125,16 @@ bool parse_arguments(int argc, char** argv, Arguments& arguments, std::string& p
     }
   }
   if (arguments.bundle.empty()) problem = "no bundle given";
+  if (problem.empty() && arguments.every_graph && !arguments.self_check) problem = "--every-graph needs --self-check";
+  if (problem.empty() && !arguments.options.affinity.empty()) {
+    const auto groups = std::count(arguments.options.affinity.begin(), arguments.options.affinity.end(), ';') + 1;
+    if (groups != arguments.options.threads - 1) {
+      problem = "--affinity " + arguments.options.affinity +
+                ": expected a group of processors for each thread but the first, " +
+                std::to_string(arguments.options.threads - 1) + " with --threads " + std::to_string(arguments.options.threads) +
+                ", found " + std::to_string(groups);
+    }
+  }
   return problem.empty();
 }
 

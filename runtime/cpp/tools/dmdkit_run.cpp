@@ -1,8 +1,12 @@
 // dmdkit-run: a bundle and recorded features in, scores out; also the self-check and a benchmark. Used for cross-language
 // parity.
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cctype>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <nlohmann/json.hpp>
@@ -204,9 +208,18 @@ dmdkit::Status answer_all(Runtime& runtime, const Samples& samples, const Argume
 
 // Whole or absent: a full disk must not leave half a file under the name asked for.
 bool write_file(const std::string& path, const std::vector<unsigned char>& bytes) {
-  const std::string temporary = path + ".tmp";
-  std::FILE* file = std::fopen(temporary.c_str(), "wb");
-  if (file == nullptr) return false;
+  // A name of its own, made anew: whoever has a file of the same beginning keeps it.
+  std::string temporary = path + ".XXXXXX";
+  const int descriptor = ::mkstemp(temporary.data());
+  if (descriptor < 0) return false;
+  const mode_t mask = ::umask(0);
+  ::umask(mask);
+  std::FILE* file = ::fchmod(descriptor, 0666 & ~mask) == 0 ? ::fdopen(descriptor, "wb") : nullptr;
+  if (file == nullptr) {
+    ::close(descriptor);
+    std::remove(temporary.c_str());
+    return false;
+  }
   bool good = std::fwrite(bytes.data(), 1, bytes.size(), file) == bytes.size();
   good = std::fclose(file) == 0 && good;
   if (good) good = std::rename(temporary.c_str(), path.c_str()) == 0;
