@@ -212,7 +212,6 @@ class Stream:
         with self._lock:
             self._clear()
             self._state = held.states[0]
-            if len(held.states) == 2:
-                self._next = held.states[1]
-            self._heard, self._start = held.heard, held.starts[0]
-            self._waiting, self._clock = held.waiting, held.clock
+            if len(held.states) == 2 and self._past_limit == "window":  # one that stops would not feed it on
+                self._next, self._waiting = held.states[1], held.waiting
+            self._heard, self._start, self._clock = held.heard, held.starts[0], held.clock

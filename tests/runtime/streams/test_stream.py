@@ -92,6 +92,18 @@ def test_a_snapshot_goes_on_where_it_was_taken(runtime: Runtime) -> None:
                 assert (a.steps, a.heard) == (b.steps, b.heard)
 
 
+def test_a_stream_that_stops_keeps_nothing_for_one_that_goes_on(runtime: Runtime) -> None:
+    rows = random_rows(STEPS, 13)
+    primed = runtime.stream(past_limit="window")
+    pushed(primed, {name: array[: STEPS - 2] for name, array in rows.items()})
+    stops = runtime.stream()
+    stops.restore(primed.snapshot())
+    stops.push(**one(rows, STEPS - 2))
+    # What the second state was not fed would be missing in its answers.
+    with pytest.raises(InputError, match="past_limit='stop'"):
+        runtime.stream(past_limit="window").restore(stops.snapshot())
+
+
 def test_a_snapshot_that_is_none_or_another_bundle_s_is_refused(runtime: Runtime) -> None:
     stream = runtime.stream()
     pushed(stream, random_rows(4))
