@@ -1,4 +1,4 @@
-"""Ways to damage a bundle, and small records to judge without one."""
+"""Ways to damage a bundle, small records to judge without one, and tests of machines without a GPU."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 
 from dmdkit.runtime.bundle import Bundle
+from dmdkit.runtime.engines.gpu import NoGpuError, find_gpu
 from dmdkit.runtime.latency import MedianLatency
 from dmdkit.runtime.manifest import InputRecord
 
@@ -69,3 +71,11 @@ def features(batch: int | None = None, seed: int = 0) -> dict[str, Array]:
         name: generator.uniform(-1, 1, (*lead, record.steps, record.features)).astype(np.float32)
         for name, record in input_records().items()
     }
+
+
+def no_driver_here() -> None:
+    try:
+        find_gpu()
+    except NoGpuError:
+        return
+    pytest.skip("this machine has an NVIDIA driver")

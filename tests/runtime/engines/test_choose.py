@@ -1,6 +1,6 @@
 """Engines at run time, against a stand-in for CUDA and TensorRT: nothing here ran on a GPU.
 
-Preflight, fallback with its reason, buffers, CUDA-graph capture, and the precision proof on inspector JSON of both layouts.
+Preflight, fallback with its reason, buffers, CUDA-graph capture, and what a failed precision proof means.
 """
 
 from __future__ import annotations
@@ -26,16 +26,13 @@ from dmdkit.runtime.engines.choose import engine_runner
 from dmdkit.runtime.engines.cuda import Cuda, load_cuda
 from dmdkit.runtime.engines.gpu import Gpu, NoGpuError, find_gpu
 from dmdkit.runtime.engines.inspector import prove_precision
-from dmdkit.runtime.engines.record import Engine, EngineRecord, ProductRecord, machine, preflight, write_engine
+from dmdkit.runtime.engines.record import Engine, EngineRecord, machine, preflight, write_engine
 from dmdkit.runtime.engines.runner import TensorRtRunner
 from tests.runtime.engines.fake_cuda import FakeCudaRuntime, fake_open
+from tests.runtime.engines.inspector_answers import PRODUCTS, inspector
 
 ADA = Gpu("NVIDIA GeForce RTX 4090", "8.9", "13.0", integrated=False)
 PLAN = b"a plan that nobody but the stand-in opens"
-PRODUCTS = [
-    ProductRecord(name="/a/MatMul", multiply_adds=900, int8=True),
-    ProductRecord(name="/a/MatMul_2", multiply_adds=100, int8=False),
-]
 NOTHING_INT8 = json.dumps({"Layers": [], "Bindings": []})
 
 
@@ -324,52 +321,6 @@ def test_an_engine_whose_answers_are_off_is_refused_and_remembered(
         assert "failed its check on the golden samples; using onnxruntime" in runtime.notes[0]
     assert not cuda.memory
     assert not json.loads((fp32_bundle / "engines/rtx-ada.fusion.fp32.json").read_text())["check"]["passed"]
-
-
-def layer(name: str, kind: str, *, eleven: bool) -> dict[str, object]:
-    types = {"int8": ("Int8", "INT8"), "fp16": ("Half", "FP16"), "fp32": ("Float", "FP32")}[kind]
-    tensor: dict[str, object] = {"Name": "x", "Dimensions": [1, 8]}
-    tensor |= {"Format/Datatype": f"Row major linear {types[1]}"} if not eleven else {"Format": "N/A", "Datatype": types[0]}
-    return {"Name": name, "LayerType": "gemm", "Inputs": [tensor], "Outputs": [], "Metadata": f"[ONNX Layer: {name}]"}
-
-
-def inspector(first: str, second: str, *, eleven: bool) -> str:
-    layers = [layer("/a/MatMul", first, eleven=eleven), layer("/a/MatMul_2", second, eleven=eleven)]
-    return json.dumps({"Layers": layers, ("I/O Tensors" if eleven else "Bindings"): ["text", "score"]})
-
-
-@pytest.mark.parametrize("eleven", [False, True], ids=["layout of 10", "layout of 11"])
-def test_a_plan_that_computes_what_the_graph_asks_for_passes(eleven: bool) -> None:
-    proof = prove_precision(inspector("int8", "fp16", eleven=eleven), PRODUCTS)
-    assert proof.layout == ("tensorrt-11" if eleven else "tensorrt-10")
-    assert (proof.expected_int8, proof.found_int8, proof.status) == (0.9, 0.9, "passed")
-    assert proof.layers == {"/a/MatMul": "int8", "/a/MatMul_2": "fp16"}
-
-
-@pytest.mark.parametrize("eleven", [False, True], ids=["layout of 10", "layout of 11"])
-@pytest.mark.parametrize("fell_back_to", ["fp16", "fp32"])
-def test_a_plan_whose_int8_share_falls_short_fails(eleven: bool, fell_back_to: str) -> None:
-    proof = prove_precision(inspector(fell_back_to, "int8", eleven=eleven), PRODUCTS)
-    assert proof.status == "failed"
-    assert proof.reason == "10.0% of the multiply-adds in INT8, the graph asks for 90.0%"
-
-
-def test_an_inspector_that_names_layers_only_proves_nothing() -> None:
-    proof = prove_precision(json.dumps({"Layers": ["/a/MatMul", "/a/MatMul_2"], "Bindings": []}), PRODUCTS)
-    assert proof.status == "failed"
-    assert "tells nothing of 1 products, /a/MatMul among them" in proof.reason
-
-
-def test_fused_layers_are_found_by_the_nodes_in_their_metadata() -> None:
-    fused = layer("fused_0", "int8", eleven=False) | {"Metadata": "[ONNX Layer: /a/MatMul]\x1e[ONNX Layer: /a/Add]"}
-    proof = prove_precision(json.dumps({"Layers": [fused], "Bindings": []}), PRODUCTS)
-    assert proof.found_int8 == 0.9, "and /a/MatMul is not taken for /a/MatMul_2"
-
-
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"Layers": []}', '{"Bindings": []}', "null"])
-def test_what_is_no_inspector_json_is_refused(text: str) -> None:
-    with pytest.raises(EngineError, match="inspector's answer cannot be read"):
-        prove_precision(text, PRODUCTS)
 
 
 @pytest.mark.usefixtures("version_here")
