@@ -13,7 +13,8 @@ from dmdkit.runtime.self_check import check_outputs
 from dmdkit.runtime.text.lengths import length_groups
 from dmdkit.runtime.text.tokenizer import Layout, lay_out, without_padding
 from tests.vectors.arrivals import outcomes_of
-from tests.vectors.generate import FOLDER, explain_manifest, vectors
+from tests.vectors.explaining import explain_manifest
+from tests.vectors.generate import FOLDER, vectors
 
 FILES = sorted(path.name for path in FOLDER.glob("*.json"))
 
