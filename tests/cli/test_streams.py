@@ -22,13 +22,14 @@ ADVICE = re.compile(
 """What tells somebody what to do next, what was chosen, and how far the work is."""
 
 FP32 = ["--target", "jetson-agx-orin", "--precision", "fp32", "--dry-run"]
-SLOW = {"export", "demo", "add-precision", "bench", "train"}
+SLOW = {"export", "demo", "add-precision", "bench", "train", "reproduce"}
 
 # Command -> arguments, what it answers (nothing: its answer is what it wrote), whether it has --json, exit codes.
 CASES: dict[str, tuple[list[str], str, bool, set[int]]] = {
     "train": (["--data", "{data}", "--out", "{new}", *TINY_FLAGS], r"^mae ", True, {0}),
     "import": (["{weights}", "--heads", "2", "--out", "{new}"], "", False, {0}),
     "evaluate": (["{run}"], r"^acc2_has_zero ", True, {0}),
+    "reproduce": (["{run}"], r"^reproduced bit by bit", True, {0}),
     "export": (["{run}", "--out", "{new}"], r"^fusion\.fp32 ", True, {0, 2}),
     "check": (["{bundle}", "--data", "{data}"], r"^verdict: ", True, {0, 2}),
     "predict": (["{bundle}", "--data", "{data}", "--graph", "fp32", "--limit", "2"], r"^test-1 ", True, {0}),
