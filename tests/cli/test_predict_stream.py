@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,21 @@ def test_scores_by_step_end_where_the_window_does(
     assert set(rows[0]) == {"id", "heard", "score", "label", "latency_ms"}
 
 
+@pytest.mark.parametrize("form", ["--json", "--out"])
+def test_samples_without_labels_are_scored_too(
+    stream_bundle: Path, tmp_path: Path, form: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset, out = stream_dataset(), tmp_path / "steps.json"
+    unknown = {name: replace(split, labels=np.full(len(split), np.nan, np.float32)) for name, split in dataset.splits.items()}
+    write_dataset(replace(dataset, splits=unknown), tmp_path / "random.npz")
+    given = [str(stream_bundle), "--data", str(tmp_path / "random.npz"), "--limit", "2", "--graph", "fp32", "--stream"]
+    assert main(["predict", *given, *([form] if form == "--json" else [form, str(out)])]) == 0
+    said = capsys.readouterr().out
+    rows = json.loads(said)["samples"] if form == "--json" else json.loads(out.read_text())
+    assert [row["label"] for row in rows] == [None, None]
+
+
 def test_error_by_share_takes_the_last_answer_by_then() -> None:
     steps = [{"heard": n, "score": [float(n)]} for n in (2, 3, 4)]
-    rows = [{"label": 1.0, "steps": steps}, {"label": float("nan"), "steps": steps}]
+    rows = [{"label": 1.0, "steps": steps}, {"label": None, "steps": steps}]
     assert error_by_share(rows) == [(0.5, 1.0, 1), (0.75, 2.0, 1), (1.0, 3.0, 1)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +15,7 @@ from dmdkit.cli.feature_files import NanPolicy, dataset_for_bundle, note_changes
 from dmdkit.cli.int8 import verdict_sentences
 from dmdkit.cli.judged_on import note_earlier_failures, note_judged_on
 from dmdkit.cli.requirements import require
+from dmdkit.cli.score_rows import label_of, score_heads, write_rows
 from dmdkit.errors import BundleError, DataError, ExitCode, InputError
 
 if TYPE_CHECKING:
@@ -233,7 +233,7 @@ def predict(
             if runtime.manifest.task == "classification":
                 row["class"] = int(found.score.argmax())
             row["score"] = [float(value) for value in found.score]
-            row["label"] = _label(part, index)
+            row["label"] = label_of(part, index)
             row["latency_ms"] = round(found.latency_ms, 4)
             if explain:
                 row["explanation"] = _explanation(runtime.explain(**sample))
@@ -290,13 +290,6 @@ def _words(part: Split, index: int) -> Any:
     return part.raw_text[index] if part.raw_text is not None else part.tokens[index, 0][part.tokens[index, 1] == 1]
 
 
-def _label(part: Split, index: int) -> float | int | None:
-    """The label of a sample, a whole number where it is a class; None where it has none."""
-    label: float | int = part.labels[index].item()
-    unknown = label < 0 if isinstance(label, int) else isnan(label)
-    return None if unknown else label
-
-
 def _print_rows(rows: list[dict[str, Any]]) -> None:
     classes = bool(rows) and "class" in rows[0]
     heads = ["id", "class", "logit", "label", "ms"] if classes else ["id", "score", "label", "ms"]
@@ -321,20 +314,7 @@ def _explanation(found: Any) -> dict[str, Any]:
 
 
 def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    import csv
-    import io
-
-    from dmdkit.files import write_json, write_text
-
-    if path.suffix == ".json":
-        write_json(path, rows, InputError)
-        return
-    stream = io.StringIO()
-    width = len(rows[0]["score"]) if rows else 1
-    heads = ["score"] if width == 1 else [f"score_{i}" for i in range(width)]
     classes = ["class"] if rows and "class" in rows[0] else []
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["id", *classes, *heads, "label", "latency_ms"])
-    for row in rows:
-        writer.writerow([row["id"], *(row[key] for key in classes), *row["score"], row["label"], row["latency_ms"]])
-    write_text(path, stream.getvalue(), InputError)
+    heads = ["id", *classes, *score_heads(len(rows[0]["score"]) if rows else 1), "label", "latency_ms"]
+    lines = [[row["id"], *(row[key] for key in classes), *row["score"], row["label"], row["latency_ms"]] for row in rows]
+    write_rows(path, rows, heads, lines)

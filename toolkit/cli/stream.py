@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dmdkit.cli.console import print_table
+from dmdkit.cli.score_rows import label_of, score_heads, write_rows
 from dmdkit.errors import InputError
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def stream_rows(runtime: Runtime, part: Split, limit: int | None, source: Path) 
             if found is not None:
                 score = [float(value) for value in found.score]
                 steps.append({"heard": found.heard, "score": score, "latency_ms": round(found.latency_ms, 4)})
-        rows.append({"id": part.ids[index], "label": part.labels[index].item(), "steps": steps})
+        rows.append({"id": part.ids[index], "label": label_of(part, index), "steps": steps})
     return rows
 
 
@@ -59,7 +60,7 @@ def error_by_share(rows: Sequence[Mapping[str, Any]]) -> list[tuple[float, float
         for row in rows:
             heard = share * row["steps"][-1]["heard"]
             then = [step for step in row["steps"] if step["heard"] <= heard]
-            if then and row["label"] == row["label"]:  # not NaN
+            if then and row["label"] is not None:
                 errors.append(abs(then[-1]["score"][0] - row["label"]))
         if errors:
             found.append((share, sum(errors) / len(errors), len(errors)))
@@ -77,21 +78,8 @@ def print_stream(rows: Sequence[Mapping[str, Any]], *, classes: bool) -> None:
 
 def write_stream(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """The rows as JSON, or as CSV with a line a step."""
-    import csv
-    import io
-
-    from dmdkit.files import write_json, write_text
-
-    if path.suffix == ".json":
-        write_json(path, list(rows), InputError)
-        return
-    text = io.StringIO()
-    width = len(rows[0]["steps"][0]["score"]) if rows else 1
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        ["id", "heard", *(["score"] if width == 1 else [f"score_{i}" for i in range(width)]), "label", "latency_ms"]
-    )
-    for row in rows:
-        for step in row["steps"]:
-            writer.writerow([row["id"], step["heard"], *step["score"], row["label"], step["latency_ms"]])
-    write_text(path, text.getvalue(), InputError)
+    heads = ["id", "heard", *score_heads(len(rows[0]["steps"][0]["score"]) if rows else 1), "label", "latency_ms"]
+    lines = [
+        [row["id"], step["heard"], *step["score"], row["label"], step["latency_ms"]] for row in rows for step in row["steps"]
+    ]
+    write_rows(path, rows, heads, lines)
