@@ -24,21 +24,21 @@ STEPS, KERNEL = 9, 3
 SAMPLES = 50
 
 
-def stream_shape(kernels: tuple[int, int, int] = (KERNEL, KERNEL, KERNEL)) -> ModelShape:
+def stream_shape(kernels: tuple[int, int, int] = (KERNEL, KERNEL, KERNEL), *, levels: int = 1) -> ModelShape:
     return ModelShape(
         feature_dims=WIDTHS,
         lengths=dict.fromkeys(MODALITIES, STEPS),
         kernels=dict(zip(MODALITIES, kernels, strict=True)),
         width=8,
         heads=2,
-        levels=1,
+        levels=levels,
         num_outputs=1,
     )
 
 
-def stream_system(seed: int = 3) -> DmdSystem:
+def stream_system(seed: int = 3, *, levels: int = 1, standardised: bool = False) -> DmdSystem:
     torch.manual_seed(seed)
-    system = DmdSystem(stream_shape()).eval()
+    system = DmdSystem(stream_shape(levels=levels), standardised=standardised).eval()
     with torch.no_grad():
         for parameter in system.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))

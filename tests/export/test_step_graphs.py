@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from dmdkit.config import ModelShape
 from dmdkit.errors import ExportError
 from dmdkit.export.graphs import ExportedGraph
 from dmdkit.export.step import StepModule
@@ -19,32 +18,14 @@ from dmdkit.model.system import DmdSystem
 from dmdkit.records import MODALITIES, PerModality
 from dmdkit.runtime.backends.onnxruntime import OnnxRuntimeRunner
 from dmdkit.runtime.streams.state import StepState
-
-WIDTHS = {"text": 7, "audio": 4, "vision": 5}
-STEPS = 9
-
-
-def shape_of(steps: int = STEPS, kernels: tuple[int, int, int] = (3, 3, 3)) -> ModelShape:
-    return ModelShape(
-        feature_dims=WIDTHS,
-        lengths=dict.fromkeys(MODALITIES, steps),
-        kernels=dict(zip(MODALITIES, kernels, strict=True)),
-        width=8,
-        heads=2,
-        levels=2,
-        num_outputs=1,
-    )
+from tests.stream_builders import STEPS, WIDTHS, stream_shape, stream_system
 
 
 def random_system() -> DmdSystem:
-    torch.manual_seed(3)
-    system = DmdSystem(shape_of(), standardised=True).eval()
-    with torch.no_grad():
-        for parameter in system.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-        for m in MODALITIES:
-            system.dmd.standardise[m].mean += 0.3
-            system.dmd.standardise[m].scale *= 1.7
+    system = stream_system(levels=2, standardised=True)
+    for m in MODALITIES:
+        system.dmd.standardise[m].mean += 0.3
+        system.dmd.standardise[m].scale *= 1.7
     return system
 
 
@@ -105,4 +86,4 @@ def test_int8_weights_change_the_answers_little(made: Made) -> None:
 
 def test_a_model_whose_kernels_differ_is_refused_with_the_recipe_that_streams() -> None:
     with pytest.raises(ExportError, match=r"kernels differ \(text 3, audio 1, vision 3\).*--set model.kernels.audio=3"):
-        StepModule(DmdSystem(shape_of(kernels=(3, 1, 3))))
+        StepModule(DmdSystem(stream_shape((3, 1, 3), levels=2)))
