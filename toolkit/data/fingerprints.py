@@ -132,14 +132,14 @@ class SeenSamples(BaseModel):
         named: Iterable[npt.NDArray[np.bool_]],
     ) -> bool:
         """Whether most of the samples with a known name are no nearer to the known one than to others."""
+        same = np.flatnonzero(np.logical_or.reduce([*named]))
+        if not len(same):
+            return False
         known = {
             sample: text for prints in self.seen.values() if prints.ids_are_names for sample, text in prints.samples.items()
         }
-        rows, array = (
-            {sample: row for row, sample in enumerate(known)},
-            Fingerprints(ids_are_names=True, samples=known).sketches(),
-        )
-        same = np.flatnonzero(np.logical_or.reduce([*named]))
+        rows = {sample: row for row, sample in enumerate(known)}
+        array = Fingerprints(ids_are_names=True, samples=known).sketches()
         same = same[:: -(-len(same) // _VOTES) or 1]
         votes = [space.is_nearest(sketches[index], rows[ids[index]], array) for index in same]
         return 2 * votes.count(False) > len(votes)

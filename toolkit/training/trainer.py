@@ -272,7 +272,7 @@ class LiveTraining:
             losses = self.run_epoch(epoch, progress)
             measured: dict[str, float | int | None] = {}
             with self.averaged():
-                kept = self.weights_now()
+                averaged = None if self.average is None else self.weights_now()
                 if "valid" in self.dataset.splits:
                     valid_loss, metrics = self.validate("valid")
                     measured = {"valid_loss": valid_loss, **{f"valid_{name}": value for name, value in metrics.items()}}
@@ -282,8 +282,9 @@ class LiveTraining:
             best = chooses and smoothed < state.best_loss
             if chooses:
                 self.scheduler.step(smoothed)
-            if best or not chooses:
-                state.best_epoch, state.best_loss, state.best_model = epoch, smoothed, kept
+            keeps = best or not chooses
+            if keeps:
+                state.best_epoch, state.best_loss = epoch, smoothed
             row: dict[str, float | int | None] = {"epoch": epoch + 1, "learning_rate": rate}
             row |= {f"train_{name}": value for name, value in losses.items()}
             row |= measured
@@ -291,6 +292,8 @@ class LiveTraining:
             state.next_epoch = epoch + 1
             state.stopped_early = chooses and epoch - state.best_epoch >= self.schedule.early_stop_patience
             self.capture(state)
+            if keeps:  # without an average these are the live ones, which then stand in the checkpoint once
+                state.best_model = state.model if averaged is None else averaged
             keep_previous(out / CHECKPOINT_FILE, out / PREVIOUS_FILE)
             save_state(state, out / CHECKPOINT_FILE)
             write_text(out / HISTORY_FILE, csv_text(state.history), RunError)
