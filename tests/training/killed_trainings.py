@@ -91,35 +91,35 @@ def train_and_die(moment: str, data: str, out: Path) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def killed_at_random(data: str, out: Path, kills: int, seed: int) -> int:
-    """Trains into ``out`` until it is finished, in processes of which the first ``kills`` are killed at random moments.
+def killed_at_random(data: str, folder: Path, kills: int, seed: int) -> None:
+    """Trains into ``folder``/0, 1, ... in processes killed at random moments, each training resumed until it is finished.
 
-    Returns:
-        How many were killed before they were done.
+    A training that was done before its kill came is followed by another, so that there are ``kills`` kills on any machine.
     """
-    chance, done, longest = random.Random(seed), 0, 0.0
-    for number in range(kills + 1):
-        begin, child = time.monotonic(), os.fork()
+    chance, done, number, longest = random.Random(seed), 0, 0, 0.0
+    while done < kills or not (folder / str(number) / "model.safetensors").is_file():
+        out, begin, child = folder / str(number), time.monotonic(), os.fork()
         if child == 0:
-            begun = (out / "config.yaml").is_file()
-            command = ["--resume"] if begun else ["--data", data, *FLAGS, "--force"]
+            command = ["--resume"] if (out / "config.yaml").is_file() else ["--data", data, *FLAGS, "--force"]
             os._exit(main(["train", "--out", str(out), "--device", "cpu", *command]))
-        if number == 0:  # the first one is killed at its first checkpoint, which says how long an epoch takes
-            while not (out / "last.ckpt").is_file():
+        if done < kills:
+            if longest:
+                time.sleep(chance.uniform(0, longest))
+            while not longest and not (out / "last.ckpt").is_file():  # the first one shows how long an epoch takes
                 time.sleep(0.01)
-            longest = time.monotonic() - begin
-        elif number < kills:
-            time.sleep(chance.uniform(0, longest))
-        if number < kills:
+            longest = longest or time.monotonic() - begin
             os.kill(child, signal.SIGKILL)
-        done += os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-    return done
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert status in (0, -signal.SIGKILL), f"{out}: exit {status}"
+        done += status != 0
+        if status == 0 and done < kills:
+            number, longest = number + 1, longest / 2
 
 
 if __name__ == "__main__":
     assert checkpoint.torch is torch
     if len(sys.argv) > 3:
-        print(killed_at_random(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])))
+        killed_at_random(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
         sys.exit()
     for name in MOMENTS:
         assert train_and_die(name, sys.argv[1], Path(sys.argv[2]) / name) == -signal.SIGKILL, name
