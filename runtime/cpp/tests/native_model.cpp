@@ -17,7 +17,7 @@ class Writer {
             std::to_string(sizes_.outputs) + "\nlevels " + std::to_string(sizes_.levels) + "\nmemory_levels 3\n";
     for (int m = 0; m < kModalityCount; ++m) {
       const std::string name = kModalityNames[m];
-      plan_ += name + ".steps " + std::to_string(sizes_.steps[m]) + "\n";
+      plan_ += name + ".steps " + std::to_string(sizes_.prefix != 0 ? sizes_.prefix : sizes_.steps[m]) + "\n";
       plan_ += name + ".features " + std::to_string(sizes_.features[m]) + "\n";
       plan_ += name + ".kernel " + std::to_string(sizes_.kernels[m]) + "\n";
     }
@@ -34,7 +34,7 @@ class Writer {
         constant(name + ".mean", {sizes_.features[m], 1}, 0.1F);
         constant(name + ".inverse_scale", {sizes_.features[m], 1}, 1.0F);
       }
-      constant(name + ".positions", {2 * d, steps}, 0.1F);
+      positions(name + ".positions", {2 * d, steps}, m);
       for (int source = 0; source < kModalityCount; ++source) {
         if (source == m) continue;
         for (int level = 0; level < sizes_.levels; ++level) {
@@ -44,7 +44,7 @@ class Writer {
       for (int level = 0; level < sizes_.levels - 1; ++level) block("self." + name + "." + std::to_string(level), d);
       last("self." + name + ".last", d);
       layer("memory." + name + ".input", 2 * d, 2 * d);
-      constant("memory." + name + ".positions", {1, 2 * d, steps + 3}, 0.1F);  // three empty steps in front
+      positions("memory." + name + ".positions", {1, 2 * d, steps + 3}, m);  // three empty steps in front
       for (int level = 0; level < 2; ++level) block("memory." + name + "." + std::to_string(level), 2 * d);
       last("memory." + name + ".last", 2 * d);
       layer("gate." + name, 2 * d, 2 * d);
@@ -52,10 +52,31 @@ class Writer {
     layer("gate.common", 3 * d, 3 * d);
     layer("readout.hidden", 9 * d, 9 * d);
     layer("readout.out", sizes_.outputs, 18 * d);
-    return field(7, graph_) + field(14, field(1, "dmdkit.plan") + field(2, plan_));
+    return finished();
+  }
+
+  std::string step_file() {
+    const int e = 2 * sizes_.width, unit = 3;
+    plan_ = "dmdkit step plan 1\nunit " + std::to_string(unit) + "\n";
+    for (int m = 0; m < kModalityCount; ++m) {
+      const std::string name = std::string("hetero.") + kModalityNames[m] + ".";
+      for (const char* part : {"scale", "shift"}) {
+        constant(name + part, {3, e}, 1.0F);
+        plan_.insert(plan_.size() - 1, " row=" + std::to_string(m));
+      }
+      layer(name + "first", e, e);
+      layer(name + "second", e, e);
+      layer(name + "out", sizes_.outputs, e);
+    }
+    layer("unit.logit", unit, sizes_.outputs);
+    layer("unit.representation", unit, e);
+    layer("unit.edge", 1, 4 * unit);
+    return finished();
   }
 
  private:
+  std::string finished() const { return field(7, graph_) + field(14, field(1, "dmdkit.plan") + field(2, plan_)); }
+
   float normal() { return std::normal_distribution<float>()(random_); }
 
   std::string tensor(const std::vector<int>& dims, int type, const void* data, std::size_t bytes) {
@@ -77,6 +98,20 @@ class Writer {
     std::vector<float> values(count);
     for (float& value : values) value = normal() * size;
     return values;
+  }
+
+  // Without the last columns where a window is cut short.
+  void positions(const std::string& name, std::vector<int> dims, int modality) {
+    std::vector<float> values = normals(dims, 0.1F);
+    if (sizes_.prefix != 0) {
+      const int all = dims.back(), rows = static_cast<int>(values.size()) / all;
+      dims.back() -= sizes_.steps[modality] - sizes_.prefix;
+      for (int row = 0; row < rows; ++row) {
+        for (int t = 0; t < dims.back(); ++t) values[row * dims.back() + t] = values[row * all + t];
+      }
+      values.resize(static_cast<std::size_t>(rows) * dims.back());
+    }
+    plan_ += name + " weight=" + floats(dims, values) + "\n";
   }
 
   void constant(const std::string& name, const std::vector<int>& dims, float size) {
@@ -143,6 +178,8 @@ std::string field(int number, const std::string& bytes) {
 std::string field(int number, std::uint64_t value) { return varint(static_cast<std::uint64_t>(number) << 3) + varint(value); }
 
 std::string model_bytes(const ModelSizes& sizes, unsigned seed) { return Writer(sizes, seed).file(); }
+
+std::string step_model_bytes(const ModelSizes& sizes, unsigned seed) { return Writer(sizes, seed).step_file(); }
 
 std::vector<std::vector<float>> features_for(const ModelSizes& sizes, unsigned seed) {
   std::mt19937 random(seed);

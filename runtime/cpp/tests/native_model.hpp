@@ -27,10 +27,14 @@ struct ModelSizes {
   bool projects[kModalityCount] = {true, false, false};
   bool standardised = false;
   bool int8 = false;
+  int prefix = 0;  // steps of a window of the same model that is cut short; 0: whole
 };
 
 // The ONNX file of a model of these sizes; the same seed gives the same weights.
 std::string model_bytes(const ModelSizes& sizes, unsigned seed = 1);
+
+// The step graph that goes with it: heads with a GD-Unit of width 3, as the exporter writes them.
+std::string step_model_bytes(const ModelSizes& sizes, unsigned seed = 2);
 
 // (steps, features) of each modality, some steps empty.
 std::vector<std::vector<float>> features_for(const ModelSizes& sizes, unsigned seed = 1);

@@ -4,6 +4,7 @@
 #include "attention.hpp"
 #include "products.hpp"
 #include "rates.hpp"
+#include "single_steps.hpp"
 #include "steps.hpp"
 #include "vector.hpp"
 
@@ -33,6 +34,14 @@ const Kernels kKernels = {
     mix,
     presence,
     transpose,
+    step_product,
+    step_product_int8,
+    spread,
+    quantise_step,
+    inverse_norm_step,
+    attend_step,
+    dense_steps,
+    dense_transposed,
     sigmoid,
     exp2_all,
     fma_peak,

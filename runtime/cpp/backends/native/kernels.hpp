@@ -90,6 +90,39 @@ struct AttendCall {
   float* scores;  // scratch: keys vectors
 };
 
+// Single steps of a stream lie the other way round: a step's channels side by side, so that a product is of a matrix and a
+// vector. What such a product reads is spread out: every value (INT8: every four bytes) Kernels::rows times, zeros up to a
+// whole vector at the end. Rows of results have room for kMostLanes more values than they hold. A step's result is the same to
+// the last bit however many are computed at once.
+constexpr int kMostSteps = 8;  // at once
+
+// y = matrix * x for `count` steps.
+struct StepCall {
+  const void* x;  // spread out: of each step `ld_x` values of four bytes
+  ptrdiff_t ld_x;
+  float* y;
+  ptrdiff_t ld_y;
+  int count;
+  const float* step_scale;  // what each step of the product is multiplied with; null: nothing (fp32 only)
+  bool relu;
+  bool add;       // to what y holds
+  bool positive;  // INT8: x was quantised without a zero point
+  float* sums;    // scratch: kMostSteps times rows and kMostLanes
+};
+
+// Attention of one query over the steps of a state, heads in lanes: channel i of head h of a step is at i * heads + h, and a
+// step of keys or values is heads * head_width values. Reads kMostLanes values beyond them, writes as many beyond y.
+struct AttendStepCall {
+  const float* q;  // carries log2(e) / sqrt(head_width)
+  const float* k;
+  const float* v;
+  float* y;
+  int heads;
+  int head_width;
+  int steps;
+  float* scores;  // scratch: steps * kMostLanes
+};
+
 struct Kernels {
   const char* isa;
   int bits;          // of an activation in INT8: 8, or 7 where products of 8 would saturate
@@ -120,6 +153,20 @@ struct Kernels {
   // x (steps, features) to channel-major; mean and inverse_scale null: as it is.
   void (*transpose)(const float* x, int steps, int features, const float* mean, const float* inverse_scale,
                     const float* present, float* y, ptrdiff_t ld);
+  // Of single steps: products, fp32 and INT8, and what they read, spread out from `count` values.
+  void (*step_product)(const Matrix&, const StepCall&);
+  void (*step_product_int8)(const Matrix&, const StepCall&);
+  void (*spread)(const float* x, int count, float* y);
+  // Levels of one step by its largest value, x times `factor` having been meant: the answer is what a level is worth.
+  // `positive` as in QuantiseCall. `levels`: scratch of count and kMostLanes bytes.
+  float (*quantise_step)(const float* x, int count, float factor, bool positive, uint8_t* levels, uint8_t* spread);
+  // 1 / sqrt(sum of squares + eps) of one step.
+  float (*inverse_norm_step)(const float* x, int count);
+  void (*attend_step)(const AttendStepCall&);
+  // A Dense layer on `count` steps, and one the other way round: y[i] = sum over rows o of W[o][i] x[o]. The latter reads x
+  // up to whole vectors of rows, which must be finite.
+  void (*dense_steps)(const Dense&, const float* x, ptrdiff_t ld_x, float* y, ptrdiff_t ld_y, int count);
+  void (*dense_transposed)(const Dense&, const float* x, float* y);
   void (*sigmoid)(float* x, int count);  // count is rounded up to whole vectors
   // Powers of two, for tests: y = 2^x for x <= 0.
   void (*exp2)(const float* x, float* y, int vectors);

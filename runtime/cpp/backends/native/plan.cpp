@@ -54,27 +54,15 @@ void read_reference(std::istringstream& words, const std::string& line, Referenc
   if (found.weight.empty()) refuse("'" + line + "' names no weight");
 }
 
-}  // namespace
-
-Plan parse_plan(const std::string& text) {
+// What a plan says: sizes, of which the caller knows the names, and weights. `first`: its first line without the version.
+References read_lines(const std::string& text, const std::string& first, const std::map<std::string, int*>& sizes) {
   if (text.empty()) refuse("it has none; export the bundle again with this version of dmdkit");
-  Plan plan;
-  std::map<std::string, int*> sizes = {{"width", &plan.width},
-                                       {"heads", &plan.heads},
-                                       {"outputs", &plan.outputs},
-                                       {"levels", &plan.levels},
-                                       {"memory_levels", &plan.memory_levels}};
-  for (int m = 0; m < kModalityCount; ++m) {
-    const std::string name = kModalityNames[m];
-    sizes[name + ".steps"] = &plan.inputs[m].steps;
-    sizes[name + ".features"] = &plan.inputs[m].features;
-    sizes[name + ".kernel"] = &plan.inputs[m].kernel;
-  }
+  References references;
   std::istringstream lines(text);
   std::string line;
   std::getline(lines, line);
-  if (line != "dmdkit plan " + std::to_string(kPlanVersion)) {
-    refuse("it begins with '" + line.substr(0, 40) + "', this library reads 'dmdkit plan " + std::to_string(kPlanVersion) +
+  if (line != first + " " + std::to_string(kPlanVersion)) {
+    refuse("it begins with '" + line.substr(0, 40) + "', this library reads '" + first + " " + std::to_string(kPlanVersion) +
            "'");
   }
   while (std::getline(lines, line)) {
@@ -93,8 +81,33 @@ Plan parse_plan(const std::string& text) {
     }
     Reference reference;
     read_reference(words, line, reference);
-    if (!plan.references.emplace(name, std::move(reference)).second) refuse("it says " + name + " twice");
+    if (!references.emplace(name, std::move(reference)).second) refuse("it says " + name + " twice");
   }
+  return references;
+}
+
+}  // namespace
+
+StepPlan parse_step_plan(const std::string& text) {
+  StepPlan plan;
+  plan.references = read_lines(text, "dmdkit step plan", {{"unit", &plan.unit_width}});
+  return plan;
+}
+
+Plan parse_plan(const std::string& text) {
+  Plan plan;
+  std::map<std::string, int*> sizes = {{"width", &plan.width},
+                                       {"heads", &plan.heads},
+                                       {"outputs", &plan.outputs},
+                                       {"levels", &plan.levels},
+                                       {"memory_levels", &plan.memory_levels}};
+  for (int m = 0; m < kModalityCount; ++m) {
+    const std::string name = kModalityNames[m];
+    sizes[name + ".steps"] = &plan.inputs[m].steps;
+    sizes[name + ".features"] = &plan.inputs[m].features;
+    sizes[name + ".kernel"] = &plan.inputs[m].kernel;
+  }
+  plan.references = read_lines(text, "dmdkit plan", sizes);
   for (const auto& [name, value] : sizes) {
     if (*value == 0) refuse("it lacks " + name);
   }

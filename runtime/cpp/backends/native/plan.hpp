@@ -22,6 +22,8 @@ struct Reference {
   bool transposed = false;
 };
 
+using References = std::map<std::string, Reference>;
+
 struct Plan {
   struct Input {
     int steps = 0;
@@ -35,8 +37,17 @@ struct Plan {
   int levels = 0;
   int memory_levels = 0;
   std::array<Input, kModalityCount> inputs;
-  std::map<std::string, Reference> references;
+  References references;
 };
+
+// The plan of a step graph, which names what a fusion graph has not (heads.hpp).
+struct StepPlan {
+  int unit_width = 0;  // of the GD-Unit; 0: there is none
+  References references;
+};
+
+// Throws dmdkit_plugin::Problem, as parse_plan does.
+StepPlan parse_step_plan(const std::string& text);
 
 // Throws dmdkit_plugin::Problem: no plan, another version, anything that is not understood, or sizes that cannot be.
 Plan parse_plan(const std::string& text);

@@ -167,17 +167,21 @@ void linear_int8(const Matrix& m, const LinearCall& call) {
   }
 }
 
-// A vector of rows at a time, as many side by side as hide the latency of an addition.
-template <int kN, bool kInt8>
-inline void dense_panel(const Dense& m, const float* x, float* y, int first) {
-  F sum[kN];
-  DMDKIT_UNROLL for (int n = 0; n < kN; ++n) sum[n] = F{};
+// A vector of rows at a time, as many side by side as hide the latency of an addition, for kM vectors x.
+template <int kN, int kM, bool kInt8>
+inline void dense_panel(const Dense& m, const float* x, ptrdiff_t ld_x, float* y, ptrdiff_t ld_y, int first) {
+  F sum[kM][kN];
+  DMDKIT_UNROLL for (int s = 0; s < kM; ++s) { DMDKIT_UNROLL for (int n = 0; n < kN; ++n) sum[s][n] = F{}; }
   const ptrdiff_t start = (ptrdiff_t)first * m.depth;
   for (int k = 0; k < m.depth; ++k) {
-    const F s = splat(x[k]);
+    F w[kN];
     DMDKIT_UNROLL for (int n = 0; n < kN; ++n) {
       const ptrdiff_t at = start + ((ptrdiff_t)k * kN + n) * kLanes;
-      sum[n] = fma(s, kInt8 ? load_levels(m.levels + at) : load(m.weights + at), sum[n]);
+      w[n] = kInt8 ? load_levels(m.levels + at) : load(m.weights + at);
+    }
+    DMDKIT_UNROLL for (int s = 0; s < kM; ++s) {
+      const F a = splat(x[s * ld_x + k]);
+      DMDKIT_UNROLL for (int n = 0; n < kN; ++n) sum[s][n] = fma(a, w[n], sum[s][n]);
     }
     if (kInt8) {
       __builtin_prefetch(m.levels + start + (ptrdiff_t)k * kN * kLanes + kAhead, 0, 2);
@@ -185,12 +189,14 @@ inline void dense_panel(const Dense& m, const float* x, float* y, int first) {
       __builtin_prefetch(m.weights + start + (ptrdiff_t)k * kN * kLanes + kAhead / 4, 0, 2);
     }
   }
-  DMDKIT_UNROLL for (int n = 0; n < kN; ++n) {
-    const int o = first + n * kLanes;
-    F found = sum[n];
-    if (kInt8) found = found * load(m.scale + o);
-    if (m.bias != nullptr) found = found + load(m.bias + o);
-    store(y + o, found);
+  DMDKIT_UNROLL for (int s = 0; s < kM; ++s) {
+    DMDKIT_UNROLL for (int n = 0; n < kN; ++n) {
+      const int o = first + n * kLanes;
+      F found = sum[s][n];
+      if (kInt8) found = found * load(m.scale + o);
+      if (m.bias != nullptr) found = found + load(m.bias + o);
+      store(y + s * ld_y + o, found);
+    }
   }
 }
 
@@ -198,11 +204,11 @@ template <bool kInt8>
 inline void dense_of(const Dense& m, const float* x, float* y) {
   int left = (m.rows + kLanes - 1) / kLanes, first = 0;
   for (; left >= kDenseVectors; left -= kDenseVectors, first += kDenseVectors * kLanes) {
-    dense_panel<kDenseVectors, kInt8>(m, x, y, first);
+    dense_panel<kDenseVectors, 1, kInt8>(m, x, 0, y, 0, first);
   }
-  if (left == 3) dense_panel<3, kInt8>(m, x, y, first);
-  if (left == 2) dense_panel<2, kInt8>(m, x, y, first);
-  if (left == 1) dense_panel<1, kInt8>(m, x, y, first);
+  if (left == 3) dense_panel<3, 1, kInt8>(m, x, 0, y, 0, first);
+  if (left == 2) dense_panel<2, 1, kInt8>(m, x, 0, y, 0, first);
+  if (left == 1) dense_panel<1, 1, kInt8>(m, x, 0, y, 0, first);
 }
 
 void dense(const Dense& m, const float* x, float* y) {

@@ -31,6 +31,12 @@ constexpr int kLanes = 4, kRows = 4, kVectors = 6;
 #else
 constexpr int kLanes = 4, kRows = 4, kVectors = 2;
 #endif
+// Sums of a product of single steps that are held at once.
+#if defined(DMDKIT_AVX512)
+constexpr int kStepSums = 16;
+#else
+constexpr int kStepSums = 8;
+#endif
 // The levels of an activation: unsigned bytes around kZero, kTop to each side, or 0 to kPositiveTop.
 #if defined(DMDKIT_7BIT)
 constexpr int kBits = 7, kZero = 64, kTop = 63, kPositiveTop = 127;
@@ -76,6 +82,16 @@ inline F load_levels(const int8_t* p) {
   return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
 }
 inline I dot4(I sum, I bytes, I levels) { return (I)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)bytes, (__m512i)levels); }
+inline void store_folded(float* p, F v) {
+  _mm256_storeu_ps(p, _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1)));
+}
+inline void store_folded(int32_t* p, I v) {
+  const __m256i upper = _mm512_extracti64x4_epi64((__m512i)v, 1);
+  _mm256_storeu_si256(reinterpret_cast<__m256i_u*>(p), _mm256_add_epi32(_mm512_castsi512_si256((__m512i)v), upper));
+}
+inline F load_lower(const float* p) { return _mm512_zextps256_ps512(_mm256_loadu_ps(p)); }
+inline float across_sum(F a) { return _mm512_reduce_add_ps(a); }
+inline float across_largest(F a) { return _mm512_reduce_max_ps(a); }
 #elif defined(DMDKIT_X86)
 inline F splat(float x) { return _mm256_set1_ps(x); }
 inline I splat_int(int32_t x) { return (I)_mm256_set1_epi32(x); }
@@ -103,6 +119,24 @@ inline I dot4(I sum, I bytes, I levels) {
   const __m256i pairs = _mm256_maddubs_epi16((__m256i)bytes, (__m256i)levels);
   return (I)_mm256_add_epi32((__m256i)sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 #endif
+}
+inline void store_folded(float* p, F v) {
+  _mm_storeu_ps(p, _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1)));
+}
+inline void store_folded(int32_t* p, I v) {
+  const __m128i upper = _mm256_extracti128_si256((__m256i)v, 1);
+  _mm_storeu_si128(reinterpret_cast<__m128i_u*>(p), _mm_add_epi32(_mm256_castsi256_si128((__m256i)v), upper));
+}
+inline F load_lower(const float* p) { return _mm256_zextps128_ps256(_mm_loadu_ps(p)); }
+inline float across_sum(F a) {
+  __m128 sum = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+  sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
+  return _mm_cvtss_f32(_mm_add_ss(sum, _mm_movehdup_ps(sum)));
+}
+inline float across_largest(F a) {
+  __m128 most = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+  most = _mm_max_ps(most, _mm_movehl_ps(most, most));
+  return _mm_cvtss_f32(_mm_max_ss(most, _mm_movehdup_ps(most)));
 }
 #elif defined(DMDKIT_NEON)
 inline F splat(float x) { return (F)vdupq_n_f32(x); }
@@ -158,6 +192,19 @@ inline I dot4(I sum, I bytes, I levels) {
   return sum;
 }
 #endif
+
+// A vector holds the rows of a panel once or twice: store_folded adds the two, load_lower reads one and zeros.
+#if !defined(DMDKIT_X86)
+inline void store_folded(float* p, F v) { store(p, v); }
+inline void store_folded(int32_t* p, I v) { *reinterpret_cast<ILoose*>(p) = v; }
+inline F load_lower(const float* p) { return load(p); }
+inline float across_sum(F a) { return (a[0] + a[2]) + (a[1] + a[3]); }
+inline float across_largest(F a) {
+  const float one = a[0] > a[2] ? a[0] : a[2], other = a[1] > a[3] ? a[1] : a[3];
+  return one > other ? one : other;
+}
+#endif
+static_assert(kLanes == kRows || kLanes == 2 * kRows, "a vector holds the rows of a panel once or twice");
 
 // 2^x for x <= 0, relative error below 2e-7 (the polynomial's own is 9.2e-8); below -126 it stays 2^-126.
 inline F exp2(F x) {
