@@ -92,11 +92,15 @@ def test_the_runtime_works_in_an_environment_of_base_dependencies(tiny_bundle: P
 def test_the_report_is_drawn_in_an_environment_of_base_dependencies(
     bundle_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setenv("DMDKIT_CACHE", str(tmp_path / "cache"))  # what another test measured of this bundle is not in the page
-    before = (bundle_copy / "report/report.html").read_text(encoding="utf-8")
-    (bundle_copy / "report/report.html").unlink()
-    run(BASE_PYTHON, "import sys; from dmdkit.cli import main; sys.exit(main(['report', sys.argv[1]]))", str(bundle_copy))
-    assert (bundle_copy / "report/report.html").read_text(encoding="utf-8") == before
+    # What this machine measured of the same bundle, in other tests, belongs in a page too; here there is none of it.
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    draw = "import sys; from dmdkit.cli import main; sys.exit(main(['report', sys.argv[1]]))"
+    page, drawn = bundle_copy / "report/report.html", []
+    for python in (sys.executable, BASE_PYTHON):
+        page.unlink()
+        run(python, draw, str(bundle_copy))
+        drawn.append(page.read_text(encoding="utf-8"))
+    assert drawn[0] == drawn[1]
 
 
 @pytest.mark.skipif(not OLD_ORT.exists(), reason="build/envs/onnxruntime-1.22.1 is not here; `make test` builds it")
