@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ __all__ = [
     "RANGE_MARGIN",
     "CheckedInputs",
     "RangeGuard",
+    "as_array",
     "check_inputs",
     "is_for_text_encoder",
     "plain_ids",
@@ -63,11 +64,7 @@ def _check_array(name: str, value: object, record: InputRecord) -> tuple[Array, 
         shape = value.shape
         if len(shape) == 3 and shape[1] == record.steps and shape[2] == record.features and shape[0]:
             return value, True
-    refuse_masked(name, value)
-    try:
-        array = np.asarray(value)
-    except Exception as cause:  # an array-like of any library may refuse in its own way
-        raise InputError(f"input {name!r} is no array: {cause}") from cause
+    array = as_array(name, value)
     if array.dtype.kind not in "fiu":
         raise InputError(f"input {name!r} has dtype {array.dtype}, expected float32")
     expected = (record.steps, record.features)
@@ -85,6 +82,19 @@ def _check_array(name: str, value: object, record: InputRecord) -> tuple[Array, 
         with np.errstate(over="ignore"):  # beyond float32 becomes infinite, which is refused next
             array = np.ascontiguousarray(array, np.float32)
     return array, batched
+
+
+def as_array(name: str, value: object) -> npt.NDArray[Any]:
+    """``value`` as an array of its own type.
+
+    Raises:
+        InputError: It is none, or something in it is masked.
+    """
+    refuse_masked(name, value)
+    try:
+        return np.asarray(value)
+    except Exception as cause:  # an array-like of any library may refuse in its own way
+        raise InputError(f"input {name!r} is no array: {cause}") from cause
 
 
 def refuse_masked(name: str, value: object) -> None:
@@ -238,36 +248,48 @@ class RangeGuard:
             return False
         return bool(count_nonzero(array >= limits[0]) == array.size == count_nonzero(array <= limits[1]))
 
-    def _counts(self, name: str, array: Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Per sample, how many values lie outside and how many there are, padding left out."""
+    @property
+    def guarded(self) -> tuple[str, ...]:
+        """The modalities with a recorded range."""
+        return tuple(self._limits)
+
+    def counts_by_step(self, name: str, array: Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        """Per step of ``array`` (..., T, D), how many values lie outside, and whether it is a step and not padding."""
         low, high = self._limits[name]
         present = (array != 0).any(-1)
         outside = ((array < low) | (array > high)) & present[..., None]
-        return outside.sum((1, 2), dtype=np.int64), present.sum(1, dtype=np.int64) * array.shape[2]
+        return outside.sum(-1, dtype=np.int64), present
+
+    def alarm(self, name: str, outside: int, steps: int) -> float | None:
+        """The share of values outside, of ``steps`` steps that are no padding, where it is to be reported.
+
+        No step at all counts as wholly outside where the modality was not trained absent: zeros are absence by another name.
+        """
+        if steps == 0:
+            return None if name in self._may_be_empty else 1.0
+        share = outside / (steps * len(self._limits[name][0]))
+        return share if share >= OUT_OF_RANGE_SHARE else None
 
     def shares(self, feed: Mapping[str, Array]) -> dict[str, float]:
         """Per guarded modality, the share of all values outside the training range; padding steps do not count."""
         result = {}
         for name in self._limits:
-            found, size = self._counts(name, feed[name])
-            result[name] = float(found.sum() / max(1, size.sum()))
+            outside, present = self.counts_by_step(name, feed[name])
+            result[name] = float(outside.sum() / max(1, present.sum() * feed[name].shape[-1]))
         return result
 
     def alarms(self, feed: Mapping[str, Array], ordinary: Collection[str] = ()) -> dict[str, float]:
         """The modalities to report, with the share of values outside in the sample where it is largest.
 
-        Samples are judged one by one, so that a strange one is not hidden by a batch of ordinary ones. One without any
-        step counts as wholly outside where the modality was not trained absent: zeros are absence by another name.
+        Samples are judged one by one, so that a strange one is not hidden by a batch of ordinary ones.
         Those that :meth:`is_ordinary` was already asked about are named in ``ordinary``.
         """
         result = {}
         for name in self._limits:
             if name not in ordinary and not self.is_ordinary(name, feed[name]):
-                found, size = self._counts(name, feed[name])
-                shares = found / np.maximum(1, size)
-                if name not in self._may_be_empty:
-                    shares[size == 0] = 1.0
-                share = float(shares.max())
-                if share >= OUT_OF_RANGE_SHARE:
-                    result[name] = share
+                outside, present = self.counts_by_step(name, feed[name])
+                pairs = zip(outside.sum(1).tolist(), present.sum(1).tolist(), strict=True)
+                shares = [share for share in (self.alarm(name, *pair) for pair in pairs) if share is not None]
+                if shares:
+                    result[name] = max(shares)
         return result

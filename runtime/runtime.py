@@ -149,6 +149,10 @@ class Runtime:
 
     def _note_range(self, checked: CheckedInputs) -> dict[str, float]:
         alarms = self._guard.alarms(checked.feed, checked.ordinary)
+        self._report_range(alarms)
+        return alarms
+
+    def _report_range(self, alarms: dict[str, float]) -> None:
         if alarms:
             with self._count_lock:
                 self._out_of_range_count += 1
@@ -160,7 +164,6 @@ class Runtime:
                     _LOG.exception("%s: on_out_of_range raised; predicting nevertheless", self._bundle.path)
                 finally:
                     self._in_callback.running = False
-        return alarms
 
     def _checked(self, values: Mapping[str, object], certain: tuple[str, ...]) -> CheckedInputs:
         if self.manifest.real_steps:
@@ -296,7 +299,8 @@ class Runtime:
             BundleError: The bundle has no step graph, none that passed parity, or a damaged one.
             InputError: An option that cannot be, or the runtime is closed.
         """
-        from dmdkit.runtime.streams.opening import new_stream  # only what streams loads it
+        from dmdkit.runtime.streams.arrival import Arrivals  # only what streams loads these
+        from dmdkit.runtime.streams.stream import Stream
 
         with self._explain_lock:
             self._require_open()
@@ -304,9 +308,8 @@ class Runtime:
                 self._step_runner, note = self._opener.open_step()
                 if note:
                     self._note(note)
-            return new_stream(
-                self._step_runner, self.manifest, past_limit=past_limit, missing=missing, step_s=step_s, tolerance_s=tolerance_s
-            )
+            arrivals = Arrivals(self.manifest, missing, step_s, tolerance_s)
+            return Stream(self._step_runner, self.manifest, arrivals, past_limit, self._guard, self._report_range)
 
     def self_check(self, *, every_graph: bool = False) -> SelfCheck:
         """Replays the golden samples through the predicting and the explaining graph (or every graph).

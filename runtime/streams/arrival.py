@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from dmdkit.errors import InputError
 from dmdkit.records import MODALITIES
-from dmdkit.runtime.inputs import refuse_masked
+from dmdkit.runtime.inputs import as_array
 from dmdkit.runtime.manifest import Manifest
 
 __all__ = ["Arrival", "Arrivals", "Clock", "Policy", "Times"]
@@ -125,11 +125,7 @@ class Arrivals:
         return Arrival(rows, filled, self._moved(clock, given, times, gap, good, filled))
 
     def _rows(self, name: str, value: object) -> Array:
-        refuse_masked(name, value)
-        try:
-            array = np.asarray(value)
-        except Exception as cause:  # an array-like of any library may refuse in its own way
-            raise InputError(f"input {name!r} is no array: {cause}") from cause
+        array = as_array(name, value)
         width = self._widths[name]
         if array.dtype.kind not in "fiu":
             raise InputError(f"input {name!r} has dtype {array.dtype}, expected float32")

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from dmdkit.errors import BundleError
 from dmdkit.runtime.backends.base import Runner
 from dmdkit.runtime.bundle import Bundle
-from dmdkit.runtime.manifest import Manifest, StreamRecord
-from dmdkit.runtime.streams.arrival import Arrivals, Policy
+from dmdkit.runtime.manifest import StreamRecord
 from dmdkit.runtime.streams.state import open_step_runner, stream_record
-from dmdkit.runtime.streams.stream import PastLimit, Stream
 
-__all__ = ["PADDED_NOTE", "chosen_step_graph", "new_stream", "open_step"]
+__all__ = ["PADDED_NOTE", "chosen_step_graph", "open_step"]
 
 PADDED_NOTE = (
     "streams: the model was trained on padded windows, and a stream computes it on the steps there are, so its answers are not "
@@ -49,17 +45,3 @@ def open_step(bundle: Bundle, predicting: str, *, asked_for: bool, threads: int)
     precision = chosen_step_graph(stream_record(bundle), predicting, asked_for=asked_for)
     runner = open_step_runner(bundle, precision, threads=threads)
     return runner, "" if bundle.manifest.real_steps else PADDED_NOTE
-
-
-def new_stream(
-    runner: Runner,
-    manifest: Manifest,
-    *,
-    past_limit: PastLimit,
-    missing: Policy | Mapping[str, Policy],
-    step_s: float | None,
-    tolerance_s: float | None,
-) -> Stream:
-    """A stream over an opened step graph; see :meth:`dmdkit.runtime.Runtime.stream`."""
-    assert manifest.stream is not None
-    return Stream(runner, manifest, manifest.stream, Arrivals(manifest, missing, step_s, tolerance_s), past_limit)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time as clocks
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,8 +14,10 @@ import numpy.typing as npt
 from dmdkit.errors import InputError
 from dmdkit.records import MODALITIES
 from dmdkit.runtime.backends.base import Runner
-from dmdkit.runtime.manifest import Manifest, StreamRecord
+from dmdkit.runtime.inputs import RangeGuard
+from dmdkit.runtime.manifest import Manifest
 from dmdkit.runtime.streams.arrival import Arrivals, Clock, Policy, Times
+from dmdkit.runtime.streams.heard import HeardRanges
 from dmdkit.runtime.streams.snapshot import Held, read_snapshot, write_snapshot
 from dmdkit.runtime.streams.state import StepState
 
@@ -41,6 +43,8 @@ class StreamAnswer:
         steps: How many of the newest steps the answer rests on: it is the model's answer for exactly those.
         heard: Steps pushed since the last reset.
         filled: Modality -> hold or absent, where that stands for its newest step.
+        out_of_range: Modality -> the share of values outside the training range among the steps the answer rests on,
+            where it is to be reported: what :class:`~dmdkit.runtime.Prediction` says of the same window.
         latency_ms: Time from the call to the answer.
         graph: The graph that answered.
     """
@@ -52,6 +56,7 @@ class StreamAnswer:
     steps: int
     heard: int
     filled: dict[str, Policy]
+    out_of_range: dict[str, float]
     latency_ms: float
     graph: str
 
@@ -65,17 +70,26 @@ class Stream:
     Args:
         runner: The step graph, opened.
         manifest: The bundle's manifest.
-        record: What it says of streams.
         arrivals: Checks and policies of what is pushed.
         past_limit: What happens past the longest length the model was trained at: stop, or window.
+        guard: The runtime's range guard.
+        report: What counts and reports alarms of the guard.
     """
 
     def __init__(
-        self, runner: Runner, manifest: Manifest, record: StreamRecord, arrivals: Arrivals, past_limit: PastLimit
+        self,
+        runner: Runner,
+        manifest: Manifest,
+        arrivals: Arrivals,
+        past_limit: PastLimit,
+        guard: RangeGuard,
+        report: Callable[[dict[str, float]], None],
     ) -> None:
         if past_limit not in ("stop", "window"):
             raise InputError(f"past_limit={past_limit!r:.40}: expected stop or window")
-        self._runner, self._manifest, self._record = runner, manifest, record
+        record = manifest.stream
+        assert record is not None
+        self._runner, self._manifest, self._report = runner, manifest, report
         self._arrivals, self._past_limit = arrivals, past_limit
         self._lock = threading.Lock()
         graph = next(g for g in record.graphs.values() if f"stream.{g.precision}" == runner.name)
@@ -83,6 +97,7 @@ class Stream:
         self.limit = record.capacity + record.kernel - 1
         """Steps that one answer can rest on: the longest length the model was trained at."""
         self._overlap = min(max(self.limit // 2, record.kernel), self.limit - 1)
+        self._ranges = HeardRanges(guard, self.limit)
         self._clear()
 
     def _clear(self) -> None:
@@ -90,6 +105,7 @@ class Stream:
         self._heard, self._start = 0, 0
         self._waiting = {name: self._state.recent[name][:0] for name in MODALITIES}
         self._clock = Clock()
+        self._ranges.clear()
 
     @property
     def heard(self) -> int:
@@ -131,10 +147,11 @@ class Stream:
                 )
             outputs = self._advance(arrival.rows)
             self._clock = arrival.clock
+            self._ranges.hear(arrival.rows)
             if not outputs:
                 return None
-            edges = outputs.get("edges_hetero")
-            return StreamAnswer(
+            edges, alarms = outputs.get("edges_hetero"), self._ranges.alarms(self._state.steps)
+            answer = StreamAnswer(
                 score=outputs["score"][-1],
                 scores=outputs["score"],
                 logit_hetero=outputs["logit_hetero"][-1],
@@ -142,9 +159,12 @@ class Stream:
                 steps=self._state.steps,
                 heard=self._heard,
                 filled=arrival.filled,
+                out_of_range=alarms,
                 latency_ms=(clocks.perf_counter() - start) * 1e3,
                 graph=self._runner.name,
             )
+        self._report(alarms)  # outside the lock: a callback may ask the stream
+        return answer
 
     def _advance(self, rows: Mapping[str, Array]) -> dict[str, Array]:
         """Feeds rows of any number; where a state is full, the next one goes on."""

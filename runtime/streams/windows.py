@@ -8,6 +8,7 @@ import numpy as np
 
 from dmdkit.errors import InputError
 from dmdkit.runtime.backends.base import Feed, steps_of
+from dmdkit.runtime.inputs import as_array
 from dmdkit.runtime.manifest import Manifest
 
 __all__ = ["filled_up", "with_steps"]
@@ -19,9 +20,9 @@ def filled_up(values: Mapping[str, object], manifest: Manifest) -> dict[str, obj
     What is no such array is left to the check of features.
 
     Raises:
-        InputError: The modalities have different numbers of steps.
+        InputError: The modalities have different numbers of steps, or something is masked or no array.
     """
-    arrays = {name: np.asarray(value) for name, value in values.items() if name in manifest.inputs and value is not None}
+    arrays = {name: as_array(name, value) for name, value in values.items() if name in manifest.inputs and value is not None}
     counts = {name: array.shape[-2] for name, array in arrays.items() if array.ndim in (2, 3)}
     if len(set(counts.values())) > 1:
         said = ", ".join(f"{name} {count}" for name, count in counts.items())

@@ -243,8 +243,7 @@ def predict(
     note(f"{len(rows)} samples of the {split} split with {graph_name}")
     if cut:
         note(f"{cut} sentences are longer than the text encoder reads and were cut")
-    if strange:
-        note(f"warning: {strange} samples lie outside the training range; were the features made the same way?")
+    _note_strange(strange)
     if out_file is not None:
         _write_rows(out_file, rows)
         finish(str(out_file))
@@ -252,6 +251,11 @@ def predict(
         print_json({"bundle": str(bundle), "graph": graph_name, "samples": rows})
     else:
         _print_rows(rows)
+
+
+def _note_strange(count: int) -> None:
+    if count:
+        note(f"warning: {count} samples lie outside the training range; were the features made the same way?")
 
 
 def _predict_stream(
@@ -264,6 +268,7 @@ def _predict_stream(
     for text in runtime.notes:
         note(text)
     note(f"{len(rows)} samples of the {split} split, step by step")
+    _note_strange(sum(bool(row["out_of_range"]) for row in rows))
     if out_file is not None:
         write_stream(out_file, rows)
         finish(str(out_file))

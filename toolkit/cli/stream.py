@@ -31,12 +31,17 @@ def streamed_split(dataset: Dataset, name: str, runtime: Runtime) -> Split:
 
 
 def stream_rows(runtime: Runtime, part: Split, limit: int | None, source: Path) -> list[dict[str, Any]]:
-    """Of each sample id, label and, for every step that has an answer, the number of steps heard, the score and the latency."""
+    """Of each sample what a stream says of it, step by step.
+
+    Returns:
+        Per sample ``id``, ``label``, ``out_of_range`` (modality -> share, of the last answer) and ``steps``: for every step
+        that has an answer ``heard`` (steps so far), ``score`` and ``latency_ms``.
+    """
     assert part.steps is not None
     stream, rows = runtime.stream(past_limit="window"), []
     for index in range(min(len(part), limit or len(part))):
         stream.reset()
-        steps = []
+        steps, strange = [], dict[str, float]()
         for at in range(int(part.steps[index])):
             try:
                 found = stream.push(**{name: array[index, at] for name, array in part.features().items()})
@@ -44,8 +49,9 @@ def stream_rows(runtime: Runtime, part: Split, limit: int | None, source: Path) 
                 raise InputError(f"{source}: sample {part.ids[index]!r}, step {at}: {cause}") from cause
             if found is not None:
                 score = [float(value) for value in found.score]
+                strange = found.out_of_range
                 steps.append({"heard": found.heard, "score": score, "latency_ms": round(found.latency_ms, 4)})
-        rows.append({"id": part.ids[index], "label": label_of(part, index), "steps": steps})
+        rows.append({"id": part.ids[index], "label": label_of(part, index), "out_of_range": strange, "steps": steps})
     return rows
 
 

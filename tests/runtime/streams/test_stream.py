@@ -254,3 +254,44 @@ def test_a_model_that_was_trained_padded_says_so_once(stream_bundle: Path) -> No
         runtime.stream()
         runtime.stream()
         assert sum("trained on padded windows" in note for note in runtime.notes) == 1
+
+
+def test_what_leaves_the_training_range_is_reported_as_of_the_window(real_bundle: Path) -> None:
+    heard: list[dict[str, float]] = []
+    rows = random_rows(STEPS)
+    strange = rows | {"audio": rows["audio"].copy()}
+    strange["audio"][3:5] *= 1e3
+    with Runtime.open(real_bundle, graph="fp32", on_out_of_range=heard.append) as runtime:
+        expected = [runtime.predict(**{name: array[:at] for name, array in strange.items()}) for at in range(KERNEL, STEPS + 1)]
+        assert set(expected[-1].out_of_range) == {"audio"}
+        assert not expected[0].out_of_range
+        before, reported = runtime.out_of_range_count, [*heard]
+        stream = runtime.stream()
+        answers = [answer for answer in pushed(stream, strange) if answer]
+        assert [answer.out_of_range for answer in answers] == [found.out_of_range for found in expected]
+        assert runtime.out_of_range_count == 2 * before
+        assert heard == reported * 2
+        stream.reset()
+        assert all(not answer.out_of_range for answer in pushed(stream, rows) if answer)
+
+
+def test_an_answer_past_the_limit_forgets_the_strange_steps_it_no_longer_rests_on(runtime: Runtime) -> None:
+    rows = random_rows(2 * STEPS, 3)
+    rows["vision"][:2] *= 1e3
+    answers = pushed(runtime.stream(past_limit="window"), rows)
+    told = [bool(answer.out_of_range) for answer in answers if answer]
+    assert told[0]
+    rests_on = [answer.heard - answer.steps for answer in answers if answer]
+    assert not any(said for said, first in zip(told, rests_on, strict=True) if first >= 2)
+
+
+def test_shorter_windows_are_refused_as_longest_ones_are(real_bundle: Path) -> None:
+    rows = random_rows(STEPS - 2)
+    masked = np.ma.masked_array(rows["text"], mask=np.zeros(rows["text"].shape, bool))
+    masked[1, 2] = np.ma.masked
+    with Runtime.open(real_bundle, graph="fp32") as runtime:
+        for ask in (runtime.predict, runtime.explain):
+            with pytest.raises(InputError, match="'text' has 1 masked values"):
+                ask(**rows | {"text": masked})
+            with pytest.raises(InputError, match="'text' is no array"):
+                ask(**rows | {"text": [[1.0], [2.0, 3.0]]})
