@@ -147,7 +147,6 @@ class Stream:
                 )
             outputs = self._advance(arrival.rows)
             self._clock = arrival.clock
-            self._ranges.hear(arrival.rows)
             if not outputs:
                 return None
             edges, alarms = outputs.get("edges_hetero"), self._ranges.alarms(self._state.steps)
@@ -180,6 +179,7 @@ class Stream:
                 found.append(answers)
             done += size
             self._heard += size
+            self._ranges.hear(part)
             if self._past_limit == "window":
                 self._prime(part)
         if not found:

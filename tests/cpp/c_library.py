@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,7 +14,9 @@ _FLOATS = ctypes.POINTER(ctypes.c_float)
 _SIZE = ctypes.c_size_t
 
 
-class _Options(ctypes.Structure):
+class Options(ctypes.Structure):
+    """dmdkit_options."""
+
     _fields_ = (
         ("struct_size", _SIZE),
         ("device", ctypes.c_char_p),
@@ -27,6 +29,11 @@ class _Options(ctypes.Structure):
         ("backend", ctypes.c_char_p),
         ("backend_directory", ctypes.c_char_p),
     )
+
+    @classmethod
+    def of(cls, **values: Any) -> Options:
+        """The defaults with these changes."""
+        return cls(struct_size=ctypes.sizeof(cls), threads=1, spin=-1, **values)
 
 
 class _StreamOptions(ctypes.Structure):
@@ -65,16 +72,18 @@ class _Answer(ctypes.Structure):
         ("heard", ctypes.c_uint64),
         ("filled", ctypes.c_int * 3),
         ("latency_ms", ctypes.c_double),
+        ("out_of_range", ctypes.c_double * 3),
     )
 
 
 class Answer(NamedTuple):
-    """What a push answers: (n, 1), (n, 3), (n, 6), and how many steps the newest rests on."""
+    """What a push answers: (n, 1), (n, 3), (n, 6), how many steps the newest rests on, and what of them is out of range."""
 
     score: np.ndarray
     logit_hetero: np.ndarray
     edges_hetero: np.ndarray
     steps: int
+    out_of_range: dict[str, float]
 
 
 class Library:
@@ -85,7 +94,7 @@ class Library:
         self._library.dmdkit_last_error.restype = ctypes.c_char_p
         self.limit_of = self._library.dmdkit_stream_limit
         self.limit_of.restype = _SIZE
-        options = _Options()
+        options = Options()
         self._library.dmdkit_options_init(ctypes.byref(options))
         options.graph = graph.encode()
         self._runtime = ctypes.c_void_p()
@@ -134,7 +143,8 @@ class CStream:
             setattr(answer, f"{field}_count", array.size)
         self._library.call("dmdkit_stream_push", self._handle, ctypes.byref(steps), ctypes.byref(answer))
         n = answer.count
-        return Answer(score[:n], logits[:n], edges[:n], answer.steps) if n else None
+        strange = {name: share for name, share in zip(MODALITIES, answer.out_of_range, strict=True) if share}
+        return Answer(score[:n], logits[:n], edges[:n], answer.steps, strange) if n else None
 
     def snapshot(self) -> bytes:
         size = _SIZE()

@@ -20,6 +20,7 @@ from dmdkit.errors import BundleError, EngineError
 from dmdkit.runtime.bundle import Bundle
 from dmdkit.runtime.engines.record import read_engine
 from dmdkit.runtime.format_version import SCHEMA_MINOR
+from tests.cpp.c_library import Options
 from tests.cpp.test_engines import add_proven_engine
 from tests.older_files import BUNDLES
 
@@ -119,28 +120,6 @@ def reads(at: Place, what: str) -> bool:
     text = at[-1] in ("tokenizer.json", "text.fp32") and what == "removed"
     described = at in (("outputs",), ("outputs", "score")) and what.startswith("= {")  # of an output only the order is read
     return not (sizes or text or described or (at == ("graphs",) and what == "= {}"))
-
-
-class Options(ctypes.Structure):
-    """dmdkit_options."""
-
-    _fields_ = (
-        ("struct_size", ctypes.c_size_t),
-        ("device", ctypes.c_char_p),
-        ("graph", ctypes.c_char_p),
-        ("threads", ctypes.c_int),
-        ("deadline_us", ctypes.c_uint64),
-        ("preload_explain", ctypes.c_int),
-        ("spin", ctypes.c_int),
-        ("affinity", ctypes.c_char_p),
-        ("backend", ctypes.c_char_p),
-        ("backend_directory", ctypes.c_char_p),
-    )
-
-    @classmethod
-    def of(cls, **values: Any) -> Options:
-        """The defaults with these changes."""
-        return cls(struct_size=ctypes.sizeof(cls), threads=1, spin=-1, **values)
 
 
 class Library:

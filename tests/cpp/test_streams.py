@@ -85,6 +85,23 @@ def test_past_the_limit_both_languages_rest_on_the_same_steps_for_a_thousand_pus
         np.testing.assert_allclose(found.score[0], expected.score, atol=1e-6)
 
 
+def test_both_languages_report_what_leaves_the_training_range_until_no_answer_rests_on_it(
+    stream: CStream, runtime: Runtime
+) -> None:
+    rows = random_rows(3 * STEPS, 5)
+    rows["audio"][KERNEL + 1] *= 1e3
+    rows["vision"][STEPS : STEPS + 2] *= 1e3
+    reference, reported = runtime.stream(past_limit="window"), []
+    for at in range(3 * STEPS):
+        found, expected = stream.push(part(rows, at, at + 1)), reference.push(**part(rows, at, at + 1))
+        if found is not None and expected is not None:
+            assert found.out_of_range == pytest.approx(expected.out_of_range)
+            reported.append(frozenset(found.out_of_range))
+    assert {frozenset(), frozenset({"audio"}), frozenset({"vision"})} <= {*reported}
+    assert not reported[0]
+    assert not reported[-1]
+
+
 @pytest.mark.parametrize("taken", [0, 1, 4, 6, STEPS, STEPS + 3, 31])
 def test_either_language_writes_the_same_snapshot_and_goes_on_from_the_other_s(
     stream: CStream, runtime: Runtime, taken: int

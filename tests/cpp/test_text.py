@@ -29,12 +29,17 @@ def test_features_give_the_same_score_in_both_languages(native_bin: Path, text_b
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
+def run_words(native_bin: Path, bundle: Path, folder: Path, words: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """Runs dmdkit-run on the sentences in ``folder / words`` and the other modalities beside them."""
+    files = ["--words", folder / words, "--input", folder / "rest.safetensors"]
+    command = [native_bin / "dmdkit-run", bundle, *files, *options]
+    return subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
+
+
 def scores(native_bin: Path, bundle: Path, folder: Path, text: object, features: dict[str, np.ndarray], *options: str) -> dict:
     (folder / "words.json").write_text(json.dumps(text))
     save_file({name: features[name][: len(text)] for name in ("audio", "vision")}, folder / "rest.safetensors")
-    files = ["--words", folder / "words.json", "--input", folder / "rest.safetensors"]
-    command = [native_bin / "dmdkit-run", bundle, *files, *options]
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
+    done = run_words(native_bin, bundle, folder, "words.json", *options)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -73,15 +78,7 @@ def test_lines_of_a_text_file_are_sentences(native_bin: Path, text_bundle: Path,
     lines = ["a very good film", "the plot"]
     expected = scores(native_bin, text_bundle, tmp_path, lines, features)
     (tmp_path / "words.txt").write_text("\n".join(lines) + "\n")
-    command = [
-        native_bin / "dmdkit-run",
-        text_bundle,
-        "--words",
-        tmp_path / "words.txt",
-        "--input",
-        tmp_path / "rest.safetensors",
-    ]
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
+    done = run_words(native_bin, text_bundle, tmp_path, "words.txt")
     assert json.loads(done.stdout)["score"] == expected["score"]
 
 
@@ -99,15 +96,7 @@ def test_words_that_cannot_be_read_are_one_line(
     features = golden_inputs(text_bundle)
     save_file({name: features[name][:2] for name in ("audio", "vision")}, tmp_path / "rest.safetensors")
     (tmp_path / "words.txt").write_bytes(content)
-    command = [
-        native_bin / "dmdkit-run",
-        text_bundle,
-        "--words",
-        tmp_path / "words.txt",
-        "--input",
-        tmp_path / "rest.safetensors",
-    ]
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
+    done = run_words(native_bin, text_bundle, tmp_path, "words.txt")
     assert done.returncode == 1
     assert reason in done.stderr
     assert len(done.stderr.splitlines()) == 1

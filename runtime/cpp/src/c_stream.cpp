@@ -102,6 +102,7 @@ dmdkit_status dmdkit_stream_push(dmdkit_stream* stream, const dmdkit_steps* step
     c.heard = result->heard;
     for (std::size_t i = 0; i < DMDKIT_MODALITIES; ++i) c.filled[i] = static_cast<int>(result->filled[i]);
     c.latency_ms = result->latency_ms;
+    for (std::size_t i = 0; i < DMDKIT_MODALITIES; ++i) c.out_of_range[i] = result->out_of_range[i];
     return write_versioned(c, given) ? Status() : not_initialised("answer");
   }));
 }

@@ -118,31 +118,40 @@ RangeGuard::RangeGuard(const InputRecords& records) {
   }
 }
 
-double RangeGuard::alarm(std::size_t modality, const float* values, std::size_t batch) const noexcept {
+RangeGuard::Counts RangeGuard::count_step(std::size_t modality, const float* values) const noexcept {
   const Limits& limits = limits_[modality];
-  const std::size_t features = limits.low.size();
-  if (features == 0) return 0.0;
   const float* low = limits.low.data();
   const float* high = limits.high.data();
+  std::uint32_t any = 0;
+  std::uint32_t out = 0;
+  for (std::size_t i = 0; i < limits.low.size(); ++i) {
+    any |= static_cast<std::uint32_t>(values[i] != 0.0F);
+    out += static_cast<std::uint32_t>(values[i] < low[i]) | static_cast<std::uint32_t>(values[i] > high[i]);
+  }
+  return {any * out, any};
+}
+
+double RangeGuard::share(std::size_t modality, const Counts& counts) const noexcept {
+  const Limits& limits = limits_[modality];
+  if (limits.low.empty()) return 0.0;
+  if (counts.present == 0) return limits.may_be_empty ? 0.0 : 1.0;
+  const double share = static_cast<double>(counts.outside) / static_cast<double>(counts.present * limits.low.size());
+  return share >= kOutOfRangeShare ? share : 0.0;
+}
+
+double RangeGuard::alarm(std::size_t modality, const float* values, std::size_t batch) const noexcept {
+  const Limits& limits = limits_[modality];
   double largest = 0.0;
   for (std::size_t sample = 0; sample < batch; ++sample) {
-    std::size_t present = 0;
-    std::size_t outside = 0;
-    for (std::size_t step = 0; step < limits.steps; ++step, values += features) {
-      std::uint32_t any = 0;
-      std::uint32_t out = 0;
-      for (std::size_t i = 0; i < features; ++i) {
-        any |= static_cast<std::uint32_t>(values[i] != 0.0F);
-        out += static_cast<std::uint32_t>(values[i] < low[i]) | static_cast<std::uint32_t>(values[i] > high[i]);
-      }
-      present += any;
-      outside += any * out;
+    Counts counts;
+    for (std::size_t step = 0; step < limits.steps; ++step, values += limits.low.size()) {
+      const Counts found = count_step(modality, values);
+      counts.outside += found.outside;
+      counts.present += found.present;
     }
-    const double empty = limits.may_be_empty ? 0.0 : 1.0;
-    const double share = present == 0 ? empty : static_cast<double>(outside) / static_cast<double>(present * features);
-    largest = std::max(largest, share);
+    largest = std::max(largest, share(modality, counts));
   }
-  return largest >= kOutOfRangeShare ? largest : 0.0;
+  return largest;
 }
 
 }  // namespace dmdkit

@@ -3,6 +3,7 @@
 #define DMDKIT_SRC_INPUTS_HPP_
 
 #include <array>
+#include <cstdint>
 #include <vector>
 
 #include "dmdkit/result.hpp"
@@ -43,6 +44,16 @@ class RangeGuard {
   // Samples are judged one by one, so that a strange one is not hidden by a batch of ordinary ones. One without any step counts
   // as wholly outside where the modality was not trained absent: zeros are absence by another name.
   double alarm(std::size_t modality, const float* values, std::size_t batch) const noexcept;
+
+  // What some steps hold: values outside the training range, and steps that are no padding.
+  struct Counts {
+    std::uint64_t outside = 0;
+    std::uint64_t present = 0;
+  };
+
+  // Those of one step, and the share that such totals are worth; 0 where it is not worth a report.
+  Counts count_step(std::size_t modality, const float* values) const noexcept;
+  double share(std::size_t modality, const Counts& counts) const noexcept;
 
  private:
   struct Limits {

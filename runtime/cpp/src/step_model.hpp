@@ -23,6 +23,7 @@ class StepModel {
   // What a stream's answers mean where that needs saying, in a sentence; empty where not.
   const std::string& note() const noexcept { return note_; }
   const Manifest& manifest() const noexcept { return bundle_.manifest(); }
+  const OutOfRangeCallback& on_out_of_range() const noexcept { return options_.on_out_of_range; }
 
   // A session for one state; from any thread. Throws Failure.
   std::unique_ptr<Session> session();

@@ -21,6 +21,7 @@ Stream::Impl::Impl(std::shared_ptr<StepModel> model, const StreamOptions& option
     : model_(std::move(model)),
       arrivals_(model_->manifest().inputs, options),
       states_(make_states(*model_, options)),
+      ranges_(model_->manifest().inputs, states_.limit()),
       sizes_(model_->manifest()),
       outputs_(model_->manifest().num_outputs) {
   reserve(1);
@@ -52,6 +53,29 @@ Status Stream::Impl::check_limit(std::size_t count) const {
 
 Result<StepAnswer> Stream::Impl::push(const Steps& steps, const StepBuffers* targets) {
   const Clock::time_point start = Clock::now();
+  Result<StepAnswer> answer = push_locked(steps, targets);
+  if (!answer) return answer;
+  answer->latency_ms = std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+  report(*answer);  // outside the lock: the callback may ask the stream
+  return answer;
+}
+
+void Stream::Impl::report(const StepAnswer& answer) const noexcept {
+  const OutOfRangeCallback& callback = model_->on_out_of_range();
+  if (!callback) return;
+  std::array<RangeAlarm, kModalities> alarms;
+  std::size_t count = 0;
+  for (std::size_t i = 0; i < kModalities; ++i) {
+    if (answer.out_of_range[i] > 0.0) alarms[count++] = {i, answer.out_of_range[i]};
+  }
+  if (count == 0) return;
+  try {
+    callback(View<const RangeAlarm>(alarms.data(), count));
+  } catch (...) {  // whatever it throws: the answer must not be lost to a fault beside it
+  }
+}
+
+Result<StepAnswer> Stream::Impl::push_locked(const Steps& steps, const StepBuffers* targets) {
   const std::lock_guard<std::mutex> lock(mutex_);
   Arrival arrival;
   Status status = arrivals_.take(steps, arrival);
@@ -64,8 +88,8 @@ Result<StepAnswer> Stream::Impl::push(const Steps& steps, const StepBuffers* tar
   status = advance(arrival, answer);
   if (!status.ok()) return status;
   arrivals_.accept();
+  if (answer.count > 0) answer.out_of_range = ranges_.shares(answer.steps);
   if (targets != nullptr) copy(*targets, answer);
-  answer.latency_ms = std::chrono::duration<double, std::milli>(Clock::now() - start).count();
   return answer;
 }
 
@@ -82,6 +106,7 @@ Status Stream::Impl::advance(const Arrival& arrival, StepAnswer& answer) {
       return {status.code(), "after " + std::to_string(done) + " of " + steps_text(arrival.count) +
                                  ", which the stream keeps: " + status.message()};
     }
+    ranges_.hear(rows, taken);
     std::copy(found.score.begin(), found.score.end(), score_.data() + answered * outputs_);
     std::copy(found.logit_hetero.begin(), found.logit_hetero.end(), logit_hetero_.data() + answered * kModalities * outputs_);
     std::copy(found.edges_hetero.begin(), found.edges_hetero.end(), edges_hetero_.data() + answered * kEdges);
@@ -128,6 +153,7 @@ Status Stream::Impl::reset() {
   const std::lock_guard<std::mutex> lock(mutex_);
   states_.clear();
   arrivals_.clear();
+  ranges_.clear();
   return {};
 }
 
@@ -177,6 +203,7 @@ Status Stream::Impl::restore(View<const std::uint8_t> bytes) {
             "the snapshot is of a stream with past_limit='stop', which kept no steps for the window after it"};
   }
   states_.clear();
+  ranges_.clear();
   set_state(first, states_.state());
   // A stream that stops has no use for the state that would follow.
   const bool primed = states_.goes_on() && held.states.size() == 2;

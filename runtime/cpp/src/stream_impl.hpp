@@ -10,6 +10,7 @@
 
 #include "arrivals.hpp"
 #include "dmdkit/stream.hpp"
+#include "heard_ranges.hpp"
 #include "snapshot.hpp"
 #include "step_model.hpp"
 #include "stream_states.hpp"
@@ -32,6 +33,8 @@ class Stream::Impl {
 
  private:
   static StreamStates make_states(StepModel& model, const StreamOptions& options);
+  Result<StepAnswer> push_locked(const Steps& steps, const StepBuffers* targets);
+  void report(const StepAnswer& answer) const noexcept;
   void reserve(std::size_t count);
   Status check_limit(std::size_t count) const;
   Status advance(const Arrival& arrival, StepAnswer& answer);
@@ -42,6 +45,7 @@ class Stream::Impl {
   std::shared_ptr<StepModel> model_;
   Arrivals arrivals_;
   StreamStates states_;
+  HeardRanges ranges_;
   SnapshotSizes sizes_;
   mutable std::mutex mutex_;
   std::size_t outputs_ = 0;

@@ -1,6 +1,7 @@
 #include "dmdkit/stream.hpp"
 
 #include <atomic>
+#include <stdexcept>
 #include <thread>
 #include <tuple>
 
@@ -58,6 +59,38 @@ TEST_F(StreamTest, AFullStreamStopsAndGoesOnAfterAReset) {
   ASSERT_TRUE(stream->reset().ok());
   EXPECT_EQ(stream->push(steps(20))->count, 0U);
   EXPECT_EQ(stream->push(steps(21, 2))->score[0], expected(22, 3));
+}
+
+TEST_F(StreamTest, WhatLeavesTheTrainingRangeIsReportedAndWhatTheCallbackThrowsCostsNothing) {
+  for (const char* name : {"text", "vision"}) {
+    nlohmann::json& input = manifest["inputs"][name];
+    input["maximum"] = std::vector<double>(input["features"].get<std::size_t>(), 100.0);
+  }
+  manifest["inputs"]["audio"]["minimum"] = {0.0, 0.0};
+  manifest["inputs"]["audio"]["maximum"] = {4.0, 4.0};  // and half of that more: steps from the seventh on are outside
+  write_stream();
+  std::vector<double> told;
+  Stream* open = nullptr;
+  Options with = options();
+  with.on_out_of_range = [&](View<const RangeAlarm> alarms) {
+    told.push_back(alarms[0].share);
+    EXPECT_GT(open->heard(), 0U) << "it may ask the stream";
+    throw std::runtime_error("of no consequence");
+  };
+  auto runtime = Runtime::open(folder, with);
+  ASSERT_TRUE(runtime.ok()) << runtime.status().message();
+  auto stream = runtime->stream(going_on());
+  ASSERT_TRUE(stream.ok()) << stream.status().message();
+  open = &*stream;
+  for (std::size_t step = 0; step < kWindow; ++step) {
+    const auto answer = stream->push(steps(step));
+    ASSERT_TRUE(answer.ok()) << answer.status().message();
+    EXPECT_DOUBLE_EQ(answer->out_of_range[1], step == 6 ? 1.0 / 7.0 : 0.0);
+    EXPECT_EQ(answer->out_of_range[0], 0.0);
+  }
+  EXPECT_EQ(told, std::vector<double>{1.0 / 7.0});
+  ASSERT_TRUE(stream->reset().ok());
+  EXPECT_EQ(stream->push(steps(0, 3))->out_of_range[1], 0.0);
 }
 
 TEST_F(StreamTest, PastTheWindowAnswersRestOnTheNewestStepsTheySayTheyRestOn) {

@@ -158,6 +158,7 @@ typedef struct dmdkit_step_answer {
   uint64_t heard; /* steps taken since the last reset */
   int filled[DMDKIT_MODALITIES];
   double latency_ms;
+  double out_of_range[DMDKIT_MODALITIES]; /* of the steps the newest answer rests on, as in dmdkit_prediction */
 } dmdkit_step_answer;
 
 DMDKIT_C_API void dmdkit_options_init(dmdkit_options* options);

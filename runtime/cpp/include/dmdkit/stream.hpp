@@ -57,6 +57,9 @@ struct StepAnswer {
   std::size_t steps = 0;    // how many of the newest steps the newest answer rests on: it is the model's for exactly those
   std::uint64_t heard = 0;  // steps taken since the last reset
   std::array<Filling, kModalities> filled{};  // in the order of kModalityNames
+  // Per modality, the share of values outside the training range among the steps the newest answer rests on, as Prediction
+  // has it of the same window; 0 where it is not worth a report, and before the first answer.
+  std::array<double, kModalities> out_of_range{};
   double latency_ms = 0.0;
 };
 
@@ -87,7 +90,8 @@ class DMDKIT_API Stream {
   const std::string& note() const noexcept;
 
   // Takes one step, or several at once, and says what they answer. A failure leaves what was pushed before as it was, and the
-  // stream usable.
+  // stream usable. Options::on_out_of_range of the runtime is called, from this thread, where the answer has something
+  // out_of_range; what it throws does not cost the answer.
   Result<StepAnswer> push(const Steps& steps) noexcept;
   Result<StepAnswer> push_into(const Steps& steps, const StepBuffers& buffers) noexcept;
 
