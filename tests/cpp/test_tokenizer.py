@@ -38,8 +38,13 @@ def test_tokens_are_the_librarys(program: Path, tmp_path: Path, name: str):
     assert first_difference(program, tmp_path, tokenizers_to_compare()[name], sentences) is None
 
 
+def test_a_sentence_without_end_is_refused_in_the_same_words(program: Path, tmp_path: Path):
+    sentence = b"\xc3\xa9" * (8 << 20) + b"a"
+    assert first_difference(program, tmp_path, tokenizer_json(), [sentence]) is None
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["uncased", "cased", "nothing cleaned"])
+@pytest.mark.parametrize("name", ["uncased", "cased", "nothing cleaned", "whole words"])
 def test_every_character_is_read_as_the_library_does(program: Path, tmp_path: Path, name: str):
     codes = [code for code in range(0x110000) if not 0xD800 <= code < 0xE000]
     sentences = ["".join(f"a{chr(code)}e " for code in codes[at : at + 4]).encode() for at in range(0, len(codes), 4)]
@@ -68,13 +73,13 @@ REFUSED: dict[str, tuple[str, str]] = {
         "'RobertaProcessing', expected TemplateProcessing or BertProcessing",
     ),
     "no unknown token": (tokenizer_json(model=damaged(unk_token="[NO]")), "unk_token '[NO]' is not in its vocabulary"),
-    "whole words": (
+    "a space in front": (
         tokenizer_json(
             added_tokens=[
                 {
-                    "id": 3,
-                    "content": "[SEP]",
-                    "single_word": True,
+                    "id": len(json.loads(tokenizer_json())["model"]["vocab"]),
+                    "content": " film",
+                    "single_word": False,
                     "lstrip": False,
                     "rstrip": False,
                     "normalized": False,
@@ -82,7 +87,7 @@ REFUSED: dict[str, tuple[str, str]] = {
                 }
             ]
         ),
-        "'[SEP]' is for whole words only",
+        "' film' begins or ends with a space",
     ),
 }
 
