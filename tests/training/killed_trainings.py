@@ -80,14 +80,19 @@ MOMENTS: dict[str, Callable[[], None]] = {
 }
 
 
+FOLDS_MOMENT = "second-fold"
+FOLDS_FLAGS = ["--folds", "3"]
+MOMENTS_OF_FOLDS = {FOLDS_MOMENT: at_call(trainer, "LiveTraining", 3)}  # one for all samples, one for each fold
+
 FLAGS = [part for setting in SETTINGS for part in ("--set", setting)]
 
 
 def train_and_die(moment: str, data: str, out: Path) -> int:
     child = os.fork()
     if child == 0:
-        MOMENTS[moment]()
-        os._exit(main(["train", "--data", data, "--out", str(out), "--device", "cpu", *FLAGS]))
+        {**MOMENTS, **MOMENTS_OF_FOLDS}[moment]()
+        folds = FOLDS_FLAGS if moment in MOMENTS_OF_FOLDS else []
+        os._exit(main(["train", "--data", data, "--out", str(out), "--device", "cpu", *FLAGS, *folds]))
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
@@ -121,5 +126,5 @@ if __name__ == "__main__":
     if len(sys.argv) > 3:
         killed_at_random(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
         sys.exit()
-    for name in MOMENTS:
+    for name in (*MOMENTS, *MOMENTS_OF_FOLDS):
         assert train_and_die(name, sys.argv[1], Path(sys.argv[2]) / name) == -signal.SIGKILL, name

@@ -12,7 +12,7 @@ from dmdkit.data import Dataset
 from dmdkit.errors import ConfigError, DataError
 from dmdkit.training import trainer
 from dmdkit.training.folds import cross_validate, fold_numbers, pooled, read_folds, with_chosen_epochs
-from dmdkit.training.run import CHECKPOINT_FILE, FOLDS_FILE, read_seen
+from dmdkit.training.run import CHECKPOINT_FILE, FINISHED_FOLDS_FILE, FOLDS_FILE, read_seen
 from tests.conftest import tiny_dataset
 from tests.training.helpers import tiny_config, train_tiny
 
@@ -93,6 +93,31 @@ def test_a_training_killed_after_its_folds_goes_on_to_the_same_bytes(tmp_path, m
     assert (tmp_path / "part" / FOLDS_FILE).is_file()
     part = train_tiny(tmp_path / "part", *FOLDS, "training.epochs=3", resume=True)
     assert part.model_sha256 == whole.model_sha256
+
+
+def test_finished_folds_are_used_again_only_for_the_same_recipe_and_samples(tmp_path) -> None:
+    dataset, trained = pooled(tiny_dataset(train=40)), []
+
+    def curve_of(part: Dataset) -> tuple[np.ndarray, np.ndarray]:
+        valid = part.splits["valid"]
+        trained.append(len(valid))
+        return np.ones((2, len(valid))), np.ones((2, len(valid), 1), np.float32)
+
+    def folds_trained(config=FOLDS, data: Dataset = dataset) -> int:
+        trained.clear()
+        cross_validate(tiny_config(*config, "training.schedule=fixed"), data, tmp_path, curve_of, lambda *_: None)
+        return len(trained)
+
+    assert folds_trained() == 2
+    assert folds_trained() == 0
+    assert folds_trained((*FOLDS, "data.path=moved.pkl")) == 0
+    assert folds_trained((*FOLDS, "training.seed=9")) == 2
+    train = dataset.splits["train"]
+    other = replace(dataset, splits={**dataset.splits, "train": replace(train, labels=train.labels + 0.5)})
+    assert folds_trained((*FOLDS, "training.seed=9"), other) == 2
+    file = tmp_path / FINISHED_FOLDS_FILE
+    file.write_bytes(file.read_bytes()[:-40])
+    assert folds_trained((*FOLDS, "training.seed=9"), other) == 2
 
 
 def test_without_validation_a_recipe_that_leaves_folds_to_the_data_has_five_and_another_says_how() -> None:

@@ -14,12 +14,13 @@ import torch
 from dmdkit.cli import main
 from dmdkit.data import write_dataset
 from dmdkit.errors import RunError
+from dmdkit.training import trainer
 from dmdkit.training.checkpoint import load_state, save_state
 from dmdkit.training.progress import SilentProgress
 from dmdkit.training.run import RUN_FILES, read_config
 from tests.conftest import ROOT, tiny_dataset
 from tests.training.helpers import train_tiny, tree
-from tests.training.killed_trainings import MOMENTS, SETTINGS
+from tests.training.killed_trainings import FOLDS_FLAGS, FOLDS_MOMENT, MOMENTS, SETTINGS
 
 FLAGS = [part for setting in SETTINGS for part in ("--set", setting)]
 
@@ -62,6 +63,19 @@ def test_a_training_killed_at_any_moment_goes_on_to_the_same_bytes(killed, unbro
     assert resume(run) == 0
     assert results(run) == results(unbroken)
     assert set(tree(run)) == set(RUN_FILES), "temporary files of the killed training are cleaned up"
+
+
+def test_a_training_killed_in_a_fold_trains_only_the_folds_that_are_left(killed, tiny_data, tmp_path, monkeypatch):
+    run, whole, trained = killed / FOLDS_MOMENT, tmp_path / "whole", []
+    curve = trainer._fold_curve
+    assert train(tiny_data, whole, *FOLDS_FLAGS) == 0
+    monkeypatch.setattr(trainer, "_fold_curve", lambda *arguments: trained.append(1) or curve(*arguments))
+    assert not (run / "last.ckpt").exists()
+    assert resume(run) == 0
+    assert len(trained) == 2, "the first of three folds was finished"
+    assert results(run) == results(whole)
+    assert (run / "folds.json").read_bytes() == (whole / "folds.json").read_bytes()
+    assert set(tree(run)) == {*RUN_FILES, "folds.json"}
 
 
 @pytest.mark.slow

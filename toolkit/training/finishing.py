@@ -12,16 +12,30 @@ from dmdkit.errors import RunError
 from dmdkit.files import atomic_path, sha256_of_bytes, sha256_of_file, write_json
 from dmdkit.training.checkpoint import TrainingState, model_bytes
 from dmdkit.training.encoder_directory import TrainingEncoder, encoded_split, write_encoder_directory
+from dmdkit.training.evaluation import subset_metrics
 from dmdkit.training.folds import read_folds
 from dmdkit.training.outcome import outcome, seen_samples
 from dmdkit.training.readout_line import ReadoutLine
-from dmdkit.training.run import FACTS_FILE, METRICS_FILE, MODEL_FILE, PREVIOUS_FILE, SAMPLES_FILE, TEXT_DIR
+from dmdkit.training.run import (
+    FACTS_FILE,
+    FINISHED_FOLDS_FILE,
+    METRICS_FILE,
+    MODEL_FILE,
+    PREVIOUS_FILE,
+    SAMPLES_FILE,
+    TEXT_DIR,
+)
 from dmdkit.training.statistics import dropped_share, input_facts
 
 if TYPE_CHECKING:
     from dmdkit.training.trainer import LiveTraining
 
 __all__ = ["finish"]
+
+
+def _subset_metrics(trainer: LiveTraining, split: str) -> dict[str, dict[str, float | None]]:
+    facts = trainer.facts
+    return subset_metrics(trainer.model, trainer.features_of(split), facts.task, facts.label_range, trainer.fabric.device)
 
 
 def finish(trainer: LiveTraining, state: TrainingState, out: Path, text: TrainingEncoder | None) -> None:
@@ -44,6 +58,7 @@ def finish(trainer: LiveTraining, state: TrainingState, out: Path, text: Trainin
             warnings = [f"the test split could not be measured: {str(cause).partition(';')[0]}; look at its features"]
     metrics = outcome(state, trainer.schedule, settings, trainer.dataset, outputs, folds)
     metrics["warnings"] += warnings
+    metrics["subsets"] = {name: _subset_metrics(trainer, name) for name in ("test",) if name in outputs}
     metrics["readout_line"] = None if line is None else vars(line)
     if trainer.encode is not None:
         learnt = encoded_split(trainer.dataset.splits["train"], trainer.encode, trainer.fabric.device)
@@ -60,4 +75,5 @@ def finish(trainer: LiveTraining, state: TrainingState, out: Path, text: Trainin
             write_encoder_directory(out / TEXT_DIR, text.encoder, text.directory.tokenizer)
         write_json(out / SAMPLES_FILE, seen_samples(trainer.dataset).model_dump(mode="json"), RunError)
         write_json(out / METRICS_FILE, metrics, RunError)
-    (out / PREVIOUS_FILE).unlink(missing_ok=True)
+    for passing in (PREVIOUS_FILE, FINISHED_FOLDS_FILE):
+        (out / passing).unlink(missing_ok=True)

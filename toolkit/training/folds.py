@@ -15,6 +15,7 @@ from dmdkit.config import RunConfig
 from dmdkit.data.dataset import Dataset, Split
 from dmdkit.errors import ConfigError, DataError, RunError
 from dmdkit.files import write_json
+from dmdkit.training.finished_folds import FinishedFolds
 from dmdkit.training.planning import schedule_of
 from dmdkit.training.run import FOLDS_FILE
 
@@ -110,7 +111,7 @@ def cross_validate(
     curve_of: Callable[[Dataset], tuple[npt.NDArray[np.float64], npt.NDArray[np.float32]]],
     on_fold: Callable[[int, int], None],
 ) -> None:
-    """Cross-validates and writes ``folds.json``.
+    """Cross-validates and writes ``folds.json``; folds that were finished before a kill are not trained again.
 
     Args:
         config: The recipe, with numbers.
@@ -131,11 +132,16 @@ def cross_validate(
         )
     of_sample = fold_numbers(len(train), folds, config.training.seed)
     losses, outputs = None, None
+    finished = FinishedFolds(place, config, train)
     for fold in range(folds):
-        on_fold(fold + 1, folds)
         held = np.flatnonzero(of_sample == fold)
-        splits = {"train": train.take(np.flatnonzero(of_sample != fold)), "valid": train.take(held)}
-        fold_losses, fold_outputs = curve_of(replace(dataset, splits=splits))
+        found = finished.of(fold)
+        if found is None:
+            on_fold(fold + 1, folds)
+            splits = {"train": train.take(np.flatnonzero(of_sample != fold)), "valid": train.take(held)}
+            found = curve_of(replace(dataset, splits=splits))
+            finished.add(*found)
+        fold_losses, fold_outputs = found
         if losses is None or outputs is None:
             losses = np.zeros((len(fold_losses), len(train)))
             outputs = np.zeros((len(fold_losses), len(train), fold_outputs.shape[2]), np.float32)

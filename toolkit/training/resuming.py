@@ -7,7 +7,14 @@ from pathlib import Path
 from dmdkit.config import RunConfig, flat_settings, validated
 from dmdkit.errors import ConfigError, RunError
 from dmdkit.training.checkpoint import TrainingState, load_latest
-from dmdkit.training.run import CHECKPOINT_FILE, CONFIG_FILE, PREVIOUS_FILE, RunFacts, read_facts
+from dmdkit.training.run import (
+    CHECKPOINT_FILE,
+    CONFIG_FILE,
+    FINISHED_FOLDS_FILE,
+    PREVIOUS_FILE,
+    RunFacts,
+    read_facts,
+)
 from dmdkit.training.run_directory import check_resumable, restart_directory
 
 __all__ = ["left_state"]
@@ -18,7 +25,7 @@ _MAY_CHANGE = {"training.epochs", "data.path", "text_encoder.path"}
 def left_state(out: Path, config: RunConfig, facts: RunFacts) -> tuple[Path, TrainingState]:
     """The directory where the training of the run ``out`` goes on, and the state it was left in.
 
-    A training that was killed in its first epoch begins anew.
+    A training that was killed in its first epoch begins anew, but for the folds of a cross-validation that it had finished.
 
     Args:
         out: The run directory.
@@ -31,7 +38,7 @@ def left_state(out: Path, config: RunConfig, facts: RunFacts) -> tuple[Path, Tra
     """
     place = check_resumable(out)
     if not (place / CHECKPOINT_FILE).exists():
-        restart_directory(place, config, facts)
+        restart_directory(place, config, facts, keep=(FINISHED_FOLDS_FILE,))
         return place, TrainingState()
     if _beginning(read_facts(place)) != _beginning(facts):
         raise RunError(f"{out}: the data or the sizes are not those the run began with; start it anew with --force")

@@ -46,6 +46,8 @@ ENVIRONMENT_FILE = "environment.json"
 CHECKPOINT_FILE = "last.ckpt"
 FOLDS_FILE = "folds.json"
 """What a cross-validation found, where the run chose its epochs by one."""
+FINISHED_FOLDS_FILE = "folds.npz"
+"""What the folds found that are finished, while a cross-validation runs: a training that was killed goes on with the rest."""
 TEXT_DIR = "text_encoder"
 """The text encoder in Hugging Face layout, where the run has one."""
 PREVIOUS_FILE = "previous.ckpt"
@@ -54,7 +56,7 @@ PREVIOUS_FILE = "previous.ckpt"
 RUN_PAGE = "report.html"
 """What `dmdkit report` writes of a run."""
 
-PASSING_FILES = (PREVIOUS_FILE, RUN_PAGE, FOLDS_FILE)
+PASSING_FILES = (PREVIOUS_FILE, RUN_PAGE, FOLDS_FILE, FINISHED_FOLDS_FILE)
 """What a run directory may hold besides a run's files; they go when the run goes."""
 
 RUN_FILES = (

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from datetime import datetime, timezone
 from fnmatch import fnmatchcase
@@ -167,13 +167,13 @@ def start_directory(path: Path, config: RunConfig, facts: RunFacts, *, force: bo
     return place
 
 
-def restart_directory(place: Path, config: RunConfig, facts: RunFacts) -> None:
-    """Begins anew in ``place``, which holds no weights and no checkpoint.
+def restart_directory(place: Path, config: RunConfig, facts: RunFacts, *, keep: Collection[str] = ()) -> None:
+    """Begins anew in ``place``, which holds no weights and no checkpoint; the files named in ``keep`` stay.
 
     Raises:
         RunError: It cannot be written; then nothing is left there.
     """
-    _remove_run_files(place, itself=False)
+    _remove_run_files(place, itself=False, keep=keep)
     try:
         write_beginning(place, config, facts)
     except BaseException:
@@ -220,13 +220,14 @@ def _remove_text(path: Path) -> None:
         (path / TEXT_DIR).rmdir()
 
 
-def _remove_run_files(path: Path, *, itself: bool = True) -> None:
+def _remove_run_files(path: Path, *, itself: bool = True, keep: Collection[str] = ()) -> None:
     """Deletes a run's files from ``path`` and, with ``itself``, the directory, where it is there."""
     if not path.is_dir():
         return
     remove_leftovers(path)
     for name in (*RUN_FILES, *PASSING_FILES):
-        (path / name).unlink(missing_ok=True)
+        if name not in keep:
+            (path / name).unlink(missing_ok=True)
     _remove_text(path)
     if itself:
         path.rmdir()

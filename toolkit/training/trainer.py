@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dmdkit.config import RunConfig, shape_of
-from dmdkit.data.dataset import Dataset
+from dmdkit.data.dataset import Dataset, Split
 from dmdkit.data.real_steps import with_real_steps
 from dmdkit.errors import RunError
 from dmdkit.files import locked_directory, write_text
@@ -41,11 +41,7 @@ from dmdkit.training.batches import (
 )
 from dmdkit.training.checkpoint import TrainingState, keep_previous, save_state
 from dmdkit.training.devices import fabric_on, readable_memory_errors
-from dmdkit.training.encoder_directory import (
-    TrainingEncoder,
-    encoded_split,
-    text_facts,
-)
+from dmdkit.training.encoder_directory import TrainingEncoder, encoded_split, text_facts
 from dmdkit.training.evaluation import predict, task_metrics
 from dmdkit.training.finishing import finish
 from dmdkit.training.folds import cross_validate, pooled, require_samples, with_chosen_epochs
@@ -53,13 +49,7 @@ from dmdkit.training.history import csv_text
 from dmdkit.training.planning import resolved, schedule_of
 from dmdkit.training.progress import Progress, SilentProgress
 from dmdkit.training.resuming import left_state
-from dmdkit.training.run import (
-    CHECKPOINT_FILE,
-    HISTORY_FILE,
-    PREVIOUS_FILE,
-    Run,
-    RunFacts,
-)
+from dmdkit.training.run import CHECKPOINT_FILE, HISTORY_FILE, PREVIOUS_FILE, Run, RunFacts
 from dmdkit.training.run_directory import (
     WRITING,
     check_resumable,
@@ -202,12 +192,14 @@ class LiveTraining:
         parameters = (parameter for part in self.parts.values() for parameter in part.parameters())
         return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 
+    def features_of(self, split: str) -> Split:
+        """``split`` as the model takes it: through the text encoder where that is trained with it."""
+        part = self.dataset.splits[split]
+        return part if self.encode is None else encoded_split(part, self.encode, self.fabric.device)
+
     def predict(self, split: str) -> npt.NDArray[np.float32]:
         """The outputs (N, C) for ``split``, of the weights as they are now."""
-        part = self.dataset.splits[split]
-        if self.encode is not None:
-            part = encoded_split(part, self.encode, self.fabric.device)
-        return predict(self.model, part, self.fabric.device)
+        return predict(self.model, self.features_of(split), self.fabric.device)
 
     def validate(self, split: str) -> tuple[float, dict[str, float | None]]:
         """The validation loss (mean absolute error, or cross-entropy) and every metric of ``split``."""
