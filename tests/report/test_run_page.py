@@ -11,6 +11,7 @@ import pytest
 
 from dmdkit.cli import main
 from dmdkit.report.curves import Curve, curve_chart
+from dmdkit.report.numbers import number
 from dmdkit.report.run_page import RUN_PAGE, render_run
 from dmdkit.training.run_directory import check_target
 from tests.report.conftest import HOSTILE
@@ -32,16 +33,21 @@ def test_the_page_shows_every_column_of_the_history_and_what_the_run_is_worth(ru
     for split in ("valid", "test"):
         assert f"{split}: {metrics['against_ridge'][split]['sentence']}" in page.replace("&#x27;", "'")
     assert "majority" in page
+    for there in ("text, audio, vision", "audio, vision", "text"):
+        mae = metrics["subsets"]["test"][there.replace(", ", "+")]["mae"]
+        row = page.split(f'<th scope="row">{there}</th>')[1].split("</tr>")[0]
+        assert row.split("</td>")[0].endswith(f">{number(mae, 4)}")
     assert "<script" not in page
     check_target(run, force=True)  # the page is the run's own: it does not stand in the way of --force
 
 
 def test_a_run_of_an_earlier_version_has_a_page_too(run: Path) -> None:
     metrics = json.loads((run / "metrics.json").read_text())
-    for name in ("baselines", "against_ridge", "warnings"):
+    for name in ("baselines", "against_ridge", "warnings", "subsets"):
         del metrics[name]
     (run / "metrics.json").write_text(json.dumps(metrics))
     assert "Learning rate" in render_run(run)
+    assert "only some modalities" not in render_run(run)
 
 
 @pytest.mark.parametrize("history", ["", "epoch,valid_loss\n"])

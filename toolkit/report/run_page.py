@@ -93,6 +93,32 @@ def _metrics_table(split: str, values: dict[str, Any], baselines: dict[str, Any]
     return tag("div", table, class_="scroll", tabindex="0")
 
 
+def _subsets_table(split: str, subsets: dict[str, dict[str, Any]]) -> Markup:
+    names = list(next(iter(subsets.values())))
+    heads = tag("tr", tag("th", "Modalities there"), *(tag("th", METRIC_NAMES.get(n, n), class_="num") for n in names))
+    rows = []
+    for there, values in subsets.items():
+        cells = [values.get(name) for name in names]
+        shown = [number(cell, 4) if isinstance(cell, (int, float)) else MISSING for cell in cells]
+        rows.append(tag("tr", tag("th", there.replace("+", ", "), scope="row"), *(tag("td", c, class_="num") for c in shown)))
+    caption = tag("caption", f"{split}, the other modalities all zero")
+    table = tag("table", caption, tag("thead", heads), tag("tbody", *rows))
+    return tag("div", table, class_="scroll", tabindex="0")
+
+
+def _subsets_section(metrics: dict[str, Any]) -> Markup | None:
+    """What is left with only some modalities; None for a run that did not measure it, as those of earlier versions."""
+    found = metrics.get("subsets") or {}
+    if not found:
+        return None
+    text = (
+        "What is left where the other sensors fail. Trained for with training.modality_dropout; without it, a model was never "
+        "shown samples that lack a modality, and the runtime refuses them."
+    )
+    tables = [_subsets_table(split, subsets) for split, subsets in found.items()]
+    return tag("section", tag("h2", "With only some modalities"), tag("p", text), *tables)
+
+
 def render_run(run: Path) -> str:
     """The page of a run directory as one HTML document.
 
@@ -112,6 +138,7 @@ def render_run(run: Path) -> str:
     length = f"{len(rows)} epochs" + ("" if best is None else f"; the best one, {best}, is marked")
     sections = [
         tag("section", tag("h2", "What it is worth"), *warnings, *worth) if worth or warnings else None,
+        _subsets_section(metrics),
         tag("section", tag("h2", "How it learnt"), tag("p", f"{length}."), tag("div", *_curves(rows, best), class_="figures")),
     ]
     return document(f"{run.resolve().name}: training report", "dmdkit training report", run.resolve().name, length, sections)
