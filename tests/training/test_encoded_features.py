@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,6 +59,28 @@ def test_damaged_features_are_computed_anew(encoder_and_split, tmp_path, content
     file.write_bytes(content)
     assert np.array_equal(kept_or_encoded(split, encoder).text, first.text)
     assert file.stat().st_size > len(content)
+
+
+def test_the_cache_is_bounded_and_what_was_not_used_for_longest_goes_first(encoder_and_split, tmp_path, monkeypatch) -> None:
+    encoder, split = encoder_and_split
+    sizes = [len(split), len(split) - 1, len(split) - 2]
+    first, second, third = (split.take(np.arange(size)) for size in sizes)
+    kept_or_encoded(first, encoder)
+    (of_first,) = files(tmp_path)
+    kept_or_encoded(second, encoder)
+    (of_second,) = set(files(tmp_path)) - {of_first}
+    for age, file in enumerate((of_second, of_first)):
+        os.utime(file, (1e9 - age, 1e9 - age))
+    kept_or_encoded(first, encoder)  # which is older, and used now
+    monkeypatch.setattr(encoded_features, "CACHE_BYTES", 2 * of_first.stat().st_size)
+    kept_or_encoded(third, encoder)
+    assert of_first in files(tmp_path)
+    assert of_second not in files(tmp_path)
+    assert len(files(tmp_path)) == 2
+    monkeypatch.setattr(encoded_features, "CACHE_BYTES", 1)
+    before = files(tmp_path)
+    kept_or_encoded(split.take(np.arange(2)), encoder)
+    assert files(tmp_path) == before, "what never fits takes nothing else away"
 
 
 def test_a_cache_that_cannot_be_written_costs_nothing_but_time(encoder_and_split, tmp_path) -> None:

@@ -1,9 +1,13 @@
-"""Features of a text encoder that is not trained, kept on disk: the same sentences are encoded once on a machine."""
+"""Features of a text encoder that is not trained, kept on disk: the same sentences are encoded once on a machine.
+
+The cache holds at most :data:`CACHE_BYTES`; what was not used for longest goes first. It may be deleted at any time.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import io
+import os
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +24,9 @@ from dmdkit.runtime.latency import cache_directory
 from dmdkit.training.encoder_directory import encoded_split, encoder_sha256
 
 __all__ = ["kept_or_encoded"]
+
+CACHE_BYTES = 4 << 30
+"""What the cache may hold; 16,000 sentences of 50 tokens, 768 wide, are 2.5 GB."""
 
 _FOLDER = "text-features"
 
@@ -43,13 +50,33 @@ def _file(split: Split, encoder: TextEncoder) -> Path | None:
 
 
 def _read(file: Path, samples: int) -> npt.NDArray[np.float32] | None:
-    """The features in ``file``; None where there are none, or not of so many samples, or damaged ones."""
+    """The features in ``file``, which counts as used now; None where there are none, or not so many, or damaged ones."""
     try:
         found = np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
+    with suppress(OSError):
+        os.utime(file)
     usable = isinstance(found, np.ndarray) and found.dtype == np.float32 and found.ndim == 3 and len(found) == samples
     return found if usable and bool(np.isfinite(found).all()) else None
+
+
+def _room_for(size: int, directory: Path) -> bool:
+    """Whether ``size`` bytes more may be kept; what was not used for longest is deleted until they fit."""
+    if size > CACHE_BYTES:
+        return False
+    kept = []
+    for entry in directory.glob("*.npy"):
+        with suppress(OSError):  # another training may be deleting, too
+            found = entry.stat()
+            kept.append((found.st_mtime_ns, found.st_size, entry))
+    held = sum(length for _, length, _ in kept)
+    for _, length, entry in sorted(kept):
+        if held + size <= CACHE_BYTES:
+            break
+        entry.unlink(missing_ok=True)
+        held -= length
+    return True
 
 
 def kept_or_encoded(split: Split, encoder: TextEncoder) -> Split:
@@ -67,5 +94,6 @@ def kept_or_encoded(split: Split, encoder: TextEncoder) -> Split:
         np.save(content, computed.text, allow_pickle=False)
         with suppress(OSError, RunError):
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(file, content.getvalue(), RunError)
+            if _room_for(content.getbuffer().nbytes, file.parent):
+                write_bytes(file, content.getvalue(), RunError)
     return computed
