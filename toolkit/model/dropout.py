@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["draws_of", "dropout", "kept"]
+__all__ = ["draws_of", "dropout", "kept", "scale_of"]
 
 _LEVELS = 1 << 16
 """Draws of dropout are 16 bits wide, four from one number of the generator: a probability is rounded to 1/65536."""
@@ -17,11 +17,16 @@ def draws_of(count: int, device: torch.device) -> Tensor:
     return numbers.view(torch.int16)[:count]
 
 
+def scale_of(probability: float) -> float:
+    """What a dropout multiplies the values by that it keeps: 1 / (1 - p)."""
+    return _LEVELS / (_LEVELS - round(probability * _LEVELS))
+
+
 def kept(draws: Tensor, probability: float, dtype: torch.dtype) -> Tensor:
     """What a dropout multiplies with: 0 where it drops, 1 / (1 - p) elsewhere; ``draws`` has its shape."""
     threshold = round(probability * _LEVELS)
     mask = torch.empty(draws.shape, dtype=dtype, device=draws.device)
-    return torch.ge(draws, threshold - _LEVELS // 2, out=mask).mul_(_LEVELS / (_LEVELS - threshold))
+    return torch.ge(draws, threshold - _LEVELS // 2, out=mask).mul_(scale_of(probability))
 
 
 def dropout(x: Tensor, probability: float, training: bool) -> Tensor:

@@ -20,58 +20,129 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from dmdkit.model.dropout import draws_of, dropout, kept
+from dmdkit.model.dropout import draws_of, dropout, kept, scale_of
 from dmdkit.model.transformer import LAYER_NORM_EPS, EncoderBlock, EncoderLayer
 
 __all__ = ["run_siblings"]
 
 
+_Span = tuple[int, int, int]
+"""Queries from the first to before the second, and how many keys, from the first on, any of them may attend to."""
+
+_SPAN = 16
+_SPANS = 8
+
+
+def _spans(queries: int, keys: int, device: torch.device) -> tuple[_Span, ...]:
+    """Queries in runs that leave out keys which none of them may attend to: two thirds of 50 by 50 weights are left.
+
+    Few queries are one run, as on an accelerator, which waits for launches and not for the weights.
+    """
+    run = _SPAN * math.ceil(queries / (_SPAN * _SPANS))
+    if device.type != "cpu" or queries < 2 * run:
+        return ((0, queries, keys),)
+    ends = [*range(run, queries - run // 2 + 1, run), queries]
+    starts = [0, *ends[:-1]]
+    return tuple((start, end, min(keys, end + abs(keys - queries))) for start, end in zip(starts, ends, strict=True))
+
+
 class _Attention(torch.autograd.Function):
     """softmax(q k^T / sqrt(width) + mask), dropped, times v; the softmax in at least single precision.
 
-    Queries, keys and values come as (N, width, T), the mask as (T_q, T_k). ``probabilities`` are the chances to drop a
-    weight, each for an equal part of the N. The parts are computed one by one: one part's weights fit into a CPU's cache,
-    those of all do not. Products whose result has as many columns as there are steps take a fourth of the time of their
-    transposes.
+    Queries, keys and values come as (N, width, T), the mask as (T_q, T_k), the runs of :func:`_spans`. ``probabilities`` are
+    the chances to drop a weight, each for an equal part of the N. The parts are computed one by one: one part's weights fit
+    into a CPU's cache, those of all do not. Products whose result has as many columns as there are steps take a fourth of
+    the time of their transposes. Backwards, what a row of weights adds up to with the change of its weights is what its
+    output adds up to with the change of its output, so that the softmax needs no pass of its own for it.
     """
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, probabilities: tuple[float, ...]) -> Tensor:
-        ctx.probabilities, ctx.scale = probabilities, query.shape[1] ** -0.5
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor,
+        spans: tuple[_Span, ...],
+        probabilities: tuple[float, ...],
+    ) -> Tensor:
+        ctx.parts, ctx.spans, ctx.scale = len(probabilities), spans, query.shape[1] ** -0.5
         wide = torch.promote_types(query.dtype, torch.float32)
-        mixed, saved = [], []
-        parts = zip(*(x.chunk(len(probabilities)) for x in (query, key, value)), probabilities, strict=True)
-        for q, k, v, p in parts:
-            scores = torch.baddbmm(mask.to(q), q.transpose(1, 2), k, alpha=ctx.scale)
-            weights = torch.softmax(scores, -1, dtype=wide).to(q)
-            draws = draws_of(weights.numel(), q.device).view(weights.shape) if p else None
-            dropped = weights if draws is None else weights * kept(draws, p, q.dtype)
-            mixed.append(torch.bmm(v, dropped.transpose(1, 2)))
-            saved += [weights, draws]
-        ctx.save_for_backward(query, key, value, *saved)
-        return torch.cat(mixed)
+        mixed, saved = torch.empty_like(query), []
+        mask = mask.to(query)
+        free = max(0, mask.shape[1] - mask.shape[0])  # keys that every query may attend to
+        parts = zip(*(x.chunk(len(probabilities)) for x in (query * ctx.scale, key, value, mixed)), probabilities, strict=True)
+        for q, k, v, out, p in parts:
+            for start, end, keys in spans:
+                scores = torch.bmm(q[:, :, start:end].transpose(1, 2), k[:, :, :keys])
+                scores[:, :, start + free :].add_(mask[start:end, start + free : keys])
+                weights = torch.softmax(scores, -1, dtype=wide).to(q)
+                dropped = weights
+                if p:
+                    draws = draws_of(weights.numel(), q.device).view(weights.shape)
+                    dropped = kept(draws, p, q.dtype).mul_(weights)
+                out[:, :, start:end] = torch.bmm(v[:, :, :keys], dropped.transpose(1, 2))
+                saved += [weights, dropped]
+        ctx.save_for_backward(query, key, value, mixed, *saved)
+        return mixed
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, change: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, *saved = ctx.saved_tensors
+        query, key, value, mixed, *saved = ctx.saved_tensors
         wide = torch.promote_types(query.dtype, torch.float32)
-        by_query, by_key, by_value = (torch.empty_like(x) for x in (query, key, value))
-        count = len(ctx.probabilities)
-        inputs = (query, key, value, change.to(value), by_query, by_key, by_value)
-        parts = zip(*(x.chunk(count) for x in inputs), saved[::2], saved[1::2], ctx.probabilities, strict=True)
-        for q, k, v, upper, to_q, to_k, to_v, weights, draws, p in parts:
-            by_weights = torch.bmm(upper.transpose(1, 2), v)
-            dropped = weights
-            if draws is not None:
-                keep = kept(draws, p, q.dtype)
-                by_weights *= keep
-                dropped = keep.mul_(weights)
-            torch.bmm(upper, dropped, out=to_v)
-            by_scores = torch._softmax_backward_data(by_weights.to(wide), weights.to(wide), -1, wide).mul_(ctx.scale).to(q)
-            torch.bmm(k, by_scores.transpose(1, 2), out=to_q)
-            torch.bmm(q, by_scores, out=to_k)
-        return by_query, by_key, by_value, None, None
+        change = change.to(value)
+        along = (change.to(wide) * mixed).sum(1).unsqueeze(2)
+        by_query, by_key, by_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
+        inputs = (query, key, value, change, along, by_query, by_key, by_value)
+        kept_weights = iter(zip(saved[::2], saved[1::2], strict=True))
+        for q, k, v, upper, d, to_q, to_k, to_v in zip(*(x.chunk(ctx.parts) for x in inputs), strict=True):
+            for start, end, keys in ctx.spans:
+                weights, dropped = next(kept_weights)
+                rows, span = q[:, :, start:end], upper[:, :, start:end]
+                by_scores = torch.bmm(span.transpose(1, 2), v[:, :, :keys]).to(wide).mul_(dropped)
+                by_scores = by_scores.addcmul_(weights, d[:, start:end], value=-1).to(q)
+                to_v[:, :, :keys] += torch.bmm(span, dropped)
+                to_q[:, :, start:end] = torch.bmm(k[:, :, :keys], by_scores.transpose(1, 2))
+                to_k[:, :, :keys] += torch.bmm(rows, by_scores)
+        return by_query.mul_(ctx.scale), by_key.mul_(ctx.scale), by_value, None, None, None
+
+
+class _FeedForward(torch.autograd.Function):
+    """relu(x w1^T + b1), dropped, times w2^T, plus b2; x is (G, N, e), and nothing but it and what is left of ReLU is kept.
+
+    What ReLU or the dropout took away is zero, and only that: so the zeros say where no change passes.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, p: float) -> Tensor:
+        hidden = torch.baddbmm(b1.unsqueeze(1), x, w1.transpose(1, 2)).relu_()
+        ctx.scale = 1.0
+        if p:
+            hidden.mul_(kept(draws_of(hidden.numel(), x.device).view(hidden.shape), p, x.dtype))
+            ctx.scale = scale_of(p)
+        ctx.save_for_backward(x, w1, w2, hidden)
+        return torch.baddbmm(b2.unsqueeze(1), hidden, w2.transpose(1, 2))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, change: Tensor) -> tuple[Tensor | None, ...]:
+        x, w1, w2, hidden = ctx.saved_tensors
+        change = change.to(x)
+        by_hidden = torch.ops.aten.threshold_backward(torch.bmm(change, w2 * ctx.scale), hidden, 0)
+        by_w2 = torch.bmm(change.transpose(1, 2), hidden)
+        by_w1 = torch.bmm(by_hidden.transpose(1, 2), x)
+        return torch.bmm(by_hidden, w1), by_w1, by_hidden.sum(1), by_w2, change.sum(1), None
+
+
+def _feed_forward(x: Tensor, inner: tuple[Tensor, Tensor], outer: tuple[Tensor, Tensor], probability: float) -> Tensor:
+    """(G, B, T, e) from ``x`` (G, B, T, e), in the precision that autocast asks for."""
+    kind = x.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    operands = [operand.to(dtype) for operand in (x.flatten(1, 2), *inner, *outer)]
+    with torch.autocast(kind, enabled=False):
+        out: Tensor = _FeedForward.apply(*operands, probability)  # type: ignore[no-untyped-call]
+    return out.view(x.shape)
 
 
 def _heads(x: Tensor, weight_and_bias: tuple[Tensor, Tensor], parts: int, heads: int) -> tuple[Tensor, ...]:
@@ -122,14 +193,6 @@ def _folded(norms: Sequence[nn.Module], weight: Tensor, bias: Tensor) -> tuple[T
     return weight * scale.unsqueeze(1), bias + (weight @ shift.unsqueeze(2)).squeeze(2)
 
 
-def _linear(x: Tensor, weight_and_bias: tuple[Tensor, Tensor]) -> Tensor:
-    """(G, B, T, out) from ``x`` (G, B, T, in)."""
-    weight, bias = weight_and_bias
-    siblings, batch, steps, _ = x.shape
-    out = torch.baddbmm(bias.unsqueeze(1), x.reshape(siblings, batch * steps, -1), weight.transpose(1, 2))
-    return out.view(siblings, batch, steps, -1)
-
-
 def _from_channels(x: Tensor, weight_and_bias: tuple[Tensor, Tensor]) -> Tensor:
     """(G, B, T, out) from ``x`` (G, B, in, T)."""
     weight, bias = weight_and_bias
@@ -178,11 +241,12 @@ def run_siblings(
             key, value = keys[level], values[level]
         chances = tuple(layer.attention_dropout) if training else (0.0,) * siblings
         with torch.autocast(query.device.type, enabled=False):
-            mixed: Tensor = _Attention.apply(query, key, value, mask, chances)  # type: ignore[no-untyped-call]
+            spans = _spans(query.shape[2], key.shape[2], query.device)
+            mixed: Tensor = _Attention.apply(query, key, value, mask, spans, chances)  # type: ignore[no-untyped-call]
         mixed = mixed.view(siblings, batch, -1, x.shape[2])
         x = x + dropout(_from_channels(mixed, layer.out), layer.dropout.residual, training)
-        hidden = dropout(F.relu(_linear(_normalised(x), layer.fc1)), layer.dropout.relu, training)
-        x = x + dropout(_linear(hidden, layer.fc2), layer.dropout.residual, training)
+        hidden = _feed_forward(_normalised(x), layer.fc1, layer.fc2, layer.dropout.relu if training else 0.0)
+        x = x + dropout(hidden, layer.dropout.residual, training)
     scale, shift = _stacked([block.layer_norm for block in blocks])
     return torch.addcmul(shift[:, None, None], _normalised(x), scale[:, None, None])
 
