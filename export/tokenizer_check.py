@@ -56,7 +56,9 @@ def _added(values: dict[str, Any]) -> Iterator[str]:
         found = normalizer.normalize_str(content) if normalized and normalizer is not None else content
         expected = vocabulary.get(content, len(vocabulary) + beyond)
         beyond += content not in vocabulary
-        if expected != token["id"]:
+        if token["single_word"]:
+            yield f"added_tokens: '{content}' is for whole words only"
+        elif expected != token["id"]:
             yield f"added_tokens: '{content}' has the id {token['id']}, not {expected} as the vocabulary says"
         elif not found:
             yield f"added_tokens: '{content}' has no character"

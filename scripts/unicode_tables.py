@@ -47,33 +47,15 @@ def _is_punctuation(code: int) -> bool:
     return symbol or unicodedata.category(chr(code)).startswith("P")
 
 
-CIRCLED = [range(0x24B6, 0x24EA), range(0x1F130, 0x1F14A), range(0x1F150, 0x1F16A), range(0x1F170, 0x1F18A)]
-"""Letters by their property Alphabetic, symbols by their category."""
-
-
-def _is_word(code: int) -> bool:
-    """What a regular expression calls a character of a word (Unicode TR 18, Annex C)."""
-    category = unicodedata.category(chr(code))
-    joiner = code in (0x200C, 0x200D)
-    return (
-        category[0] in "LM"
-        or category in ("Nl", "Pc")
-        or chr(code).isdecimal()
-        or joiner
-        or any(code in letters for letters in CIRCLED)
-    )
-
-
 def own() -> dict[str, dict[int, object]]:
     """The tables by Python's unicodedata."""
-    removed, space, punctuation, word, mark, lower, decomposed, ordered = ({} for _ in range(8))
+    removed, space, punctuation, mark, lower, decomposed, ordered = ({} for _ in range(7))
     for code in CODE_POINTS:
         char = chr(code)
         category = unicodedata.category(char)
         removed[code] = code in (0, 0xFFFD) or (category in ("Cc", "Cf", "Co") and char not in "\t\n\r")
         space[code] = _is_whitespace(code)
         punctuation[code] = _is_punctuation(code)
-        word[code] = _is_word(code)
         mark[code] = category == "Mn" and unicodedata.normalize("NFD", char) == char
         lower[code] = char.lower()
         decomposed[code] = unicodedata.normalize("NFD", char)
@@ -82,28 +64,11 @@ def own() -> dict[str, dict[int, object]]:
         "removed": removed,
         "whitespace": space,
         "punctuation": punctuation,
-        "word": word,
         "mark": mark,
         "lowercase": lower,
         "decomposition": decomposed,
         "combining_class": ordered,
     }
-
-
-def _words_of_the_library() -> dict[int, object]:
-    """Characters of words, in front of which a token that is for whole words only is not found."""
-    from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
-
-    tokenizer = Tokenizer(models.WordPiece({"[UNK]": 0}, unk_token="[UNK]"))  # noqa: S106 - a word of the vocabulary
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.add_tokens([AddedToken("|", single_word=True, normalized=False)])
-    bar = tokenizer.token_to_id("|")
-    found: dict[int, object] = {BAR: False}
-    for codes in _chunks():
-        read = tokenizer.encode("".join(f" |{chr(code)}" for code in codes))
-        bars = {begin for token, (begin, _) in zip(read.ids, read.offsets, strict=True) if token == bar}
-        found.update((code, 3 * index + 1 not in bars) for index, code in enumerate(codes))
-    return found
 
 
 def library() -> dict[str, dict[int, object]]:
@@ -137,7 +102,6 @@ def library() -> dict[str, dict[int, object]]:
         "removed": {code: text == "" for code, text in cleaned.items()},
         "whitespace": space,
         "punctuation": punctuation,
-        "word": _words_of_the_library(),
         # Of what falls apart, only the parts are ever asked about.
         "mark": {code: text == "" and decomposed[code] == chr(code) for code, text in kept.items()},
         "lowercase": dict(_each(bert(lowercase=True))),
@@ -210,7 +174,7 @@ def files() -> dict[str, str]:
         *notes,
     ]
     body: list[str] = []
-    for name in ("removed", "whitespace", "punctuation", "word", "mark"):
+    for name in ("removed", "whitespace", "punctuation", "mark"):
         pairs = (f"{{0x{first:X}, 0x{last:X}}}" for first, last, _ in _ranges(theirs[name]))
         body += _array("Range", f"k{name.title()}", pairs)
     triples = (f"{{0x{first:X}, 0x{last:X}, {value}}}" for first, last, value in _ranges(theirs["combining_class"]))

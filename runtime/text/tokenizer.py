@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["Layout", "SentenceTokenizer", "TokenBatch", "lay_out", "read_tokenizer", "without_padding"]
 
 MAX_TOKENIZER_BYTES = 256 << 20
-MAX_SENTENCE_BYTES = 16 << 20
-"""In UTF-8, as in C++: the tokenizers library needs many times a sentence's size before it cuts it."""
 _NEED = "reading sentences (token ids and features need no tokenizer)"
 
 Tokens = npt.NDArray[np.int64]
@@ -87,24 +85,11 @@ def lay_out(rows: Sequence[Sequence[int]], layout: Layout) -> TokenBatch:
         if min(row) < 0 or max(row) >= layout.vocabulary_size:
             found = min(row) if min(row) < 0 else max(row)
             raise InputError(
-                f"sentence {index} has the token id {_shown(found)}; this encoder's vocabulary ends at "
-                f"{layout.vocabulary_size - 1}"
+                f"sentence {index} has the token id {found}; this encoder's vocabulary ends at {layout.vocabulary_size - 1}"
             )
         place = slice(steps - len(row), steps) if layout.padding_side == "left" else slice(0, len(row))
         ids[index, place], mask[index, place] = row, 1
     return TokenBatch(ids, mask)
-
-
-def _shown(number: int) -> str:
-    """A number of which Python may refuse to write all digits."""
-    return str(number) if -(1 << 63) <= number < 1 << 64 else "of more than 64 bits"
-
-
-def _too_large(sentence: str) -> bool:
-    """Whether a sentence has more than ``MAX_SENTENCE_BYTES``; a character has one to four."""
-    if 4 * len(sentence) <= MAX_SENTENCE_BYTES:
-        return False
-    return len(sentence) > MAX_SENTENCE_BYTES or len(sentence.encode("utf-8", "surrogatepass")) > MAX_SENTENCE_BYTES
 
 
 class SentenceTokenizer:
@@ -134,14 +119,12 @@ class SentenceTokenizer:
         """The tokens of B sentences; one longer than T loses its end, its special tokens stay. May be called from any thread.
 
         Raises:
-            InputError: A sentence is not a string, is larger than ``MAX_SENTENCE_BYTES``, or holds what is no text.
+            InputError: A sentence is not a string, or holds what is no text.
         """
         rows, truncated = [], 0
         for index, sentence in enumerate(sentences):
             if not isinstance(sentence, str):
                 raise InputError(f"sentence {index} is a {type(sentence).__name__}, expected a str")
-            if _too_large(sentence):
-                raise InputError(f"sentence {index} cannot be tokenised: it is larger than {MAX_SENTENCE_BYTES} bytes")
             try:
                 encoding = self._tokenizer.encode(sentence)
             except Exception as cause:  # lone surrogates, and whatever a tokenizer of another kind raises

@@ -126,10 +126,7 @@ def _tokenizers() -> Iterator[bytes]:
     for normalizer, around in ((bert, template), ({**bert, "strip_accents": False}, pair), (None, None)):
         values = {
             "version": "1.0",
-            "added_tokens": [
-                {"id": 3, "content": "[SEP]", **flags},
-                {"id": 7, "content": "Zo\u00e9", **flags, "single_word": True},
-            ],
+            "added_tokens": [{"id": 3, "content": "[SEP]", **flags}, {"id": 7, "content": "Zo\u00e9", **flags}],
             "normalizer": normalizer,
             "pre_tokenizer": {"type": "BertPreTokenizer"},
             "post_processor": around,

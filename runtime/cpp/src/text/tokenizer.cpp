@@ -111,8 +111,6 @@ void split(std::u32string_view text, const AddedTokens& tokens, Token&& token, O
     std::size_t start = at;
     std::size_t stop = at + found->content.size();
     at = stop;
-    const bool in_word = (start > 0 && is_word_character(text[start - 1])) || (stop < text.size() && is_word_character(text[stop]));
-    if (found->single_word && in_word) continue;  // passed over whole: a shorter token inside it is not looked for
     while (found->left_strip && start > begin && is_whitespace(text[start - 1])) --start;
     while (found->right_strip && stop < text.size() && is_whitespace(text[stop])) ++stop;
     if (begin < start) other(text.substr(begin, start - begin));

@@ -32,7 +32,6 @@ struct AddedToken {
   std::int64_t id = 0;
   bool left_strip = false;
   bool right_strip = false;
-  bool single_word = false;  // only where no character of a word stands beside it
 };
 
 // Added tokens by the character they begin with, the longest first.

@@ -151,7 +151,8 @@ Added read_added(const Json& value, const Vocabulary& vocabulary, const Normaliz
     const std::string content = fields.text("content");
     const auto id = static_cast<std::int64_t>(fields.count("id", 0, kMaxId));
     const bool normalized = fields.boolean("normalized");
-    AddedToken token{characters(content), id, fields.boolean("lstrip"), fields.boolean("rstrip"), fields.boolean("single_word")};
+    AddedToken token{characters(content), id, fields.boolean("lstrip"), fields.boolean("rstrip")};
+    if (fields.boolean("single_word")) throw NotHere("added_tokens", in_quotes(content) + " is for whole words only");
     if (!seen.insert(content).second) throw NotHere("added_tokens", in_quotes(content) + " comes twice");
     std::int64_t expected = vocabulary.find(content);
     if (expected < 0) expected = static_cast<std::int64_t>(vocabulary.ids.size() + added.beyond++);

@@ -84,7 +84,6 @@ constexpr Range kIdeographs[] = {{0x3400, 0x4DBF},   {0x4E00, 0x9FFF},   {0xF900
 bool is_removed(char32_t code) noexcept { return find(kRemoved, code) != nullptr; }
 bool is_whitespace(char32_t code) noexcept { return find(kWhitespace, code) != nullptr; }
 bool is_punctuation(char32_t code) noexcept { return find(kPunctuation, code) != nullptr; }
-bool is_word_character(char32_t code) noexcept { return find(kWord, code) != nullptr; }
 bool is_nonspacing_mark(char32_t code) noexcept { return code >= 0x300 && find(kMark, code) != nullptr; }
 bool is_ideograph(char32_t code) noexcept { return code >= 0x3400 && find(kIdeographs, code) != nullptr; }
 

@@ -13,8 +13,6 @@ namespace dmdkit::text {
 bool is_removed(char32_t code) noexcept;
 bool is_whitespace(char32_t code) noexcept;
 bool is_punctuation(char32_t code) noexcept;
-// A letter, a mark, a digit, or what joins words, as a regular expression's \w has it.
-bool is_word_character(char32_t code) noexcept;
 bool is_nonspacing_mark(char32_t code) noexcept;
 // In one of the blocks of ideographs that BERT puts spaces around.
 bool is_ideograph(char32_t code) noexcept;
