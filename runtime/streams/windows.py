@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from dmdkit.errors import InputError
+from dmdkit.records import MODALITIES
 from dmdkit.runtime.backends.base import Feed, steps_of
 from dmdkit.runtime.inputs import as_array
 from dmdkit.runtime.manifest import Manifest
@@ -36,11 +37,14 @@ def filled_up(values: Mapping[str, object], manifest: Manifest) -> dict[str, obj
 
 
 def with_steps(feed: Feed, manifest: Manifest) -> Feed:
-    """``feed`` with ``steps``: zeros at the end of every modality are padding.
+    """``feed`` with each sample's own steps in front and their number in ``steps``, as the model was trained.
+
+    Steps at either end that are zero in every modality are padding; a silence inside a sample is not.
 
     Raises:
         InputError: A sample has fewer steps than the kernel, so nothing of it can be answered.
     """
+    feed = _own_steps_in_front(feed)
     steps, kernel = steps_of(feed), manifest.model.kernels.text
     if (steps < kernel).any():
         sample = int((steps < kernel).argmax())
@@ -48,3 +52,19 @@ def with_steps(feed: Feed, manifest: Manifest) -> Feed:
             f"sample {sample} has {steps[sample]} steps; the model needs at least {kernel}, those under its kernel"
         )
     return {**feed, "steps": steps}
+
+
+def _own_steps_in_front(feed: Feed) -> Feed:
+    if feed["text"][:, 0].any(axis=1).all():  # nearly always, and cheap to see
+        return feed
+    filled = np.any([(feed[name] != 0).any(axis=2) for name in MODALITIES], axis=0)
+    first = filled.argmax(axis=1)  # 0 where a sample holds nothing
+    if not first.any():
+        return feed
+    places = first[:, None] + np.arange(filled.shape[1])
+    rows, behind = np.arange(len(filled))[:, None], places >= filled.shape[1]
+    moved = {}
+    for name in MODALITIES:
+        moved[name] = feed[name][rows, np.where(behind, 0, places)]
+        moved[name][behind] = 0.0
+    return {**feed, **moved}

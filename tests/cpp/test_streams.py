@@ -158,7 +158,7 @@ def test_windows_of_real_steps_answer_as_in_python(native_bin: Path, real_bundle
     samples = {name: np.stack([array] * 3) for name, array in random_rows(STEPS, 8).items()}
     for array in samples.values():
         array[1, KERNEL:] = 0.0
-        array[2, STEPS - 1 :] = 0.0
+        array[2, STEPS - 1 :] = array[2, :1] = 0.0
     save_file(samples, tmp_path / "samples.safetensors")
     options = ("--input", tmp_path / "samples.safetensors", "--graph", graph, "--batch", 2, "--explain")
     done = run_tool(native_bin / "dmdkit-run", real_bundle, *options, "--output", tmp_path / "out.safetensors")

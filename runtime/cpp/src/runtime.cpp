@@ -240,9 +240,11 @@ class Runtime::Impl {
       truncated = text_stage().encode(inputs, buffers[0]);
       truncated_ += truncated;
     }
-    if (wiring.steps != nullptr)
+    if (wiring.steps != nullptr) {
+      move_own_steps_in_front(buffers, manifest().inputs, inputs.batch);
       status = count_steps({buffers[0], buffers[1], buffers[2]}, manifest().inputs, inputs.batch, manifest().kernel,
                            wiring.steps->buffer);
+    }
     if (!status.ok()) return status;
     std::array<RangeAlarm, kModalities> alarms;
     std::size_t count = 0;

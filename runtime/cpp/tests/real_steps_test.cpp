@@ -1,3 +1,9 @@
+#include "real_steps.hpp"
+
+#include <algorithm>
+#include <vector>
+
+#include "bundle.hpp"
 #include "bundle_fixture.hpp"
 
 namespace dmdkit {
@@ -47,6 +53,24 @@ TEST_F(RealStepsTest, GraphsAreToldHowManyStepsAreReal) {
   Inputs one_modality = sample(2);
   text.assign(12, 0.0F), audio.assign(6, 0.0F);
   EXPECT_NEAR(runtime->predict(one_modality)->score[0], (6.0F + 2.0F) / 28.0F, 1e-6);
+}
+
+TEST_F(RealStepsTest, StepsBeforeTheFirstOneArePaddingToo) {
+  const InputRecords records = Bundle::open((write(), folder)).manifest().inputs;
+  sample(3);
+  for (std::vector<float>* values : {&text, &audio, &vision}) {
+    const std::size_t width = values->size() / 3;
+    for (std::size_t i = 0; i < values->size(); ++i) (*values)[i] = i < width ? 0.0F : static_cast<float>(i / width);
+  }
+  std::fill(audio.begin(), audio.begin() + 4, 0.0F);  // silent for a step more than the others
+  move_own_steps_in_front({text.data(), audio.data(), vision.data()}, records, 1);
+  EXPECT_EQ(text, (std::vector<float>{1, 1, 1, 1, 2, 2, 2, 2, 0, 0, 0, 0}));
+  EXPECT_EQ(audio, (std::vector<float>{0, 0, 2, 2, 0, 0}));
+  EXPECT_EQ(vision, (std::vector<float>{1, 1, 1, 2, 2, 2, 0, 0, 0}));
+  std::fill(text.begin(), text.end(), 0.0F), std::fill(audio.begin(), audio.end(), 0.0F);
+  std::fill(vision.begin(), vision.end(), 0.0F);
+  move_own_steps_in_front({text.data(), audio.data(), vision.data()}, records, 1);
+  EXPECT_EQ(text, std::vector<float>(12, 0.0F));
 }
 
 TEST_F(RealStepsTest, ASampleShorterThanItsKernelIsNamed) {

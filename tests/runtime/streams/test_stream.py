@@ -295,3 +295,16 @@ def test_shorter_windows_are_refused_as_longest_ones_are(real_bundle: Path) -> N
                 ask(**rows | {"text": masked})
             with pytest.raises(InputError, match="'text' is no array"):
                 ask(**rows | {"text": [[1.0], [2.0, 3.0]]})
+
+
+@pytest.mark.parametrize("ask", ["predict", "explain"])
+def test_padding_before_a_sample_is_padding_as_that_behind_it_is(real_bundle: Path, ask: str) -> None:
+    rows = random_rows(STEPS)
+    for array in rows.values():
+        array[:2] = 0.0
+    rows["audio"][2:4] = 0.0  # silent while the others are not
+    whole = {name: np.stack([array, random_rows(STEPS, 1)[name]]) for name, array in rows.items()}
+    with Runtime.open(real_bundle, graph="fp32") as runtime:
+        own = getattr(runtime, ask)(**{name: array[2:] for name, array in rows.items()})
+        np.testing.assert_allclose(getattr(runtime, ask)(**rows).score, own.score, atol=1e-6)
+        np.testing.assert_allclose(getattr(runtime, ask)(**whole).score[0], own.score, atol=1e-6)
