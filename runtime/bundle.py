@@ -18,6 +18,10 @@ __all__ = ["Bundle", "Golden"]
 Array = npt.NDArray[np.float32]
 Feed = dict[str, npt.NDArray[Any]]
 
+_EXTERNAL = b"location"
+"""The key under which ONNX says where a tensor's external data lies. No other part of our graphs is called so, and there is no
+other way to write it: looking for the word refuses every graph that has any."""
+
 
 @dataclass(frozen=True)
 class Golden:
@@ -120,7 +124,7 @@ class Bundle:
         """The content of a listed file, after its hash was checked.
 
         Raises:
-            BundleError: Unreadable, or its content is not what was exported.
+            BundleError: Unreadable, its content is not what was exported, or a graph with weights in another file.
         """
         try:
             data = (self.path / name).read_bytes()
@@ -130,7 +134,15 @@ class Bundle:
             raise BundleError(
                 f"{self.path}: {name} is not the file that was exported (its SHA-256 differs); copy or export it again"
             )
+        if _EXTERNAL in data and name in self._graph_files():
+            raise BundleError(
+                f"{self.path}: {name} reads weights from a file outside itself, which no hash covers; export the bundle again"
+            )
         return data
+
+    def _graph_files(self) -> set[str]:
+        steps = self.manifest.stream.graphs if self.manifest.stream is not None else {}
+        return {record.file for record in (*self.manifest.graphs.values(), *steps.values())}
 
     def verify(self) -> None:
         """Checks the hash of every listed file.

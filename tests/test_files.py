@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dmdkit.errors import BundleError
+from dmdkit.errors import BundleError, DmdkitError
 from dmdkit.files import (
     atomic_directory,
     atomic_path,
@@ -83,6 +83,16 @@ def test_a_link_is_replaced_and_its_target_left_alone(tmp_path: Path):
     write_bytes(link, b"new")
     assert target.read_bytes() == b"precious"
     assert not link.is_symlink()
+
+
+@pytest.mark.parametrize("behind_a_link", [False, True])
+def test_a_device_or_a_pipe_stays_one(tmp_path: Path, behind_a_link: bool):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    (tmp_path / "link").symlink_to(pipe)
+    with pytest.raises(DmdkitError, match="it is no regular file; choose another name"):
+        write_bytes(tmp_path / "link" if behind_a_link else pipe, b"new")
+    assert pipe.is_fifo()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes into read-only directories")

@@ -66,8 +66,10 @@ def atomic_path(path: Path, error: type[DmdkitError] = DmdkitError) -> Iterator[
     that the umask leaves, as of any other new file.
 
     Raises:
-        DmdkitError: Of class ``error``, when the directory cannot be written.
+        DmdkitError: Of class ``error``, when the directory cannot be written, or ``path`` is a device or a pipe.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):  # renaming onto it would put a file in a device's place
+        raise error(f"cannot write {path}: it is no regular file; choose another name")
     temporary = path.parent / f".{path.stem}-{secrets.token_hex(4)}.tmp{path.suffix}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

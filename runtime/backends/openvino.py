@@ -76,7 +76,11 @@ class OpenVinoRunner(Runner):
         try:
             graph = self._core.read_model(model, b"")
             self._inputs = tuple(
-                TensorSpec(port.any_name, (-1, *(size.get_length() for size in list(port.partial_shape)[1:])))
+                TensorSpec(
+                    port.any_name,
+                    (-1, *(size.get_length() for size in list(port.partial_shape)[1:])),
+                    "int64" if port.element_type == openvino.Type.i64 else "float32",
+                )
                 for port in graph.inputs
             )
             self._outputs = [port.any_name for port in graph.outputs]

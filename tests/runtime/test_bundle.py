@@ -7,12 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from safetensors.numpy import load, save
 
 from dmdkit.errors import BundleError
 from dmdkit.runtime import Runtime
+from dmdkit.runtime.backends.registry import installed_backends
 from dmdkit.runtime.bundle import Bundle, Golden
+from dmdkit.runtime.open_graph import open_runner
 from tests.runtime.builders import put_file
 
 GOLDEN = "golden/golden.safetensors"
@@ -158,3 +161,24 @@ def test_golden_files_that_are_no_safetensors_are_one_error(bundle_copy: Path, d
     put_file(bundle_copy, GOLDEN, data)
     with pytest.raises(BundleError, match=r"golden\.safetensors: damaged"):
         Bundle.open(bundle_copy).golden()
+
+
+@pytest.mark.parametrize("location", ["weights.bin", "../../etc/passwd"])
+def test_a_graph_with_weights_in_another_file_is_refused_by_every_reader(
+    bundle_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, location: str
+):
+    """ONNX Runtime would read that from the working directory, and no hash of the bundle covers it."""
+    name = "graphs/fusion.fp32.onnx"
+    model = onnx.load(bundle_copy / name)
+    weights = next(tensor for tensor in model.graph.initializer if len(tensor.raw_data) > 64)
+    (tmp_path / "weights.bin").write_bytes(weights.raw_data)
+    weights.data_location = onnx.TensorProto.EXTERNAL
+    weights.external_data.add(key="location", value=location)
+    weights.ClearField("raw_data")
+    put_file(bundle_copy, name, model.SerializeToString())
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BundleError, match="reads weights from a file outside itself"):
+        Bundle.open(bundle_copy).read(name)
+    for backend in installed_backends():
+        with pytest.raises(BundleError, match="reads weights from a file outside itself"):
+            open_runner(Bundle.open(bundle_copy), "fusion.fp32", backend=backend)

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -15,6 +16,16 @@ namespace {
 
 // A protocol buffer, hence an ONNX file, is at most 2 GiB; nothing else in a bundle comes near.
 constexpr std::uint64_t kMaxFileBytes = std::uint64_t{2} << 30;
+
+// The key under which ONNX says where a tensor's external data lies. No other part of our graphs is called so, and there is no
+// other way to write it: looking for the word refuses every graph that has any.
+constexpr std::string_view kExternal = "location";
+
+bool is_graph(const Manifest& manifest, const std::string& name) {
+  const auto is_file = [&](const auto& graph) { return graph.second.file == name; };
+  return std::any_of(manifest.graphs.begin(), manifest.graphs.end(), is_file) ||
+         (manifest.stream && std::any_of(manifest.stream->graphs.begin(), manifest.stream->graphs.end(), is_file));
+}
 
 // What `auto` prefers among the graphs that passed parity; int8-trt belongs to TensorRT, a CPU only simulates it.
 constexpr const char* kAutoOrder[] = {"int8-cpu", "fp32"};
@@ -123,6 +134,11 @@ Bytes Bundle::read(const std::string& name) const {
   if (outcome.too_large || hash.hex_digest() != record.sha256) {
     throw Failure(StatusCode::kBundleDamaged,
                   path_ + ": " + name + " is not the file that was exported (its SHA-256 differs); copy or export it again");
+  }
+  const std::string_view content(reinterpret_cast<const char*>(outcome.bytes.data()), outcome.bytes.size());
+  if (is_graph(manifest_, name) && content.find(kExternal) != std::string_view::npos) {
+    throw Failure(StatusCode::kBundleDamaged,
+                  path_ + ": " + name + " reads weights from a file outside itself, which no hash covers; export the bundle again");
   }
   return std::move(outcome.bytes);
 }

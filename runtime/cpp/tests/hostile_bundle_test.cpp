@@ -110,6 +110,12 @@ TEST_F(HostileBundleTest, NoticesOneChangedByte) {
   EXPECT_NE(open_status().message().find("its SHA-256 differs"), std::string::npos);
 }
 
+TEST_F(HostileBundleTest, RefusesAGraphWithWeightsInAnotherFile) {
+  fusion_text += " x=location";
+  write();
+  expect_damaged("reads weights from a file outside itself");
+}
+
 TEST_F(HostileBundleTest, DoesNotWaitForAPipe) {
   std::filesystem::remove(folder + "/manifest.json");
   ASSERT_EQ(::mkfifo((folder + "/manifest.json").c_str(), 0600), 0);

@@ -206,8 +206,11 @@ dmdkit::Status answer_all(Runtime& runtime, const Samples& samples, const Argume
   return {};
 }
 
-// Whole or absent: a full disk must not leave half a file under the name asked for.
+// Whole or absent: a full disk must not leave half a file under the name asked for. Renaming onto a device or a pipe would put a
+// file in its place, so those are no names to write to.
 bool write_file(const std::string& path, const std::vector<unsigned char>& bytes) {
+  struct stat there {};
+  if (::stat(path.c_str(), &there) == 0 && !S_ISREG(there.st_mode)) return false;
   // A name of its own, made anew: whoever has a file of the same beginning keeps it.
   std::string temporary = path + ".XXXXXX";
   const int descriptor = ::mkstemp(temporary.data());
@@ -320,7 +323,7 @@ int run(const Arguments& arguments) {
   }
   if (!arguments.output.empty()) {
     if (write_file(arguments.output, dmdkit::safetensors_bytes(answers))) return print(values);
-    return complain(arguments.output + ": cannot be written; choose a writable place with free space");
+    return complain(arguments.output + ": cannot be written; choose a file in a writable place with free space");
   }
   for (const auto& [name, tensor] : answers) values[name] = {{"shape", tensor.shape}, {"values", tensor.values}};
   return print(values);
