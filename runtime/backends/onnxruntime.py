@@ -9,6 +9,7 @@ import onnxruntime as ort
 
 from dmdkit.errors import BundleError, InputError
 from dmdkit.runtime.backends.base import Array, Feed, Runner, TensorSpec
+from dmdkit.runtime.backends.huge_pages import weights_on_huge_pages
 
 __all__ = ["PROVIDERS", "OnnxRuntimeRunner", "available_devices", "cpu_session", "session_options"]
 
@@ -67,7 +68,8 @@ class OnnxRuntimeRunner(Runner):
         super().__init__(name)
         providers = [PROVIDERS[device]] + ([PROVIDERS["cpu"]] if device != "cpu" else [])
         try:
-            session = ort.InferenceSession(model, session_options(entries, threads=threads), providers=providers)
+            with weights_on_huge_pages(len(model) if device == "cpu" else 0):
+                session = ort.InferenceSession(model, session_options(entries, threads=threads), providers=providers)
             self._inputs = tuple(_spec(node.name, node.type, node.shape) for node in session.get_inputs())
         except Exception as cause:  # ONNX Runtime raises many kinds, none of them documented as a base
             raise BundleError(f"ONNX Runtime {ort.__version__} cannot load {name}: {_first_line(cause)}") from cause

@@ -13,6 +13,7 @@
 #include "../../src/shared_library.hpp"
 #include "../../src/telemetry.hpp"
 #include "../plugin.hpp"
+#include "huge_pages.hpp"
 #include "onnxruntime_c_api.h"
 
 // Nothing newer than CUDA provider options (API 11) is used; ONNX Runtime 1.18 is the first that reads the bundle's IR 10.
@@ -163,9 +164,11 @@ struct dmdkit_backend_session {
     session->on_device_ = std::strcmp(args.device, "cpu") != 0;
     session->tokens_ = args.tokens != 0;
     try {
+      const dmdkit_onnxruntime::HugePages pages(session->on_device_ ? 0 : args.model_bytes);
       OrtSession* opened = nullptr;
       check(ort->CreateSessionFromArray(api().env, args.model, args.model_bytes, options.get(), &opened));
       session->session_.reset(opened, [](OrtSession* last) { api().ort->ReleaseSession(last); });
+      pages.take_what_came();
     } catch (const Problem& problem) {
       std::string text = api().version;  // "onnxruntime 1.31.1" -> "ONNX Runtime 1.31.1", as the Python runtime says it
       text.replace(0, text.find(' '), "ONNX Runtime");
