@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 from dmdkit.cli import main
 from dmdkit.runtime import Runtime
 from tests.runtime.builders import golden_inputs
+from tests.text_builders import MAX_TOKENS
 
 pytestmark = pytest.mark.slow
 
@@ -113,6 +114,10 @@ def test_the_golden_samples_are_replayed_through_the_text_graphs_too(native_bin:
 def test_check_compares_words_in_both_languages(native_bin: Path, text_bundle_copy: Path, text_data: Path):
     runner = ["--runner", str(native_bin / "dmdkit-run")]
     assert main(["check", str(text_bundle_copy), "--data", str(text_data), "--split", "test", *runner]) in (0, 2)
-    hops = {hop["target"]: hop for hop in json.loads((text_bundle_copy / "report/parity.json").read_text())["hops"]}
+    ledger = json.loads((text_bundle_copy / "report/parity.json").read_text())
+    hops = {hop["target"]: hop for hop in ledger["hops"]}
     for name in ("text.fp32+fusion.fp32@cpp", "text.int8-cpu+fusion.int8-cpu@cpp"):
         assert hops[name]["max_error"] <= 1e-6, hops[name]["reason"]
+        lengths = [record for record in ledger["lengths"] if record["target"] == name]
+        assert [record["status"] for record in lengths] == ["passed"] * len(lengths)
+        assert [record["tokens"] for record in lengths] == [3, MAX_TOKENS]

@@ -98,6 +98,18 @@ def _subsets_table(ledger: Ledger) -> None:
     print_table(["modalities there", *names], rows, title="fusion.fp32, the other modalities all zero", right=names)
 
 
+def _lengths_table(ledger: Ledger) -> None:
+    """Prints the error of every text graph on sentences of each length, with the limit, where it was measured."""
+    tokens = sorted({record.tokens for record in ledger.lengths})
+    rows: dict[str, list[str]] = {}
+    for record in ledger.lengths:
+        row = rows.setdefault(record.target, [record.target, f"{record.limit:.2g}"])
+        row.append(("" if record.status == "passed" else "failed: ") + ("-" if record.error is None else f"{record.error:.2g}"))
+    heads = ["graph, tokens of a sentence", "limit", *map(str, tokens)]
+    if rows:
+        print_table(heads, list(rows.values()), title="error of the score at single lengths", right=heads[1:])
+
+
 def check(
     bundle: Annotated[Path, typer.Argument(help="A bundle directory.")],
     data: Annotated[Path | None, typer.Option(help="Held-out features; without it, only the golden samples.")] = None,
@@ -177,6 +189,7 @@ def check(
     else:
         parity_table(ledger, manifest)
         _subsets_table(ledger)
+        _lengths_table(ledger)
         if ledger.stream_cost:
             mae = {name: values.get("mae") for name, values in ledger.stream_cost.items()}
             said = ", ".join(f"{name} {value:.3f}" for name, value in mae.items() if value is not None)

@@ -20,6 +20,7 @@ from dmdkit.metrics import classification_metrics, regression_metrics
 from dmdkit.parity.compare import HopRecord, compare
 from dmdkit.parity.cpp_runner import CppRunner, cpp_hop
 from dmdkit.parity.held_out import HeldOut, held_out
+from dmdkit.parity.length_records import LengthRecord, length_records
 from dmdkit.parity.stream_hops import stream_cost, stream_hops
 from dmdkit.parity.text_hops import text_hops
 from dmdkit.parity.verdicts import judged
@@ -59,6 +60,7 @@ class Ledger(BaseModel):
         stream_cost: Metrics of padded windows and of streams over the same samples' own steps, of a model trained padded.
         named_alike: Number of samples measured on that have the name of one that made the model, with other features.
         sample_values: Whether scores and labels of single samples may stand in it.
+        lengths: The text graphs on sentences of single lengths; empty where they have one length.
         subsets: Metrics of the fp32 graph with only some modalities there, by their names, as text+audio; empty without labels.
     """
 
@@ -76,6 +78,7 @@ class Ledger(BaseModel):
     sample_values: bool = True
     subsets: dict[str, dict[str, float | None]] = Field(default_factory=dict)
     stream_cost: dict[str, dict[str, float | None]] = Field(default_factory=dict)
+    lengths: list[LengthRecord] = Field(default_factory=list)
     hops: list[HopRecord]
 
     @property
@@ -255,6 +258,7 @@ def measure(
         sample_values=keep_values,
         subsets={} if split is None else _subset_metrics(bundle, split, on_step),
         stream_cost=stream_cost(bundle, split),
+        lengths=length_records(bundle, golden, split, native, on_step),
         hops=hops if keep_values else [hop.without_sample_values() for hop in hops],
     )
 

@@ -61,6 +61,12 @@ def judged(manifest: Manifest, ledger: Ledger) -> Manifest:
         if together is not None and name in hops and hops[name].status == "passed" and together.status != "passed":
             hops[name] = together.model_copy(update={"reason": f"{together.target}: {together.reason}"})
     verdicts = {name: _verdict(graph.verdict, hops.get(name), ledger.data_sha256) for name, graph in manifest.graphs.items()}
+    for length in ledger.lengths:
+        if length.status == "failed" and length.target in verdicts and verdicts[length.target].status != "failed":
+            error = "scores that are missing or not finite" if length.error is None else f"an error of {length.error:.3g}"
+            reason = f"{length.tokens} tokens: {error}, at most {length.limit:.3g} is allowed"
+            failed = VerdictRecord(status="failed", reason=reason, samples=length.samples, data_sha256=ledger.data_sha256)
+            verdicts[length.target] = failed
     for name, graph in manifest.graphs.items():
         base = f"{'explain' if graph.kind.startswith('gd_') else graph.kind}.fp32"
         if graph.kind.startswith("gd_") and name not in hops and base in verdicts:
@@ -93,7 +99,7 @@ def outcome(ledger: Ledger, manifest: Manifest) -> Status:
     failed if a hop failed, or a graph failed before and nothing has proven it since; unverified if a hop measured now is, or
     if a graph has never been proven; else passed.
     """
-    if any(hop.status == "failed" for hop in ledger.hops):
+    if any(hop.status == "failed" for hop in ledger.hops) or any(length.status == "failed" for length in ledger.lengths):
         return "failed"
     graphs = [*manifest.graphs.values(), *(manifest.stream.graphs.values() if manifest.stream is not None else ())]
     if any(graph.verdict.status == "failed" for graph in graphs):
@@ -111,6 +117,7 @@ def earlier_failures(ledger: Ledger, manifest: Manifest) -> dict[str, str]:
         manifest: The manifest with its verdicts (:func:`judged`).
     """
     now = {hop.target for hop in ledger.hops if hop.status == "failed"}
+    now |= {length.target for length in ledger.lengths if length.status == "failed"}
     found = {}
     for name, graph in manifest.graphs.items():
         base = f"{'explain' if graph.kind.startswith('gd_') else graph.kind}.fp32"

@@ -11,6 +11,7 @@ from dmdkit.report.edges_section import edges_section
 from dmdkit.report.facts import Facts, read_facts
 from dmdkit.report.frame import document
 from dmdkit.report.int8_section import calibration_section, layers_section, targets_section
+from dmdkit.report.lengths_section import lengths_section
 from dmdkit.report.markup import Markup, tag
 from dmdkit.report.metrics_section import metrics_section
 from dmdkit.report.overview import banner, graphs_section, tiles
@@ -50,6 +51,7 @@ def render(facts: Facts) -> str:
         targets_section(facts),
         metrics_section(facts),
         subsets_section(facts),
+        lengths_section(facts),
         resources_section(facts),
         edges_section(facts),
         layers_section(facts),
