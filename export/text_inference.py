@@ -69,8 +69,9 @@ class _Layer(nn.Module):
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         """(B, T, D) and an additive mask (B, 1, 1, T) -> (B, T, D)."""
         batch, steps, width = x.shape
-        parts = self.qkv(x).split(width, dim=-1)
-        query, key, value = (part.reshape(batch, steps, self.heads, self.head_width).transpose(1, 2) for part in parts)
+        # Split after the transposition, where the parts lie one behind the other: one reshape and one transposition, not three.
+        parts = self.qkv(x).reshape(batch, steps, 3 * self.heads, self.head_width).transpose(1, 2)
+        query, key, value = parts.split(self.heads, dim=1)
         weights = torch.softmax(query @ key.transpose(2, 3) + bias, dim=-1)
         context = (weights @ value).transpose(1, 2).reshape(batch, steps, width)
         x = self.attention_norm(x + self.out(context))
