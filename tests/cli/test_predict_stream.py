@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dmdkit.cli import main
-from dmdkit.cli.stream import error_by_share
+from dmdkit.cli.stream import shares_of
 from dmdkit.data import write_dataset
 from tests.stream_builders import KERNEL, STEPS, stream_dataset
 
@@ -58,4 +58,24 @@ def test_samples_without_labels_are_scored_too(
 def test_error_by_share_takes_the_last_answer_by_then() -> None:
     steps = [{"heard": n, "score": [float(n)]} for n in (2, 3, 4)]
     rows = [{"label": 1.0, "steps": steps}, {"label": None, "steps": steps}]
-    assert error_by_share(rows) == [(0.5, 1.0, 1), (0.75, 2.0, 1), (1.0, 3.0, 1)]
+    assert shares_of(rows) == [(0.5, 1.0, 1), (0.75, 2.0, 1), (1.0, 3.0, 1)]
+
+
+def test_a_step_with_a_label_of_its_own_is_held_against_that(
+    stream_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = stream_dataset()
+    test = dataset.splits["test"]
+    own = np.full(test.text.shape[:2], np.nan, np.float32)
+    own[:, 4], own[:, -1] = 0.5, test.labels
+    write_dataset(replace(dataset, splits={**dataset.splits, "test": replace(test, step_labels=own)}), tmp_path / "own.npz")
+    given = [str(stream_bundle), "--data", str(tmp_path / "own.npz"), "--limit", "2", "--graph", "fp32", "--stream"]
+    assert main(["predict", *given, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["samples"]
+    assert [step["label"] for step in rows[0]["steps"]] == [None, None, 0.5, None, None, None, pytest.approx(rows[0]["label"])]
+    half = [abs(row["steps"][2]["score"][0] - 0.5) for row in rows]
+    assert (0.75, pytest.approx(sum(half) / 2), 2) not in shares_of(rows)
+    only = [{**row, "steps": [step for step in row["steps"] if step["label"] is not None]} for row in rows]
+    assert (0.75, pytest.approx(sum(half) / 2), 2) in shares_of(only)
+    assert main(["predict", *given, "--out", str(tmp_path / "steps.csv")]) == 0
+    assert [row["label"] for row in csv.DictReader((tmp_path / "steps.csv").read_text().splitlines())][:3] == ["", "", "0.5"]

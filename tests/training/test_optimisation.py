@@ -55,7 +55,7 @@ def written_by_hand(variant="published"):
 
 @pytest.fixture
 def trained(tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, "batches_of", lambda count, size, seed: list(BATCHES))
+    monkeypatch.setattr(trainer, "batches_of", lambda *_: list(BATCHES))
     run = train_tiny(tmp_path / "run", *SETTINGS, dataset=tiny_dataset(train=40))
     return load_file(run.model_file)
 

@@ -15,7 +15,7 @@ from dmdkit.cli.feature_files import NanPolicy, dataset_for_bundle, note_changes
 from dmdkit.cli.int8 import verdict_sentences
 from dmdkit.cli.judged_on import note_earlier_failures, note_judged_on
 from dmdkit.cli.requirements import require
-from dmdkit.cli.score_rows import label_of, score_heads, write_rows
+from dmdkit.cli.score_rows import known_label, score_heads, write_rows
 from dmdkit.errors import BundleError, DataError, ExitCode, InputError
 
 if TYPE_CHECKING:
@@ -246,7 +246,7 @@ def predict(
             if runtime.manifest.task == "classification":
                 row["class"] = int(found.score.argmax())
             row["score"] = [float(value) for value in found.score]
-            row["label"] = label_of(part, index)
+            row["label"] = known_label(part.labels[index])
             row["latency_ms"] = round(found.latency_ms, 4)
             if explain:
                 row["explanation"] = _explanation(runtime.explain(**sample))

@@ -110,6 +110,8 @@ def _print_report(report: DatasetReport) -> None:
     _print_features(report)
     for name, split in report.splits.items():
         _print_histogram(name, split)
+        if split.step_labels:
+            console.say(f"  {split.step_labels} steps have a label of their own (step_labels)")
     for note in report.notes:
         console.say(f"note: {note}")
     if report.nan_policy_needed == "zero":

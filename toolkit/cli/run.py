@@ -347,7 +347,7 @@ def evaluate(
     require("evaluation", "train", "torch")
     from dmdkit.data.fingerprints import counted_by_use, said_of_names, said_of_uses
     from dmdkit.training.devices import checked_device
-    from dmdkit.training.evaluation import load_system, predict, subset_metrics, task_metrics
+    from dmdkit.training.evaluation import load_system, predict, step_metrics, subset_metrics, task_metrics
     from dmdkit.training.run import Run, read_seen
 
     place = checked_device(device)
@@ -375,11 +375,16 @@ def evaluate(
             "not those of held-out data"
         )
     parts = subset_metrics(system, part, opened.facts.task, opened.facts.label_range, place) if subsets else {}
+    facts, by_step = opened.facts, dict[str, dict[str, float | None]]()
+    if part.steps is not None and part.step_labels is not None:
+        by_step = step_metrics(system, part, facts.shape.kernels.text, facts.task, facts.label_range, place)
     if json:
-        print_json(
-            {"run": str(run), "split": split, **metrics, "seen_samples": seen, **({"subsets": parts} if subsets else {})}
-        )
+        more = {**({"subsets": parts} if subsets else {}), **({"steps_heard": by_step} if by_step else {})}
+        print_json({"run": str(run), "split": split, **metrics, "seen_samples": seen, **more})
         return
     print_metrics({"splits": {split: metrics}})
+    if by_step:
+        note("after so many steps, against the label of each one's last step:")
+        print_metrics({"splits": by_step})
     for there, found in parts.items():
         print_metrics({"splits": {there: found}})

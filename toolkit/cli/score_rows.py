@@ -7,20 +7,17 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dmdkit.errors import InputError
 from dmdkit.files import write_json, write_text
 
-if TYPE_CHECKING:
-    from dmdkit.data import Split
-
-__all__ = ["label_of", "score_heads", "write_rows"]
+__all__ = ["known_label", "score_heads", "write_rows"]
 
 
-def label_of(part: Split, index: int) -> float | int | None:
-    """The label of a sample, a whole number where it is a class; None where it has none."""
-    label: float | int = part.labels[index].item()
+def known_label(value: Any) -> float | int | None:
+    """A label of an array, a whole number where it is a class; None where it says that there is none."""
+    label: float | int = value.item()
     unknown = label < 0 if isinstance(label, int) else isnan(label)
     return None if unknown else label
 

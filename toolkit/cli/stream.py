@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dmdkit.cli.console import print_table
-from dmdkit.cli.score_rows import label_of, score_heads, write_rows
+from dmdkit.cli.score_rows import known_label, score_heads, write_rows
 from dmdkit.errors import InputError
 
 if TYPE_CHECKING:
     from dmdkit.data import Dataset, Split
     from dmdkit.runtime import Runtime
 
-__all__ = ["error_by_share", "print_stream", "stream_rows", "streamed_split", "write_stream"]
+__all__ = ["print_stream", "shares_of", "stream_rows", "streamed_split", "write_stream"]
 
 _SHARES = (0.1, 0.25, 0.5, 0.75, 1.0)
 
@@ -35,7 +35,8 @@ def stream_rows(runtime: Runtime, part: Split, limit: int | None, source: Path) 
 
     Returns:
         Per sample ``id``, ``label``, ``out_of_range`` (modality -> share, of the last answer) and ``steps``: for every step
-        that has an answer ``heard`` (steps so far), ``score`` and ``latency_ms``.
+        that has an answer ``heard`` (steps so far), ``score``, ``latency_ms`` and, where the file has labels by step,
+        ``label``, None where the step has none.
     """
     assert part.steps is not None
     stream, rows = runtime.stream(past_limit="window"), []
@@ -50,35 +51,36 @@ def stream_rows(runtime: Runtime, part: Split, limit: int | None, source: Path) 
             if found is not None:
                 score = [float(value) for value in found.score]
                 strange = found.out_of_range
-                steps.append({"heard": found.heard, "score": score, "latency_ms": round(found.latency_ms, 4)})
-        rows.append({"id": part.ids[index], "label": label_of(part, index), "out_of_range": strange, "steps": steps})
+                own = {} if part.step_labels is None else {"label": known_label(part.step_labels[index, at])}
+                steps.append({"heard": found.heard, "score": score, **own, "latency_ms": round(found.latency_ms, 4)})
+        label = known_label(part.labels[index])
+        rows.append({"id": part.ids[index], "label": label, "out_of_range": strange, "steps": steps})
     return rows
 
 
-def error_by_share(rows: Sequence[Mapping[str, Any]]) -> list[tuple[float, float, int]]:
+def shares_of(rows: Sequence[Mapping[str, Any]]) -> list[tuple[float, float, int]]:
     """Share of the steps heard, mean absolute error of the score then, and of how many samples; of a regression's rows.
 
-    Samples without a label, or without an answer yet at a share, are left out of it.
+    A step's own label counts where the file has labels by step, else the sample's. Samples without one, or without an answer
+    yet at a share, are left out of it.
     """
-    found = []
-    for share in _SHARES:
-        errors = []
-        for row in rows:
-            heard = share * row["steps"][-1]["heard"]
-            then = [step for step in row["steps"] if step["heard"] <= heard]
-            if then and row["label"] is not None:
-                errors.append(abs(then[-1]["score"][0] - row["label"]))
-        if errors:
-            found.append((share, sum(errors) / len(errors), len(errors)))
-    return found
+    from dmdkit.parity.stream_error import error_by_share
+
+    def errors(row: Mapping[str, Any]) -> list[tuple[int, float | None]]:
+        labels = [step.get("label", row["label"]) for step in row["steps"]]
+        scores = [step["score"][0] for step in row["steps"]]
+        wrong = [None if label is None else abs(score - label) for score, label in zip(scores, labels, strict=True)]
+        return [(step["heard"], error) for step, error in zip(row["steps"], wrong, strict=True)]
+
+    return [(found.share, found.error, found.samples) for found in error_by_share(map(errors, rows), _SHARES)]
 
 
 def print_stream(rows: Sequence[Mapping[str, Any]], *, classes: bool) -> None:
-    """The last score of each sample, and of a regression the table of :func:`error_by_share`."""
+    """The last score of each sample, and of a regression the table of :func:`shares_of`."""
     cells = [[row["id"], str(row["steps"][-1]["heard"]), f"{max(row['steps'][-1]['score']):+.3f}"] for row in rows]
     print_table(["id", "steps", "logit" if classes else "score"], cells, right=["steps", "logit" if classes else "score"])
     if not classes:
-        cells = [[f"{share:.0%}", f"{error:.3f}", str(count)] for share, error, count in error_by_share(rows)]
+        cells = [[f"{share:.0%}", f"{error:.3f}", str(count)] for share, error, count in shares_of(rows)]
         print_table(["heard", "MAE", "samples"], cells, right=["heard", "MAE", "samples"])
 
 
@@ -86,6 +88,8 @@ def write_stream(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """The rows as JSON, or as CSV with a line a step."""
     heads = ["id", "heard", *score_heads(len(rows[0]["steps"][0]["score"]) if rows else 1), "label", "latency_ms"]
     lines = [
-        [row["id"], step["heard"], *step["score"], row["label"], step["latency_ms"]] for row in rows for step in row["steps"]
+        [row["id"], step["heard"], *step["score"], step.get("label", row["label"]), step["latency_ms"]]
+        for row in rows
+        for step in row["steps"]
     ]
     write_rows(path, rows, heads, lines)

@@ -26,7 +26,7 @@ may be there too."""
 
 _LENGTHS = tuple(f"{modality}_lengths" for modality in MODALITIES)
 _REQUIRED = (*MODALITIES, "labels", "split", "ids")
-_OPTIONAL = (*_LENGTHS, "label_range", "raw_text", "text_bert")
+_OPTIONAL = (*_LENGTHS, "label_range", "raw_text", "text_bert", "step_labels")
 _DEFLATE_MAX_RATIO = 1100  # deflate cannot pack tighter than 1032:1
 _LAYOUT = f"the keys are {', '.join(_REQUIRED)} and optionally {', '.join(_OPTIONAL)}"
 _DAMAGED = "fetch or save it again"
@@ -158,7 +158,7 @@ def _raw_file(source: str, sha256: str, values: Mapping[str, object], unused: li
             raise data_error(source, None, key, "this key", f"only {found}", _LAYOUT)
     split_names = _text_rows(source, "split", values["split"])
     ids = _text_rows(source, "ids", values["ids"])
-    keys = (*MODALITIES, "labels", *_LENGTHS, "text_bert")
+    keys = (*MODALITIES, "labels", *_LENGTHS, "text_bert", "step_labels")
     arrays = {key: array_from(source, "all", key, values[key]) for key in keys if key in values}
     transcripts = _text_rows(source, "raw_text", values["raw_text"]) if "raw_text" in values else None
     count = len(split_names)
@@ -203,5 +203,6 @@ def _by_split(
                 lengths={m: arrays[f"{m}_lengths"][rows] for m in MODALITIES if f"{m}_lengths" in arrays},
                 raw_text=None if transcripts is None else [transcripts[row] for row in rows],
                 text_bert=arrays["text_bert"][rows] if "text_bert" in arrays else None,
+                step_labels=arrays["step_labels"][rows] if "step_labels" in arrays else None,
             )
     return splits

@@ -12,6 +12,7 @@ from dmdkit.data.labels import checked_labels
 from dmdkit.data.overlap import same_samples
 from dmdkit.data.padding import apply_lengths, padding_side_of
 from dmdkit.data.raw import RawFile, RawSplit, array_from, data_error, described, rows_of, shortened
+from dmdkit.data.step_labels import checked_step_labels
 from dmdkit.data.transcripts import checked_raw_text, checked_text_bert
 from dmdkit.data.values import NanPolicy, apply_nan_policy
 from dmdkit.printable import is_utf8
@@ -60,6 +61,9 @@ def dataset_from_raw(raw: RawFile, *, task: str, label_range: tuple[float, float
             labels=labels.by_split[name],
             raw_text=checked_raw_text(split.raw_text, len(ids[name]), name, notes),
             text_bert=checked_text_bert(split.text_bert, len(ids[name]), name, notes),
+            step_labels=checked_step_labels(
+                raw, name, ids[name], features[name], labels, declared=(label_range or raw.label_range) is not None, notes=notes
+            ),
         )
         for name, split in raw.splits.items()
     }

@@ -33,6 +33,8 @@ class Split:
         text_bert: int64 (N, 3, T): token ids, mask and segments as a file of MMSA's has them.
         steps: int64 (N,), how many real steps stand in front of each sample, where padding was moved behind them.
         tokens: int64 (N, 2, T): ids and mask as a text encoder takes them; ``text`` is then what it made of them.
+        step_labels: (N, T) of the labels' type, where the file has a label for a sample that ends at a step; NaN or -1 where
+            there is none.
     """
 
     ids: tuple[str, ...]
@@ -44,6 +46,7 @@ class Split:
     text_bert: TokenArray | None = None
     tokens: TokenArray | None = None
     steps: TokenArray | None = None
+    step_labels: LabelArray | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -68,6 +71,7 @@ class Split:
             text_bert=None if self.text_bert is None else self.text_bert[indices],
             tokens=None if self.tokens is None else self.tokens[indices],
             steps=None if self.steps is None else self.steps[indices],
+            step_labels=None if self.step_labels is None else self.step_labels[indices],
         )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from dmdkit.data.dataset import Dataset, FloatArray, Split
 from dmdkit.data.padding import PaddingSide, padding_side_of
+from dmdkit.data.step_labels import is_labelled
 from dmdkit.data.values import NonFiniteCounts, count_non_finite
 
 __all__ = ["DatasetReport", "ModalityReport", "SplitReport", "inspect_dataset"]
@@ -43,11 +44,13 @@ class SplitReport:
         samples: N.
         modalities: By name.
         label_histogram: (class number or interval of labels, samples) in ascending order.
+        step_labels: Number of steps with a label of their own.
     """
 
     samples: int
     modalities: Mapping[str, ModalityReport]
     label_histogram: tuple[tuple[str, int], ...]
+    step_labels: int
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,7 @@ def _split_report(dataset: Dataset, split: Split) -> SplitReport:
         samples=len(split),
         modalities={name: _modality_report(array) for name, array in split.features().items()},
         label_histogram=_label_histogram(dataset, split),
+        step_labels=0 if split.step_labels is None else int(is_labelled(split.step_labels).sum()),
     )
 
 

@@ -49,7 +49,15 @@ def read_mmsa(
             raise data_error(source, name, None, "a dict of arrays", described(split), _LAYOUT)
 
     labels_key = _labels_key(found, task)
-    used = {*MODALITIES, "id", "raw_text", "text_bert", labels_key, *(f"{modality}_lengths" for modality in MODALITIES)}
+    used = {
+        *MODALITIES,
+        "id",
+        "raw_text",
+        "text_bert",
+        "step_labels",
+        labels_key,
+        *(f"{modality}_lengths" for modality in MODALITIES),
+    }
     splits = {name: _raw_split(source, name, split, labels_key, labels_needed) for name, split in found.items()}
     notes = []
     other_splits = sorted(set(content) - set(found))
@@ -96,4 +104,5 @@ def _raw_split(source: str, name: str, split: Mapping[str, object], labels_key: 
         lengths={modality: split[f"{modality}_lengths"] for modality in MODALITIES if f"{modality}_lengths" in split},
         raw_text=split.get("raw_text"),
         text_bert=split.get("text_bert"),
+        step_labels=split.get("step_labels"),
     )

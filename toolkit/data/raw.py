@@ -28,6 +28,7 @@ class RawSplit:
         lengths: By modality, where the file has them.
         raw_text: Transcripts, where the file has them.
         text_bert: Tokens, where the file has them.
+        step_labels: Labels by step, where the file has them.
     """
 
     ids: object
@@ -36,6 +37,7 @@ class RawSplit:
     lengths: Mapping[str, object]
     raw_text: object = None
     text_bert: object = None
+    step_labels: object = None
 
 
 @dataclass

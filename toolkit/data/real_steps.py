@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
+import numpy.typing as npt
 
-from dmdkit.data.dataset import Dataset, Split
+from dmdkit.data.dataset import Dataset, LabelArray, Split, TokenArray
 from dmdkit.data.padding import PaddingSide
+from dmdkit.data.step_labels import is_labelled, own_steps, without_labels
 from dmdkit.errors import DataError
 from dmdkit.records import PerModality, streams_problem
 
-__all__ = ["real_split", "with_real_steps"]
+__all__ = ["Beginnings", "beginnings", "prefixes", "real_split", "with_real_steps"]
 
 
 def with_real_steps(dataset: Dataset, kernels: PerModality) -> Dataset:
@@ -55,12 +58,8 @@ def real_split(source: str, name: str, split: Split, kernel: int) -> Split:
     Raises:
         DataError: A sample is shorter than the kernel.
     """
-    count, total, _ = split.text.shape
-    filled = np.zeros((count, total), bool)
-    for array in split.features().values():
-        filled |= (array != 0).any(axis=2)
-    first = filled.argmax(axis=1)
-    steps = np.where(filled.any(axis=1), total - filled[:, ::-1].argmax(axis=1) - first, 0)
+    total = split.text.shape[1]
+    first, steps = own_steps(split.features())
     short = steps < kernel
     if short.any():
         index = int(short.argmax())
@@ -75,4 +74,54 @@ def real_split(source: str, name: str, split: Split, kernel: int) -> Split:
     for modality, array in split.features().items():
         moved[modality] = array[rows, np.minimum(places, total - 1)]
         moved[modality][behind] = 0.0
-    return replace(split, **moved, steps=steps.astype(np.int64))
+    labels = split.step_labels
+    if labels is not None:
+        labels = labels[rows, np.minimum(places, total - 1)]
+        labels[behind] = without_labels((), labels.dtype)
+    return replace(split, **moved, steps=steps.astype(np.int64), step_labels=labels)
+
+
+@dataclass(frozen=True)
+class Beginnings:
+    """The beginnings of samples that have an answer, sample by sample, from the shortest on.
+
+    Attributes:
+        rows: int64 (n,), the sample of each.
+        steps: int64 (n,), how many of its steps.
+        labels: (n,), the label of its last step where the split has one, else the sample's.
+        known: Boolean (n,), whether that is its own: of the step, or the split has no labels by step.
+    """
+
+    rows: TokenArray
+    steps: TokenArray
+    labels: LabelArray
+    known: npt.NDArray[np.bool_]
+
+
+def beginnings(split: Split, kernel: int) -> Beginnings:
+    """Those of samples with their real steps in front, or, without ``steps``, of full length, for a model's kernel."""
+    whole = split.steps if split.steps is not None else np.full(len(split), split.text.shape[1], np.int64)
+    rows = np.repeat(np.arange(len(split)), np.maximum(whole - kernel + 1, 0))
+    steps = np.concatenate([np.arange(kernel, last + 1) for last in whole]).astype(np.int64)
+    labels = split.labels[rows]
+    if split.step_labels is None:
+        return Beginnings(rows, steps, labels, np.ones(len(rows), bool))
+    own = split.step_labels[rows, steps - 1]
+    known = is_labelled(own)
+    return Beginnings(rows, steps, cast(LabelArray, np.where(known, own, labels)), known)
+
+
+def prefixes(split: Split, kernel: int, *, labelled: bool = False) -> Split:
+    """Each sample once for every beginning of it that has an answer, with its number of steps and its label.
+
+    Args:
+        split: Samples with their real steps in front, or, without ``steps``, of full length; a few, because each is repeated.
+        kernel: The model's.
+        labelled: Whether beginnings without a label of their own are left out, where the split has labels by step.
+    """
+    found = beginnings(split, kernel)
+    chosen = np.flatnonzero(found.known) if labelled else np.arange(len(found.rows))
+    many = replace(split.take(found.rows[chosen]), steps=found.steps[chosen], labels=found.labels[chosen])
+    return replace(
+        many, ids=tuple(f"{name} after {count} steps" for name, count in zip(many.ids, found.steps[chosen], strict=True))
+    )

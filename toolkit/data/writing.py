@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from dmdkit.data.arrays import METADATA_KEY
 from dmdkit.data.dataset import MODALITIES, SPLITS, Dataset
+from dmdkit.data.step_labels import without_labels
 from dmdkit.errors import DataError
 from dmdkit.files import atomic_path
 
@@ -67,6 +68,13 @@ def _arrays(dataset: Dataset) -> dict[str, npt.NDArray[Any]]:
     tokens = [split.text_bert for split in splits if split.text_bert is not None]
     if len(tokens) == len(splits) and len({part.shape[2] for part in tokens}) == 1:
         arrays["text_bert"] = np.concatenate(tokens).astype("<i8")
+    by_step = [split.step_labels for split in splits]
+    if any(found is not None for found in by_step):
+        filled = [
+            without_labels(split.text.shape[:2], split.labels.dtype) if found is None else found
+            for split, found in zip(splits, by_step, strict=True)
+        ]
+        arrays["step_labels"] = np.concatenate(filled).astype(dtype)
     return arrays
 
 

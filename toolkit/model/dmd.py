@@ -196,16 +196,25 @@ class Dmd(nn.Module):
             module.mean.copy_(mean)
             module.scale.copy_(scale)
 
-    def present_steps(self, steps: Tensor) -> Tensor:
-        """1 at the projected steps of real ones, (B, T'), for int64 (B,) numbers of real steps."""
-        places = torch.arange(self.shape.projected_lengths["text"], device=steps.device)
-        return (places < (steps - self.shape.kernels.text + 1).unsqueeze(1)).float()
+    def present_steps(self, steps: Tensor, longest: int | None = None) -> Tensor:
+        """1 at the projected steps of real ones, (B, T'), for int64 (B,) numbers of real steps.
+
+        ``longest``: input steps of the batch where it was cut to its longest sample; None: those of the shape.
+        """
+        kernel = self.shape.kernels.text
+        places = torch.arange((longest or self.shape.lengths.text) - kernel + 1, device=steps.device)
+        return (places < (steps - kernel + 1).unsqueeze(1)).float()
+
+    def _whole(self, common: Tensor) -> Tensor:
+        """``common`` (B, T', d) with the steps that a batch of shorter samples was cut by: zeros, as they were."""
+        missing = self.shape.projected_lengths["text"] - common.shape[1]
+        return F.pad(common, (0, 0, 0, missing)) if missing else common
 
     def forward(self, text: Tensor, audio: Tensor, vision: Tensor, steps: Tensor | None = None) -> DmdOutput:
         """Computes every output from float32 features (B, T_m, D_m).
 
-        ``steps``: int64 (B,), how many real steps stand in front; the last of them is read, and what is behind changes nothing.
-        None: every step is the model's, padding too.
+        ``steps``: int64 (B,), how many real steps stand in front; the last of them is read, and what is behind changes nothing,
+        so a batch may be cut to its longest sample. None: every step is the model's, padding too.
         """
         x = {"text": text, "audio": audio, "vision": vision}
         if len(self.standardise):
@@ -215,7 +224,7 @@ class Dmd(nn.Module):
         # Decoupling: an exclusive and a common part of each projected modality (paper, section 3.2).
         projected = {m: self.projection[m](x[m]) for m in GRAPH_ORDER}
         if steps is not None:  # S_m, C_m and all that is made of them without a bias are then zero behind the real steps, too
-            present = self.present_steps(steps).type_as(text).unsqueeze(2)
+            present = self.present_steps(steps, text.shape[1]).type_as(text).unsqueeze(2)
             projected = {m: projected[m] * present for m in GRAPH_ORDER}
         last = None if steps is None else steps - self.shape.kernels.text
         exclusive = {m: self.exclusive_encoder[m](projected[m]) for m in GRAPH_ORDER}
@@ -223,9 +232,10 @@ class Dmd(nn.Module):
         reconstructed = {m: self.decoder[m](torch.cat([exclusive[m], common[m]], dim=-1)) for m in GRAPH_ORDER}
         exclusive_cycle = {m: self.exclusive_encoder[m](reconstructed[m]) for m in GRAPH_ORDER}
         # The published alignment flattens channel-major, the heads below time-major.
-        align = {m: self.align[m](common[m].transpose(1, 2).flatten(1)) for m in GRAPH_ORDER}
+        whole = common if steps is None else {m: self._whole(common[m]) for m in GRAPH_ORDER}
+        align = {m: self.align[m](whole[m].transpose(1, 2).flatten(1)) for m in GRAPH_ORDER}
 
-        homo = {m: self.homo_head[m](common[m].flatten(1)) for m in GRAPH_ORDER}
+        homo = {m: self.homo_head[m](whole[m].flatten(1)) for m in GRAPH_ORDER}
         self_blocks = [self.self_block[m] for m in GRAPH_ORDER]
         c = torch.cat(_last_steps(self_blocks, [common[m] for m in GRAPH_ORDER], last), dim=-1)
         logit_common, _, _ = self.common_head(c)

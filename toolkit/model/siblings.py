@@ -223,7 +223,8 @@ def run_siblings(
     first = blocks[0]
     training = first.training
     layers = [_Layer([block.layers[level] for block in blocks]) for level in range(len(first.layers))]  # type: ignore[misc]
-    mask = torch.zeros(first.forbidden.shape, device=streams.device).masked_fill_(first.forbidden, -math.inf)
+    forbidden = first.forbidden_among(streams, sources)
+    mask = torch.zeros(forbidden.shape, device=streams.device).masked_fill_(forbidden, -math.inf)
     x = first.embed(streams)
     keys, values = _keys_and_values(first, layers, sources)
     siblings, batch = x.shape[:2]

@@ -144,6 +144,11 @@ class EncoderBlock(nn.Module):
         embedded = math.sqrt(self.width) * x + present * self.positions[1 : x.shape[-2] + 1]
         return dropout(embedded, self.embed_dropout, self.training)
 
+    def forbidden_among(self, x: Tensor, source: Tensor | None) -> Tensor:
+        """The mask (T_q, T_k) for the steps there are: a batch of short samples is cut to its longest."""
+        steps = x.shape[-2], (x if source is None else source).shape[-2]
+        return self.forbidden if steps == self.forbidden.shape else self.forbidden[: steps[0], : steps[1]]
+
     def forward(self, x: Tensor, source: Tensor | None = None) -> Tensor:
         """Returns (B, T_q, e) from ``x`` (B, T_q, e) and, in a cross-modal block, ``source`` (B, T_k, e)."""
         x = self.embed(x)
@@ -152,7 +157,8 @@ class EncoderBlock(nn.Module):
         if source is not None:
             key = self.embed(source)
             parts = key, self.embed(source) if self.training else key
+        forbidden = self.forbidden_among(x, source)
         for layer in self.layers:
-            x = layer(x, parts, self.forbidden)
+            x = layer(x, parts, forbidden)
         normed: Tensor = self.layer_norm(x)
         return normed

@@ -21,7 +21,8 @@ from dmdkit.parity.compare import HopRecord, compare
 from dmdkit.parity.cpp_runner import CppRunner, cpp_hop
 from dmdkit.parity.held_out import HeldOut, held_out
 from dmdkit.parity.length_records import LengthRecord, length_records
-from dmdkit.parity.stream_hops import stream_cost, stream_hops
+from dmdkit.parity.stream_error import HeardError, stream_error
+from dmdkit.parity.stream_hops import stream_hops
 from dmdkit.parity.text_hops import text_hops
 from dmdkit.parity.verdicts import judged
 from dmdkit.parity.word_hops import words_in_cpp
@@ -30,10 +31,7 @@ from dmdkit.runtime.backends.registry import BackendName, proof_name
 from dmdkit.runtime.batching import infer_batched
 from dmdkit.runtime.bundle import Bundle, Golden
 from dmdkit.runtime.inputs import OUT_OF_RANGE_SHARE, RangeGuard
-from dmdkit.runtime.manifest import (
-    Manifest,
-    write_manifest,
-)
+from dmdkit.runtime.manifest import Manifest, write_manifest
 from dmdkit.runtime.open_graph import open_runner
 
 __all__ = ["Ledger", "keep", "measure", "read_ledger", "record"]
@@ -58,6 +56,8 @@ class Ledger(BaseModel):
         calibration_samples: Number of samples left out because INT8 was calibrated on them.
         seen_samples: What the samples left out did otherwise -> how many did that: they trained or chose something.
         stream_cost: Metrics of padded windows and of streams over the same samples' own steps, of a model trained padded.
+        stream_by_share: What streams are wrong by when a share of each sample was heard.
+        stream_own_labels: Whether each of those answers was held against the label of its own step.
         named_alike: Number of samples measured on that have the name of one that made the model, with other features.
         sample_values: Whether scores and labels of single samples may stand in it.
         lengths: The text graphs on sentences of single lengths; empty where they have one length.
@@ -79,6 +79,8 @@ class Ledger(BaseModel):
     subsets: dict[str, dict[str, float | None]] = Field(default_factory=dict)
     stream_cost: dict[str, dict[str, float | None]] = Field(default_factory=dict)
     lengths: list[LengthRecord] = Field(default_factory=list)
+    stream_by_share: list[HeardError] = Field(default_factory=list)
+    stream_own_labels: bool = False
     hops: list[HopRecord]
 
     @property
@@ -257,7 +259,7 @@ def measure(
         out_of_range={name: share for name, share in shares.items() if share >= OUT_OF_RANGE_SHARE},
         sample_values=keep_values,
         subsets={} if split is None else _subset_metrics(bundle, split, on_step),
-        stream_cost=stream_cost(bundle, split),
+        **stream_error(bundle, split).model_dump(),
         lengths=length_records(bundle, golden, split, native, on_step),
         hops=hops if keep_values else [hop.without_sample_values() for hop in hops],
     )

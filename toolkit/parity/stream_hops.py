@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from dmdkit.data.dataset import Split
-from dmdkit.data.real_steps import real_split
-from dmdkit.errors import DataError
-from dmdkit.metrics import classification_metrics, regression_metrics
+from dmdkit.data.real_steps import prefixes
 from dmdkit.parity.compare import HopRecord, compare
 from dmdkit.runtime.batching import infer_batched
 from dmdkit.runtime.bundle import Bundle
 from dmdkit.runtime.open_graph import open_runner
 from dmdkit.runtime.streams.state import StepState, open_step_runner
 
-__all__ = ["stream_answers", "stream_cost", "stream_hops"]
+__all__ = ["SAMPLES", "stream_answers", "stream_hops", "window_answers"]
 
 Array = npt.NDArray[np.float32]
-_SAMPLES = 64
+SAMPLES = 64
 """Samples whose every prefix is compared: 64 of 46 prefixes are 2,944 windows, half a minute at the published sizes."""
 _BATCH = 32
 _PUSHES = ((1,), (2,), (4,), (8,), (1, 3, 2, 7))
@@ -55,16 +52,6 @@ def stream_answers(
     return {name: np.concatenate([answers[name] for answers in found]) for name in found[0]}
 
 
-def _prefixes(split: Split, kernel: int, *, every: bool) -> Split:
-    """Each sample once for every prefix that has an answer (or for the whole), with its number of steps."""
-    whole = split.steps if split.steps is not None else np.full(len(split), split.text.shape[1], np.int64)
-    firsts = np.full(len(split), kernel) if every else whole
-    rows = np.concatenate([np.full(last - first + 1, i) for i, (first, last) in enumerate(zip(firsts, whole, strict=True))])
-    steps = np.concatenate([np.arange(first, last + 1) for first, last in zip(firsts, whole, strict=True)])
-    many = replace(split.take(rows), steps=steps.astype(np.int64))
-    return replace(many, ids=tuple(f"{name} after {count} steps" for name, count in zip(many.ids, steps, strict=True)))
-
-
 def stream_hops(
     bundle: Bundle,
     split: Split | None,
@@ -89,11 +76,12 @@ def stream_hops(
     manifest = bundle.manifest
     if manifest.stream is None or split is None:
         return []
-    part = split.take(np.arange(min(_SAMPLES, len(split))))
+    part = split.take(np.arange(min(SAMPLES, len(split))))
     every = manifest.real_steps or reference is not None
-    windows = _prefixes(part, manifest.stream.kernel, every=every)
+    kernel = manifest.stream.kernel
+    windows = prefixes(part, kernel if every else part.text.shape[1])
     if manifest.real_steps or reference is None:
-        source, before = "explain.fp32", _windows(bundle, windows)
+        source, before = "explain.fp32", window_answers(bundle, windows)
     else:
         source, before = pytorch, reference(windows)
     whole = part.steps if part.steps is not None else np.full(len(part), part.text.shape[1], np.int64)
@@ -123,31 +111,8 @@ def stream_hops(
     return hops
 
 
-def stream_cost(bundle: Bundle, split: Split | None) -> dict[str, dict[str, float | None]]:
-    """Metrics of padded windows and of streams over the same samples' own steps; empty where nothing is to be said.
-
-    That is: without step graphs, of a model trained on real steps, and where samples lack labels or are too short.
-    """
-    manifest = bundle.manifest
-    if manifest.stream is None or manifest.real_steps or split is None:
-        return {}
-    part = split.take(np.arange(min(_SAMPLES, len(split))))
-    if not np.isfinite(part.labels).all() or (part.labels.dtype.kind == "i" and (part.labels < 0).any()):
-        return {}
-    try:
-        own = real_split("samples", "", part, manifest.stream.kernel)
-    except DataError:
-        return {}
-    assert own.steps is not None
-    answers = stream_answers(bundle, "fp32", own.features(), own.steps, mixed=False)["score"]
-    lasts = np.cumsum(own.steps - manifest.stream.kernel + 1) - 1
-    scores = {"windows": _windows(bundle, part)["score"], "streams": answers[lasts]}
-    if manifest.task == "classification":
-        return {name: classification_metrics(found, part.labels) for name, found in scores.items()}
-    return {name: regression_metrics(found[:, 0], part.labels, manifest.label_range) for name, found in scores.items()}
-
-
-def _windows(bundle: Bundle, windows: Split) -> dict[str, Array]:
+def window_answers(bundle: Bundle, windows: Split) -> dict[str, Array]:
+    """What the fp32 explaining graph answers for windows."""
     with open_runner(bundle, "explain.fp32") as runner:
         feed = windows.inputs() if bundle.manifest.real_steps else dict(windows.features())
         return infer_batched(runner.infer, feed, _BATCH)

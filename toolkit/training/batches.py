@@ -12,6 +12,7 @@ from torch import Tensor
 from dmdkit.data.dataset import MODALITIES, Split
 from dmdkit.errors import RunError
 from dmdkit.model import LossTerms
+from dmdkit.records import LabelArray
 
 __all__ = [
     "DeviceSplit",
@@ -25,6 +26,8 @@ __all__ = [
 ]
 
 _SHOWN_IDS = 5
+_POOL_BATCHES = 8
+"""Batches, at least, within which samples are sorted by their length: enough for like lengths, few enough to stay random."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class DeviceSplit:
     labels: Tensor
     tokens: Tensor | None
     steps: Tensor | None
+    step_labels: Tensor | None
 
     @classmethod
     def of(cls, split: Split, device: torch.device) -> DeviceSplit:
@@ -42,22 +46,42 @@ class DeviceSplit:
         dtype = torch.get_default_dtype()
         features = {name: torch.from_numpy(array).to(device, dtype) for name, array in split.features().items()}
         tokens = None if split.tokens is None else torch.from_numpy(split.tokens).to(device)
-        labels = torch.from_numpy(np.ascontiguousarray(split.labels)).to(device)
-        steps = None if split.steps is None else torch.from_numpy(split.steps).to(device)
-        return cls(features, labels.to(dtype) if labels.is_floating_point() else labels, tokens, steps)
+        steps = None if split.steps is None else torch.from_numpy(split.steps)
+        by_step = None if split.step_labels is None or steps is None else _labels_on(split.step_labels, device)
+        return cls(features, _labels_on(split.labels, device), tokens, steps, by_step)
 
-    def real_steps(self, indices: Tensor, random_prefix: float, kernel: int) -> Tensor | None:
-        """How many steps of these samples are heard, (B,); with ``random_prefix`` often fewer than there are.
+    def drawn_steps(self, random_prefix: float, kernel: int) -> Tensor | None:
+        """How many steps of each sample an epoch hears, (N,) on the CPU; with ``random_prefix`` often fewer than there are.
 
-        None: the split is padded.
+        Where the split has labels by step, a sample ends early only at a step that has one. None: the split is padded.
         """
-        if self.steps is None:
-            return None
-        steps = self.steps[indices]
-        if random_prefix == 0:
+        steps = self.steps
+        if steps is None or random_prefix == 0:
             return steps
-        shorter = kernel + (torch.rand(len(steps)).to(steps.device) * (steps - kernel + 1)).long()
-        return torch.where(torch.rand(len(steps)).to(steps.device) < random_prefix, shorter, steps)
+        places = torch.arange(1, self.features["text"].shape[1] + 1)
+        ends = (places >= kernel) & (places < steps.unsqueeze(1))
+        if self.step_labels is not None:
+            ends &= _is_labelled(self.step_labels).cpu()
+        ends |= places == steps.unsqueeze(1)
+        any_end = torch.where(ends, torch.rand(ends.shape), -1.0).argmax(1) + 1
+        return torch.where(torch.rand(len(steps)) < random_prefix, any_end, steps)
+
+    def labels_of(self, indices: Tensor, steps: Tensor | None) -> Tensor:
+        """The labels of samples that end after ``steps`` (B,): those of that step, where there are any, else the samples'."""
+        labels = self.labels[indices]
+        if steps is None or self.step_labels is None:
+            return labels
+        own = self.step_labels[indices, steps - 1]
+        return torch.where(_is_labelled(own), own, labels)
+
+
+def _labels_on(labels: LabelArray, device: torch.device) -> Tensor:
+    found = torch.from_numpy(np.ascontiguousarray(labels)).to(device)
+    return found.to(torch.get_default_dtype()) if found.is_floating_point() else found
+
+
+def _is_labelled(labels: Tensor) -> Tensor:
+    return ~labels.isnan() if labels.is_floating_point() else labels >= 0
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
@@ -65,10 +89,26 @@ def epoch_seed(seed: int, epoch: int) -> int:
     return int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
 
 
-def batches_of(count: int, size: int, seed: int) -> list[Tensor]:
-    """Indices 0 to ``count`` - 1 in an order of the seed's, in batches of ``size``; the last may be smaller."""
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    return list(torch.split(order, size))
+def batches_of(count: int, size: int, seed: int, steps: Tensor | None = None, group: int = 1) -> list[Tensor]:
+    """Indices 0 to ``count`` - 1 in an order of the seed's, in batches of ``size``; one may be smaller.
+
+    Args:
+        count: Number of samples.
+        size: Samples of a batch.
+        seed: Decides the order.
+        steps: int64 (count,), steps of each: samples of like length are then batched together, so that a batch can be cut to
+            its longest. Only samples of a pool of batches change places, and the batches of a pool come in any order.
+        group: Batches that make an optimiser step; a pool holds whole groups.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(count, generator=generator)
+    if steps is None:
+        return list(torch.split(order, size))
+    found: list[Tensor] = []
+    for pool in torch.split(order, size * group * -(-_POOL_BATCHES // group)):
+        batches = torch.split(pool[torch.argsort(steps[pool], stable=True)], size)
+        found += [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+    return found
 
 
 def _chosen_modality(batch: int, probability: float) -> Tensor:

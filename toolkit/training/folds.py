@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dmdkit.config import RunConfig
 from dmdkit.data.dataset import Dataset, Split
+from dmdkit.data.step_labels import without_labels
 from dmdkit.errors import ConfigError, DataError, RunError
 from dmdkit.files import write_json
 from dmdkit.training.finished_folds import FinishedFolds
@@ -72,10 +73,15 @@ def require_samples(config: RunConfig, dataset: Dataset) -> None:
 
 
 def _joined(first: Split, second: Split) -> Split:
-    """The samples of both; what only one of them has is left out."""
+    """The samples of both; what only one of them has is left out, but for labels by step."""
     values: dict[str, Any] = {}
     for field in fields(Split):
         one, other = getattr(first, field.name), getattr(second, field.name)
+        if field.name == "step_labels" and (one is None) != (other is None):
+            one, other = (
+                without_labels(split.text.shape[:2], split.labels.dtype) if found is None else found
+                for split, found in ((first, one), (second, other))
+            )
         if one is None or other is None:
             values[field.name] = None
         else:

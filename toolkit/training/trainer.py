@@ -118,19 +118,21 @@ class LiveTraining:
         """Batches of one pass over the training split; the last may be smaller."""
         return math.ceil(len(self.dataset.splits["train"]) / self.schedule.batch_size)
 
-    def _step(self, indices: Tensor) -> tuple[Tensor, LossTerms]:
+    def _step(self, indices: Tensor, steps: Tensor | None) -> tuple[Tensor, LossTerms]:
+        """One batch, cut to its longest sample where ``steps`` (B,) says how many each has."""
+        longest = None if steps is None else int(steps.max())
+        steps = None if steps is None else steps.to(self.fabric.device)
         indices = indices.to(self.fabric.device)
-        features = {name: tensor[indices] for name, tensor in self.train_data.features.items()}
+        features = {name: tensor[indices, :longest] for name, tensor in self.train_data.features.items()}
         if self.encode is not None:
             assert self.train_data.tokens is not None
             tokens = self.train_data.tokens[indices]
             features["text"] = self.encode(tokens[:, 0], tokens[:, 1])
         left = drop_stretches(features, self.settings.stretch_dropout)
         left, absent = drop_modalities(left, self.settings.modality_dropout, self.settings.most_absent)
-        steps = self.train_data.real_steps(indices, self.settings.random_prefix, self.facts.shape.kernels.text)
-        present, heard = (None, {}) if steps is None else (self.system.dmd.present_steps(steps), {"steps": steps})
+        present, heard = (None, {}) if steps is None else (self.system.dmd.present_steps(steps, longest), {"steps": steps})
         out = self.model(**left, **heard)
-        labels = self.train_data.labels[indices]
+        labels = self.train_data.labels_of(indices, steps)
         terms = loss_terms(out, labels, self.settings.losses, classes=self.classes, present=present)
         total = total_loss(terms, self.settings.losses, self.weights)
         if absent is not None and self.settings.absence_weight:
@@ -158,15 +160,16 @@ class LiveTraining:
             self.encode.train()
         self.optimizer.zero_grad()
         split = self.dataset.splits["train"]
-        batches = batches_of(len(split), self.schedule.batch_size, seed)
-        group = min(self.schedule.accumulate_batches, len(batches))
+        steps = self.train_data.drawn_steps(self.settings.random_prefix, self.facts.shape.kernels.text)
+        group = min(self.schedule.accumulate_batches, self.batches_per_epoch())
+        batches = batches_of(len(split), self.schedule.batch_size, seed, steps, group)
         drops_rest = self.settings.incomplete_group == "drop"
         names: list[str] = []
         waiting: list[Tensor] = []
         seen: list[Tensor] = []
         norms: list[Tensor] = []
         for index, indices in enumerate(batches):
-            total, terms = self._step(indices)
+            total, terms = self._step(indices, None if steps is None else steps[indices])
             names = term_names(terms)
             waiting.append(term_values(total, terms))
             ends = index + 1 == len(batches)
