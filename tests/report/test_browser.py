@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from dmdkit.parity.stream_error import HeardError
 from dmdkit.report import render
 from dmdkit.report.facts import Facts, Latency
+from dmdkit.runtime.manifest import StreamRecord
 from tests.report.browser import Browser
 from tests.report.conftest import HOSTILE
 from tests.report.test_int8_section import layer, report
@@ -67,8 +69,15 @@ def long_names(facts: Facts) -> Facts:
     ]
     manifest = facts.manifest.model_copy(update={"name": "A_very_long_bundle_name_" * 8})
     ledger = facts.ledger.model_copy(
-        update={"hops": [*facts.hops, *backend], "data": "folder/" + "x" * 200, "out_of_range": {"audio": 0.4}}
+        update={
+            "hops": [*facts.hops, *backend],
+            "data": "folder/" + "x" * 200,
+            "out_of_range": {"audio": 0.4},
+            "stream_by_share": [HeardError(share=tenth / 10, error=1e-3 * tenth, samples=64) for tenth in range(3, 11)],
+            "stream_cost": {"windows": {"mae": 0.9, "corr": None}, "streams": {"mae": 0.95, "corr": 0.5}},
+        }
     )
+    manifest = manifest.model_copy(update={"stream": StreamRecord(kernel=3, capacity=4, state=[], graphs={})})
     latencies = [Latency(name, "onnxruntime", 1e-3 * (index + 1)) for index, name in enumerate(facts.manifest.graphs)]
     int8 = report(layers=[layer(f"/student/{index}/" + "deep/" * 30 + "Conv", 0.1 / (index + 1)) for index in range(25)])
     return dataclasses.replace(facts, manifest=manifest, ledger=ledger, latencies=latencies, int8=int8)

@@ -18,6 +18,7 @@ from dmdkit.report.overview import banner, graphs_section, tiles
 from dmdkit.report.parity_section import parity_section
 from dmdkit.report.parts import Section
 from dmdkit.report.resources_section import resources_section
+from dmdkit.report.stream_section import stream_section
 from dmdkit.report.subsets_section import subsets_section
 
 __all__ = ["REPORT_PAGE", "render", "write_report"]
@@ -51,6 +52,7 @@ def render(facts: Facts) -> str:
         targets_section(facts),
         metrics_section(facts),
         subsets_section(facts),
+        stream_section(facts),
         lengths_section(facts),
         resources_section(facts),
         edges_section(facts),
