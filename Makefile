@@ -97,7 +97,8 @@ test-aarch64: $(READY) $(ORT_SDK)-aarch64/.ready
 # A million predictions with a small model; memory must not grow.
 SOAK_PREDICTIONS ?= 1000000
 soak: $(READY) native
-	DMDKIT_SOAK=$(SOAK_PREDICTIONS) $(BIN)/python -m pytest tests/cpp/test_soak.py tests/runtime/streams/test_soak.py -s
+	DMDKIT_SOAK=$(SOAK_PREDICTIONS) $(BIN)/python -m pytest tests/cpp/test_soak.py tests/runtime/streams/test_soak.py \
+	  tests/parity/test_every_mosi_prefix.py -s
 
 # The native kernels as wheels for this machine and, cross-built, for aarch64, tagged as auditwheel finds them.
 WHEEL_ENV := build/envs/wheel

@@ -122,6 +122,10 @@ class Models:
     @cached_property
     def bundle(self) -> Bundle:
         """A bundle of this system, as ``dmdkit export`` writes it, without data and so without verdicts."""
+        return self.exported("bench.dmd", ExportOptions(force=True))
+
+    def exported(self, name: str, options: ExportOptions) -> Bundle:
+        """Such a bundle in the work folder, exported with these options."""
         from safetensors.torch import save_file
 
         run = self.work / "run"
@@ -143,6 +147,5 @@ class Models:
         run.mkdir(parents=True, exist_ok=True)
         write_beginning(run, RunConfig(model=ModelConfig(**self.shape.chosen)), facts)
         save_file(self.system.state_dict(), run / MODEL_FILE)
-        out = self.work / "bench.dmd"
-        export_bundle(Run.open(run), out, ExportOptions(force=True))
-        return Bundle.open(out)
+        export_bundle(Run.open(run), self.work / name, options)
+        return Bundle.open(self.work / name)

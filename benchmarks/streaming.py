@@ -1,12 +1,16 @@
 """What a push costs beside a window, at the published MOSI sizes: ``python -m benchmarks.streaming``.
 
-One thread, CPU time, windows and pushes interleaved in one run; every answer is compared with its window's first.
+One thread, CPU time, windows and pushes interleaved in one run; every answer is compared with its window's first. Then each
+graph is pushed past the longest trained length under ``past_limit="window"``: the spread of the pushes, and each answer
+against the window of the steps it says it rests on. With ``--cpp PATH/TO/dmdkit-run`` C++ is timed beside Python, in wall time.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -57,12 +61,88 @@ def _largest_differences(models: Any, manifest: Any, runner: Any, samples: int) 
     return worst
 
 
+def _past_the_limit(models: Any, manifest: Any, runner: Any, pushes: int) -> tuple[list[float], float]:
+    """CPU ms of each push under ``window`` once the first state was full, and the largest difference of an answer."""
+    import torch
+
+    from dmdkit.runtime.inputs import RangeGuard
+    from dmdkit.runtime.streams.arrival import Arrivals
+    from dmdkit.runtime.streams.stream import Stream
+
+    total = models.shape.lengths.text
+    rows = _rows(models.shape, total + pushes, 7)
+    stream = Stream(runner, manifest, Arrivals(manifest, "error", None, None), "window", RangeGuard({}), lambda _: None)
+    times, worst = [], 0.0
+    for at in range(total + pushes):
+        part, answers = {name: array[at] for name, array in rows.items()}, []
+        taken = _cpu_ms(lambda part=part, answers=answers: answers.append(stream.push(**part)))
+        if at < total:
+            continue
+        times.append(taken)
+        answer = answers[0]
+        window = {name: np.zeros((1, total, array.shape[1]), np.float32) for name, array in rows.items()}
+        for name, array in rows.items():
+            window[name][0, : answer.steps] = array[at + 1 - answer.steps : at + 1]
+        with torch.inference_mode():
+            feed = {name: torch.from_numpy(array) for name, array in window.items()}
+            truth = models.system(**feed, steps=torch.tensor([answer.steps])).model.output.numpy()[0]
+        worst = max(worst, float(np.abs(truth - answer.score).max()))
+    return times, worst
+
+
+def _print_times(times: dict[str, list[float]], ends: dict[str, list[float]], total: int) -> None:
+    whole = float(np.median(times["window"]))
+    print("| | CPU ms, median | of its window | per step |\n|---|---|---|---|")
+    for name, values in times.items():
+        found = float(np.median(values))
+        count = int(name.rpartition("=")[2]) if "=" in name else total
+        print(f"| {name} | {found:.2f} | {found / whole:.3f} | {found / count:.2f} |")
+    if ends["first"] and ends["last"]:
+        print(f"last steps over first steps: {np.median(ends['last']) / np.median(ends['first']):.2f}")
+
+
+def _print_past_the_limit(models: Any, manifest: Any, runners: dict[str, Any], pushes: int) -> None:
+    for precision, runner in runners.items():
+        taken_ms, apart = _past_the_limit(models, manifest, runner, pushes)
+        middle, (p99, most) = float(np.median(taken_ms)), np.quantile(taken_ms, [0.99, 1.0])
+        print(
+            f"stream.{precision}, {pushes} pushes past the limit: median {middle:.2f} ms, p99 {p99 / middle:.2f} and largest "
+            f"{most / middle:.2f} of it; largest difference from the window of the steps an answer rests on {apart:.1e}"
+        )
+
+
+def _beside_cpp(models: Any, program: Path, rounds: int) -> None:
+    """Prints the median push of ``dmdkit-run --stream`` and of Python on the same bundle, taken in turns."""
+    from safetensors.numpy import save_file
+
+    from dmdkit.export import ExportOptions
+    from dmdkit.runtime import Runtime
+
+    bundle = models.exported("stream.dmd", ExportOptions(force=True, stream=True)).path
+    rows = _rows(models.shape, models.shape.lengths.text, 0)
+    save_file({name: array[None] for name, array in rows.items()}, models.work / "rows.safetensors")
+    command = [str(program), str(bundle), "--input", str(models.work / "rows.safetensors"), "--stream", "--graph", "fp32"]
+    found: dict[str, list[float]] = {"Python": [], "C++": []}
+    with Runtime.open(bundle, graph="fp32") as runtime:
+        stream = runtime.stream()
+        for _ in range(rounds):
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            found["C++"] += [json.loads(line)["latency_ms"] for line in done.stdout.splitlines()]
+            stream.reset()
+            pushed = (stream.push(**{name: array[at] for name, array in rows.items()}) for at in range(len(rows["text"])))
+            found["Python"] += [answer.latency_ms for answer in pushed if answer is not None]
+    python, cpp = (float(np.median(found[name])) for name in ("Python", "C++"))
+    print(f"push of 1 step, fp32, wall time: Python {python:.2f} ms, C++ {cpp:.2f} ms, {cpp / python:.2f} of it")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Prints the tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.streaming", description=__doc__)
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--samples", type=int, default=4, help="random samples of which every prefix is compared")
     parser.add_argument("--tiny", action="store_true", help="small sizes, to try the benchmark itself")
+    parser.add_argument("--pushes", type=int, default=1000, help="pushes past the limit, each compared with its window")
+    parser.add_argument("--cpp", type=Path, help="a dmdkit-run to time beside Python")
     options = parser.parse_args(arguments)
     os.environ["OMP_NUM_THREADS"] = "1"
     from benchmarks.models import Models, mosi_shape
@@ -77,8 +157,15 @@ def main(arguments: list[str] | None = None) -> int:
         window = OnnxRuntimeRunner("fusion.fp32", models.student.data, {})
         runners = {g.precision: OnnxRuntimeRunner(g.name, g.model.SerializeToString(), g.session_options) for g in graphs}
 
-    inputs = {name: SimpleNamespace(features=width) for name, width in shape.feature_dims.as_dict().items()}
-    manifest: Any = SimpleNamespace(stream=stream_record_of(shape, graphs), inputs=inputs)
+        if options.cpp is not None:
+            _beside_cpp(models, options.cpp, max(1, options.rounds // 20))
+
+    widths = shape.feature_dims.as_dict()
+    inputs = {name: SimpleNamespace(features=width, trained_absent=False) for name, width in widths.items()}
+    record = stream_record_of(shape, graphs)
+    assert record is not None
+    files = {graph.file: SimpleNamespace(sha256="0" * 64) for graph in record.graphs.values()}
+    manifest: Any = SimpleNamespace(stream=record, inputs=inputs, files=files)
     total, kernel = shape.lengths.text, shape.kernels.text
     for precision, runner in runners.items():
         worst = _largest_differences(models, manifest, runner, options.samples)
@@ -103,14 +190,8 @@ def main(arguments: list[str] | None = None) -> int:
             times.setdefault(f"{precision} m={size}", []).append(taken)
             if precision == "fp32" and size == 1 and (place < 5 or state.room < 5):
                 ends["first" if place < 5 else "last"].append(taken)
-    whole = float(np.median(times["window"]))
-    print("| | CPU ms, median | of its window | per step |\n|---|---|---|---|")
-    for name, values in times.items():
-        found = float(np.median(values))
-        count = int(name.rpartition("=")[2]) if "=" in name else total
-        print(f"| {name} | {found:.2f} | {found / whole:.3f} | {found / count:.2f} |")
-    if ends["first"] and ends["last"]:
-        print(f"last steps over first steps: {np.median(ends['last']) / np.median(ends['first']):.2f}")
+    _print_times(times, ends, total)
+    _print_past_the_limit(models, manifest, runners, options.pushes)
     return 0
 
 

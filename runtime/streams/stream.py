@@ -206,6 +206,10 @@ class Stream:
         self._state, self._next = self._next, self._state
         self._start = self._heard - self._state.steps
         self._next.clear()
+        # A kernel above half the window: the state after this one begins among steps already heard, its last recent ones.
+        known = self._state.steps - (self.limit - self._overlap)
+        if known > 0:
+            self._waiting = {name: self._state.recent[name][-known:] for name in MODALITIES}
 
     def reset(self) -> None:
         """Forgets every step, for the next utterance."""
