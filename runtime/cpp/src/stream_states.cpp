@@ -63,6 +63,12 @@ Status StreamStates::hand_over() {
   }
   std::swap(state_, next_);
   next_->clear();
+  // A kernel above half the window: the state after this one begins among steps already heard, its last recent ones.
+  waiting_ = state_->steps() > begin_ ? state_->steps() - begin_ : 0;
+  for (std::size_t i = 0; i < kModalities && waiting_ > 0; ++i) {
+    const float* last = state_->recent(i) + (limit_ - state_->capacity() - waiting_) * widths_[i];
+    std::memcpy(rows_[i].data(), last, waiting_ * widths_[i] * sizeof(float));
+  }
   return {};
 }
 

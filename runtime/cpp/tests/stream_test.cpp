@@ -112,6 +112,34 @@ TEST_F(StreamTest, PastTheWindowAnswersRestOnTheNewestStepsTheySayTheyRestOn) {
   }
 }
 
+// A kernel of 5 under a window of 7: the state after the one that answers begins among steps that this one has heard.
+TEST_F(StreamTest, PastTheWindowNoAnswerIsMissingUnderAKernelOfMoreThanHalfOfIt) {
+  constexpr std::size_t kWide = 5;
+  manifest["model"]["kernels"] = {{"text", kWide}, {"audio", kWide}, {"vision", kWide}};
+  manifest["stream"]["kernel"] = kWide;
+  manifest["stream"]["capacity"] = kWindow - kWide + 1;
+  step_text =
+      "fake score=1 logit_hetero=3x1 edges_hetero=6 new_keys_1=2x2xm new_values_1=2x2xm | text=4 audio=2 vision=3 "
+      "recent_text:=4x4 recent_audio:=4x2 recent_vision:=4x3 steps:=1 keys_1:=2x2x3 values_1:=2x2x3";
+  write_stream();
+  for (const std::size_t count : {1, 2, 16}) {
+    auto stream = open_stream(going_on());
+    ASSERT_TRUE(stream.ok()) << stream.status().message();
+    for (std::size_t step = 0; step < 96; step += count) {
+      const auto answer = stream->push(steps(step, count));
+      ASSERT_TRUE(answer.ok()) << answer.status().message();
+      const std::size_t last = step + count - 1;
+      if (last + 1 < kWide) continue;
+      ASSERT_EQ(answer->count, std::min(count, last + 2 - kWide)) << "step " << last;
+      EXPECT_GE(answer->steps, std::min(last + 1, kWide + 1));
+      std::size_t sum = 0;
+      for (std::size_t end = last + kWide - answer->steps; end <= last; ++end) sum += kWide * (end + 1) - 10;
+      EXPECT_EQ(answer->score[answer->count - 1], static_cast<float>(sum * kWidths)) << "step " << last;
+      ASSERT_TRUE(stream->restore(*stream->snapshot()).ok());
+    }
+  }
+}
+
 TEST_F(StreamTest, BadStepsAreRefusedAndCostNothingThatWasPushed) {
   auto stream = open_stream();
   ASSERT_TRUE(stream->push(steps(0, 3)).ok());

@@ -272,15 +272,40 @@ int run_bench(Runtime& runtime, const Samples& samples, std::size_t rounds) {
                 {"out_of_range", stats.out_of_range}});
 }
 
+// The first of a sample's own steps and the one behind the last, as in Python: those at either end that are zero in every
+// modality are padding.
+std::pair<std::size_t, std::size_t> own_steps(const Runtime& runtime, const Samples& samples, std::size_t sample,
+                                              std::size_t steps) {
+  const auto is_empty = [&](std::size_t step) {
+    for (std::size_t i = 0; i < dmdkit::kModalities; ++i) {
+      if (!samples.tensors[i]) continue;
+      const std::size_t width = runtime.inputs()[i].features;
+      const float* row = samples.tensors[i]->values.data() + (sample * steps + step) * width;
+      if (!std::all_of(row, row + width, [](float value) { return value == 0.0F; })) return false;
+    }
+    return true;
+  };
+  std::size_t first = 0, end = steps;
+  while (first < end && is_empty(first)) ++first;
+  while (end > first && is_empty(end - 1)) --end;
+  return {first, end};
+}
+
 // Prints a line for every step of every sample that has an answer, as the steps come.
-int run_stream(Runtime& runtime, const Samples& samples) {
+int run_stream(Runtime& runtime, const Samples& samples, const Arguments& arguments) {
   auto stream = runtime.stream();
   if (!stream) return complain(stream.status().message());
   if (!stream->note().empty()) std::fprintf(stderr, "dmdkit-run: note: %s\n", stream->note().c_str());
   for (std::size_t sample = 0; sample < samples.count; ++sample) {
     const dmdkit::Status status = stream->reset();
     if (!status.ok()) return complain(status.message());
-    for (std::size_t step = 0; step < stream->limit(); ++step) {
+    const auto [first, end] = own_steps(runtime, samples, sample, stream->limit());
+    if (end - first < stream->unanswered() + 1) {
+      return complain(arguments.input + ": sample " + std::to_string(sample) + " has " + std::to_string(end - first) +
+                      " steps, fewer than the kernel of " + std::to_string(stream->unanswered() + 1) +
+                      ": no step of it has an answer; leave it out");
+    }
+    for (std::size_t step = first; step < end; ++step) {
       dmdkit::Steps steps;
       std::optional<FloatView>* const views[] = {&steps.text, &steps.audio, &steps.vision};
       for (std::size_t i = 0; i < dmdkit::kModalities; ++i) {
@@ -310,7 +335,7 @@ int run(const Arguments& arguments) {
   for (const std::string& note : runtime->notes()) std::fprintf(stderr, "dmdkit-run: note: %s\n", note.c_str());
   if (arguments.self_check) return run_self_check(*runtime, arguments.every_graph);
   const Samples samples = load_samples(arguments, *runtime);
-  if (arguments.stream) return run_stream(*runtime, samples);
+  if (arguments.stream) return run_stream(*runtime, samples, arguments);
   if (arguments.bench) return run_bench(*runtime, samples, arguments.rounds);
   Tensors answers;
   const dmdkit::Status status = answer_all(*runtime, samples, arguments, answers);
