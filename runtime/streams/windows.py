@@ -46,6 +46,8 @@ def with_steps(feed: Feed, manifest: Manifest) -> Feed:
     """
     feed = _own_steps_in_front(feed)
     steps, kernel = steps_of(feed), manifest.model.kernels.text
+    ends_in_nothing = ~np.any([feed[name][:, -1].any(axis=1) for name in MODALITIES], axis=0)
+    steps[ends_in_nothing & (steps == feed["text"].shape[1])] = 0  # counted as whole because nothing is there
     if (steps < kernel).any():
         sample = int((steps < kernel).argmax())
         raise InputError(

@@ -13,6 +13,7 @@ import pytest
 from dmdkit.cli import main
 from dmdkit.cli.stream import shares_of
 from dmdkit.data import write_dataset
+from tests.conftest import TEXT_SETTINGS
 from tests.stream_builders import KERNEL, STEPS, stream_dataset
 
 
@@ -79,3 +80,26 @@ def test_a_step_with_a_label_of_its_own_is_held_against_that(
     assert (0.75, pytest.approx(sum(half) / 2), 2) in shares_of(only)
     assert main(["predict", *given, "--out", str(tmp_path / "steps.csv")]) == 0
     assert [row["label"] for row in csv.DictReader((tmp_path / "steps.csv").read_text().splitlines())][:3] == ["", "", "0.5"]
+
+
+@pytest.mark.slow
+def test_words_are_streamed_as_the_steps_that_the_encoder_makes_of_them(
+    text_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not as the text features that the file has besides."""
+    settings = [part for setting in (*TEXT_SETTINGS, "text_encoder.max_tokens=6") for part in ("--set", setting)]
+    encoder = ["--text-encoder", str(text_data.parent / "bert")]
+    run, bundle = str(tmp_path / "run"), str(tmp_path / "words.dmd")
+    assert main(["train", "--data", str(text_data), "--out", run, "--device", "cpu", *encoder, *settings]) == 0
+    assert main(["export", run, "--stream", "--parity-data", str(text_data), "--out", bundle]) in (0, 2)
+    capsys.readouterr()
+    given = ["predict", bundle, "--data", str(text_data), "--limit", "4", "--graph", "fp32", "--json"]
+    assert main(given) == 0
+    windows = json.loads(capsys.readouterr().out)["samples"]
+    assert main([*given, "--stream"]) == 0
+    samples = json.loads(capsys.readouterr().out)["samples"]
+    assert [sample["id"] for sample in samples] == [window["id"] for window in windows]
+    for sample, window in zip(samples, windows, strict=True):
+        if sample["steps"][-1]["heard"] == 6:  # the others hear no padding, which this model was trained with
+            np.testing.assert_allclose(sample["steps"][-1]["score"], window["score"], atol=1e-5)
+    assert any(sample["steps"][-1]["heard"] == 6 for sample in samples)

@@ -227,7 +227,8 @@ def predict(
     _check_out_file(out_file, force=force, explain=explain)
     with Runtime.open(bundle, graph=graph) as runtime:
         opened = Bundle.open(bundle)
-        dataset = dataset_for_bundle(data, opened, split, nan_policy=nan_policy, for_verdict=False, encode=False)
+        # A window's words are encoded one by one, as an application's; a stream hears the steps that the encoder makes of them.
+        dataset = dataset_for_bundle(data, opened, split, nan_policy=nan_policy, for_verdict=False, encode=stream)
         part = split_for_bundle(dataset, split, runtime.manifest)
         note_changes(dataset, "replaced by 0", "set to 0", "warning: ")
         if stream:

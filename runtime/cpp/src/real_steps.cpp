@@ -45,7 +45,7 @@ Status count_steps(const std::array<const float*, kModalities>& features, const 
       while (last > real && is_empty(rows + (last - 1) * width, width)) --last;
       real = std::max(real, last);
     }
-    if (real == 0) real = all;
+    if (real == 0 && kernel == 0) real = all;  // for who only counts, as the self-check does
     if (real < kernel) {
       return {StatusCode::kInvalidInput, "sample " + std::to_string(sample) + " has " + std::to_string(real) +
                                              " steps; the model needs at least " + std::to_string(kernel) +

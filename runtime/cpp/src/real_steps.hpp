@@ -15,8 +15,9 @@ inline constexpr char kStepsInput[] = "steps";
 // behind the last are.
 void move_own_steps_in_front(const std::array<float*, kModalities>& features, const InputRecords& inputs, std::size_t batch);
 
-// Writes how many steps of each sample are real: up to the last that holds anything in any modality, all where none does. The
-// modalities have equally many steps. Fails for a sample of fewer than `kernel`, of which nothing can be answered.
+// Writes how many steps of each sample are real: up to the last that holds anything in any modality, all where none does
+// and `kernel` is 0. The modalities have equally many steps. Fails for a sample of fewer than `kernel`, of which nothing can be
+// answered.
 Status count_steps(const std::array<const float*, kModalities>& features, const InputRecords& inputs, std::size_t batch,
                    std::size_t kernel, float* steps);
 

@@ -77,6 +77,8 @@ TEST_F(RealStepsTest, ASampleShorterThanItsKernelIsNamed) {
   auto runtime = Runtime::open(folder, options());
   const Status refused = runtime->predict(sample(1)).status();
   EXPECT_EQ(refused.message(), "sample 0 has 1 steps; the model needs at least 2, those under its kernel");
+  EXPECT_EQ(runtime->predict(sample(0)).status().message(),
+            "sample 0 has 0 steps; the model needs at least 2, those under its kernel");
   EXPECT_TRUE(runtime->predict(sample(3)).ok());
 }
 

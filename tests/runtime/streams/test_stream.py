@@ -308,3 +308,16 @@ def test_padding_before_a_sample_is_padding_as_that_behind_it_is(real_bundle: Pa
         own = getattr(runtime, ask)(**{name: array[2:] for name, array in rows.items()})
         np.testing.assert_allclose(getattr(runtime, ask)(**rows).score, own.score, atol=1e-6)
         np.testing.assert_allclose(getattr(runtime, ask)(**whole).score[0], own.score, atol=1e-6)
+
+
+@pytest.mark.parametrize("steps", [0, KERNEL - 1, STEPS])
+def test_a_window_of_fewer_steps_than_the_kernel_or_of_none_is_refused(real_bundle: Path, steps: int) -> None:
+    rows = {name: np.zeros((2, steps, width), np.float32) for name, width in WIDTHS.items()}
+    for array in rows.values():
+        array[0] = 1.0
+    empty = {name: array[1] for name, array in rows.items()}
+    with Runtime.open(real_bundle, graph="fp32") as runtime:
+        with pytest.raises(InputError, match="sample 0 has 0 steps"):
+            runtime.predict(**empty)
+        with pytest.raises(InputError, match=f"sample {int(steps == STEPS)} has {0 if steps == STEPS else steps} steps"):
+            runtime.explain(**rows)
