@@ -153,6 +153,58 @@ def test_dmdkit_run_prints_a_score_a_step(native_bin: Path, real_bundle: Path, r
         np.testing.assert_allclose(found, expected.scores, atol=1e-6)
 
 
+def test_dmdkit_run_hears_a_sample_s_own_steps_as_python_does(
+    native_bin: Path, real_bundle: Path, runtime: Runtime, tmp_path: Path
+) -> None:
+    rows = random_rows(STEPS, 9)
+    samples = {name: np.stack([array] * 3) for name, array in rows.items()}
+    for array in samples.values():
+        array[0, 5:] = 0.0
+        array[1, :2] = 0.0
+        array[1, 4] = 0.0  # silence inside
+    samples["text"][2, -1] = 0.0  # the others go on
+    save_file(samples, tmp_path / "samples.safetensors")
+    given = ("--input", tmp_path / "samples.safetensors", "--stream", "--graph", "fp32")
+    done = run_tool(native_bin / "dmdkit-run", real_bundle, *given)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    for sample, (first, last) in enumerate([(0, 5), (2, STEPS), (0, STEPS)]):
+        found = [line["score"] for line in lines if line["sample"] == sample]
+        expected = runtime.stream().push(**{name: array[sample, first:last] for name, array in samples.items()})
+        assert expected is not None
+        np.testing.assert_allclose(found, expected.scores, atol=1e-6)
+    for array in samples.values():
+        array[1, 4:] = 0.0
+    save_file(samples, tmp_path / "samples.safetensors")
+    done = run_tool(native_bin / "dmdkit-run", real_bundle, *given)
+    assert done.returncode == 1
+    assert "sample 1 has 2 steps, fewer than the kernel of 3: no step of it has an answer" in done.stderr
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8-cpu"])
+def test_every_precision_answers_as_in_python(native_bin: Path, real_bundle: Path, precision: str) -> None:
+    rows = random_rows(3 * STEPS, 10)
+    opened = Library(native_bin.parent / "lib/libdmdkit.so", real_bundle, precision)
+    other = Library(native_bin.parent / "lib/libdmdkit.so", real_bundle, "fp32")
+    try:
+        with Runtime.open(real_bundle, graph=precision) as reference:
+            stream, exact = opened.stream(past_limit="window"), other.stream(past_limit="window")
+            python = reference.stream(past_limit="window")
+            assert python.graph == f"stream.{precision}"
+            apart = 0.0
+            for at in range(3 * STEPS):
+                found, expected = stream.push(part(rows, at, at + 1)), python.push(**part(rows, at, at + 1))
+                whole = exact.push(part(rows, at, at + 1))
+                if found is None or expected is None or whole is None:
+                    continue
+                np.testing.assert_allclose(found.score[0], expected.score, atol=1e-6)
+                apart = max(apart, float(np.abs(found.score[0] - whole.score[0]).max()))
+            assert (apart > 1e-6) == (precision == "int8-cpu"), "the graphs of both precisions must be two"
+            stream.close(), exact.close()
+    finally:
+        opened.close(), other.close()
+
+
 @pytest.mark.parametrize("graph", ["fp32", "int8-cpu"])
 def test_windows_of_real_steps_answer_as_in_python(native_bin: Path, real_bundle: Path, tmp_path: Path, graph: str) -> None:
     samples = {name: np.stack([array] * 3) for name, array in random_rows(STEPS, 8).items()}
