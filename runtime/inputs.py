@@ -179,17 +179,22 @@ def check_inputs(
 
 
 def is_for_text_encoder(value: object) -> bool:
-    """Whether ``value`` is for a text encoder: strings, or token ids, which are whole numbers as features never are."""
+    """Whether ``value`` is for a text encoder: strings, or token ids, which are whole numbers as features never are.
+
+    What its first sentence is decides; one without a token says nothing.
+    """
     if isinstance(value, (str, bytes)):
         return True
     if isinstance(value, np.ndarray):
         return value.dtype.kind in "US" or (value.dtype.kind in "iu" and value.ndim > 0)
-    if not isinstance(value, (list, tuple)) or not value:
+    if not isinstance(value, (list, tuple)):
         return False
-    first = value[0]
-    if isinstance(first, (list, tuple, np.ndarray)):
-        return len(first) > 0 and isinstance(first[0], (int, np.integer))
-    return isinstance(first, (str, bytes, int, np.integer))
+    first = next((item for item in value if not _is_row(item) or len(item) > 0), None)
+    return isinstance(first[0], (int, np.integer)) if _is_row(first) else isinstance(first, (str, bytes, int, np.integer))
+
+
+def _is_row(item: Any) -> bool:
+    return isinstance(item, (list, tuple)) or (isinstance(item, np.ndarray) and item.ndim > 0)
 
 
 def plain_ids(value: object) -> object:

@@ -97,14 +97,15 @@ class TextStage:
         rows: list[object] = value.tolist() if isinstance(value, np.ndarray) else list(value)  # type: ignore[call-overload]
         if not rows:
             raise InputError("input 'text' is empty; pass at least one sentence")
-        if isinstance(rows[0], str):
+        first = next((row for row in rows if not isinstance(row, (list, tuple)) or row), rows[0])
+        if isinstance(first, str):
             return self._sentence_tokenizer()(rows), True  # type: ignore[arg-type]
         batched = isinstance(rows[0], (list, tuple, np.ndarray))
         return lay_out([self._ids(row) for row in (rows if batched else [rows])], layout_of(self._record)), batched
 
     def _ids(self, row: object) -> list[int]:
         """One sentence's ids without its padding, on whichever side that was."""
-        if not isinstance(row, (list, tuple, np.ndarray)):
+        if not isinstance(row, (list, tuple, np.ndarray)) or (isinstance(row, np.ndarray) and row.ndim != 1):
             raise InputError(f"input 'text' mixes sentences with a {type(row).__name__}")
         wrong = next((item for item in row if isinstance(item, bool) or not isinstance(item, (int, np.integer))), None)
         if wrong is not None:

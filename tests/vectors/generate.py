@@ -280,6 +280,9 @@ def kinds() -> list[dict[str, Any]]:
         "whole features": [[[1.0], [2.0]]],
         "nothing": [],
         "nothing of nothing": [[]],
+        "ids behind a sentence without one": [[], [101, 102]],
+        "a string behind a sentence without a token": [[], "film"],
+        "features behind an empty step": [[], [0.5]],
         "a number": 3,
     }
     return [
@@ -289,7 +292,7 @@ def kinds() -> list[dict[str, Any]]:
             "kind": "features"
             if not is_for_text_encoder(value)
             else "words"
-            if isinstance(value, str) or isinstance(value[0], str)
+            if isinstance(value, str) or any(isinstance(item, str) for item in value)
             else "ids",
         }
         for name, value in values.items()

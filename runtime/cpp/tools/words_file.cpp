@@ -1,5 +1,7 @@
 #include "words_file.hpp"
 
+#include <algorithm>
+
 #include "files.hpp"
 #include "json_fields.hpp"
 #include "strict_json.hpp"
@@ -40,10 +42,11 @@ TextKind text_kind_of(const Json& value) noexcept {
   const auto is_whole = [](const Json& item) { return item.is_number_integer(); };
   if (value.is_string()) return TextKind::kWords;
   if (!value.is_array() || value.empty()) return TextKind::kFeatures;
-  const Json& first = value.front();
-  if (first.is_string()) return TextKind::kWords;
-  const bool nested = first.is_array() && !first.empty();
-  return is_whole(nested ? first.front() : first) ? TextKind::kIds : TextKind::kFeatures;
+  // What the first sentence is decides; one without a token says nothing.
+  const auto found = std::find_if(value.begin(), value.end(), [](const Json& item) { return !item.is_array() || !item.empty(); });
+  if (found == value.end()) return TextKind::kFeatures;
+  if (found->is_string()) return TextKind::kWords;
+  return is_whole(found->is_array() ? found->front() : *found) ? TextKind::kIds : TextKind::kFeatures;
 }
 
 Words words_of(const Json& value) {
