@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -193,7 +193,7 @@ def is_for_text_encoder(value: object) -> bool:
     return isinstance(first[0], (int, np.integer)) if _is_row(first) else isinstance(first, (str, bytes, int, np.integer))
 
 
-def _is_row(item: Any) -> bool:
+def _is_row(item: object) -> TypeGuard[Sequence[object]]:
     return isinstance(item, (list, tuple)) or (isinstance(item, np.ndarray) and item.ndim > 0)
 
 

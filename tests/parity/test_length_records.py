@@ -65,6 +65,15 @@ def test_a_graph_that_reads_its_padding_fails_at_short_sentences_alone(text_bund
     assert outcome(ledger, manifest) == "failed"
 
 
+def test_limits_are_parts_of_what_the_score_varies_on_whole_samples(text_bundle: Path) -> None:
+    ledger = read_ledger(text_bundle)
+    assert ledger is not None
+    sd = max(hop.output_sd or 0.0 for hop in ledger.hops if hop.target.startswith("text."))
+    limits = {record.limit for record in ledger.lengths if record.target == "text.int8-cpu"}
+    assert len(limits) == 1
+    assert limits.pop() >= 0.25 * sd
+
+
 def test_a_bundle_of_one_length_has_none(tiny_bundle: Path) -> None:
     assert measured(tiny_bundle) == []
     section = lengths_section(read_facts(tiny_bundle))

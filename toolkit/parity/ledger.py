@@ -20,7 +20,7 @@ from dmdkit.metrics import classification_metrics, regression_metrics
 from dmdkit.parity.compare import HopRecord, compare
 from dmdkit.parity.cpp_runner import CppRunner, cpp_hop
 from dmdkit.parity.held_out import HeldOut, held_out
-from dmdkit.parity.length_records import LengthRecord, length_records
+from dmdkit.parity.length_records import LengthRecord, length_records, text_output_sd
 from dmdkit.parity.stream_error import HeardError, stream_error
 from dmdkit.parity.stream_hops import stream_hops
 from dmdkit.parity.text_hops import text_hops
@@ -260,7 +260,7 @@ def measure(
         sample_values=keep_values,
         subsets={} if split is None else _subset_metrics(bundle, split, on_step),
         **stream_error(bundle, split).model_dump(),
-        lengths=length_records(bundle, golden, split, native, on_step),
+        lengths=length_records(bundle, golden, split, native, on_step, output_sd=text_output_sd(hops)),
         hops=hops if keep_values else [hop.without_sample_values() for hop in hops],
     )
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from dmdkit.data.dataset import Split, TokenArray
 from dmdkit.data.tokenise import encode_tokens
-from dmdkit.parity.compare import COMPRESSED_P99_ERROR_SD, CPP_MAX_ERROR
+from dmdkit.parity.compare import COMPRESSED_P99_ERROR_SD, CPP_MAX_ERROR, HopRecord
 from dmdkit.parity.cpp_runner import CppRunner
 from dmdkit.parity.text_hops import pair_of
 from dmdkit.runtime.batching import infer_batched
@@ -21,7 +21,7 @@ from dmdkit.runtime.self_check import FP32_MAX_ERROR
 from dmdkit.runtime.text.encoder import layout_of
 from dmdkit.runtime.text.tokenizer import lay_out
 
-__all__ = ["LENGTHS", "LengthRecord", "length_records", "sentences_of"]
+__all__ = ["LENGTHS", "LengthRecord", "length_records", "sentences_of", "text_output_sd"]
 
 Array = npt.NDArray[np.float32]
 
@@ -83,6 +83,11 @@ def sentences_of(rows: Sequence[Sequence[int]], length: int) -> list[list[int]]:
     return found
 
 
+def text_output_sd(hops: Sequence[HopRecord]) -> float:
+    """Standard deviation of the score on the samples that text graphs were measured on; 0 where none was."""
+    return max((hop.output_sd or 0.0 for hop in hops if hop.target.startswith("text.")), default=0.0)
+
+
 def _records(
     source: str, target: str, before: Mapping[int, Array], after: Mapping[int, Array], limit: float, *, largest: bool
 ) -> list[LengthRecord]:
@@ -114,6 +119,8 @@ def length_records(
     split: Split | None,
     native: CppRunner | None,
     on_step: Callable[[], None],
+    *,
+    output_sd: float = 0.0,
 ) -> list[LengthRecord]:
     """Every text graph at every length, in C++ too where there is one; none where graphs have one length.
 
@@ -123,6 +130,8 @@ def length_records(
         split: Samples with tokens; None: the golden ones.
         native: The C++ runtime, or None.
         on_step: Called after each text graph.
+        output_sd: Standard deviation of the score on whole samples, which the limits are parts of; sentences of one length
+            may have scores that lie nearer together, and then it counts.
 
     Raises:
         RunnerError: ``native`` gave no usable answer.
@@ -158,7 +167,7 @@ def length_records(
             padded = scores({n: np.concatenate([runner.infer(row)["text"] for row in _each(t)]) for n, t in tokens.items()})
             base = scores({length: encode_tokens(runner, array) for length, array in tokens.items()})
         on_step()
-        sd = float(np.concatenate(list(base.values())).std())
+        sd = max(output_sd, float(np.concatenate(list(base.values())).std()))
         found = _records("text.fp32, padded", "text.fp32", padded, base, FP32_MAX_ERROR * max(1.0, sd), largest=True)
         for name, graph in manifest.graphs.items():
             if graph.kind != "text" or name == "text.fp32":
