@@ -15,9 +15,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from multiprocessing import get_context
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
+import numpy.typing as npt
 from safetensors.numpy import save_file
 
 from benchmarks.timing import rows as rows_of
@@ -26,6 +31,7 @@ from dmdkit.data.dataset import Split
 from dmdkit.parity.cpp_runner import CppRunner
 from dmdkit.parity.timing import timed_rounds
 from dmdkit.runtime import Runtime
+from dmdkit.runtime.backends import huge_pages
 from dmdkit.runtime.bundle import Bundle
 from dmdkit.runtime.open_graph import open_runner
 
@@ -33,19 +39,45 @@ LENGTHS = (3, 8, 15, 30, 50)
 PRECISIONS = ("fp32", "int8-cpu")
 
 
-def by_length(bundle: Bundle, precision: str, rounds: int) -> list[dict[str, object]]:
-    """The encoder alone on sentences of each length, against the longest."""
+def _feeds(bundle: Bundle, lengths: Sequence[int]) -> dict[str, dict[str, npt.NDArray[np.int64]]]:
+    """A sentence of each length, or of the longest there may be, by its name."""
     assert bundle.manifest.text is not None
     longest, size = bundle.manifest.text.max_tokens, bundle.manifest.text.vocabulary_size
     generator = np.random.default_rng(0)
-    with open_runner(bundle, f"text.{precision}") as runner:
-        feeds = {
-            f"{length} tokens": {
-                "input_ids": generator.integers(1, size, (1, length)),
-                "attention_mask": np.ones((1, length), np.int64),
-            }
-            for length in sorted({min(length, longest) for length in LENGTHS})
+    return {
+        f"{length} tokens": {
+            "input_ids": generator.integers(1, size, (1, length)),
+            "attention_mask": np.ones((1, length), np.int64),
         }
+        for length in sorted({min(length, longest) for length in lengths})
+    }
+
+
+def by_pages(path: Path, precision: str, rounds: int) -> list[dict[str, object]]:
+    """Two sessions of the encoder in turns, one with its weights on small pages, against the longest sentence there.
+
+    For a process of its own: what was opened before leaves huge pages behind, which the next session is given.
+    """
+    bundle = Bundle.open(path)
+    with ExitStack() as stack:
+        with patch.object(huge_pages, "MIN_BYTES", sys.maxsize):
+            runners = {", small pages": stack.enter_context(open_runner(bundle, f"text.{precision}"))}
+        runners[""] = stack.enter_context(open_runner(bundle, f"text.{precision}"))
+        feeds = _feeds(bundle, (15, LENGTHS[-1]))
+        calls = {
+            f"{name}{pages}": lambda r=runner, f=feed: r.infer(f)  # type: ignore[misc]
+            for pages, runner in runners.items()
+            for name, feed in feeds.items()
+        }
+        return rows_of(timed_rounds(calls, rounds), [*feeds][-1] + ", small pages")
+
+
+def by_length(bundle: Bundle, precision: str, rounds: int) -> list[dict[str, object]]:
+    """The encoder alone on sentences of each length, against the longest."""
+    assert bundle.manifest.text is not None
+    longest = bundle.manifest.text.max_tokens
+    feeds = _feeds(bundle, LENGTHS)
+    with open_runner(bundle, f"text.{precision}") as runner:
         times = timed_rounds({name: lambda f=feed: runner.infer(f) for name, feed in feeds.items()}, rounds)  # type: ignore[misc]
     return rows_of(times, f"{longest} tokens")
 
@@ -104,7 +136,9 @@ def main() -> int:
     bundle, test = Bundle.open(options.bundle), load_dataset(options.data).splits["test"]
     for precision in PRECISIONS:
         print(f"text.{precision}\n\n| tokens | median ms | ratio | CPU ratio |\n|---|---|---|---|")
-        for row in by_length(bundle, precision, options.rounds):
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
+            pages = alone.submit(by_pages, options.bundle, precision, options.rounds).result()
+        for row in (*by_length(bundle, precision, options.rounds), *pages):
             print(f"| {row['name']} | {row['p50_ms']:.2f} | {row['ratio']:.3f} | {row['cpu_ratio']:.3f} |")
         print(f"\nC++ against Python, {len(test)} sentences: {difference(bundle, test, options.program, precision):.2g}")
         python, cpp = from_string_to_score(bundle, test, options.program, precision, options.turns, options.rounds)
