@@ -32,6 +32,7 @@ from dmdkit.model.gd_unit import EDGES
 from dmdkit.model.system import DmdSystem
 from dmdkit.parity.held_out import CALIBRATION_FILE, SEEN_FILE
 from dmdkit.parity.ledger import Ledger, measure, record
+from dmdkit.records import streams_problem
 from dmdkit.report import write_report
 from dmdkit.runtime.bundle import Bundle, Golden
 from dmdkit.runtime.engines.record import ENGINES
@@ -181,6 +182,12 @@ def _golden(
     return golden
 
 
+def _check_streams(run: Run) -> None:
+    problem = streams_problem(run.facts.shape.lengths, run.facts.shape.kernels)
+    if problem:
+        raise ExportError(f"--stream: this model cannot stream: {problem}")
+
+
 def _check_parity_data(run: Run, parity: ParityData) -> None:
     steps, widths = run.facts.shape.lengths.as_dict(), run.facts.shape.feature_dims.as_dict()
     for name, array in parity.split.features().items():
@@ -294,6 +301,8 @@ def export_bundle(
     check_replaceable(out, force=options.force)
     if options.parity is not None:
         _check_parity_data(run, options.parity)
+    if options.stream:
+        _check_streams(run)
     records = _input_records(run, options.calibration)
     calibration = _calibration(run, options, records) if options.int8 else None
     weights, weights_time = run.model_file.read_bytes(), run.model_file.stat().st_mtime  # a training may replace the file

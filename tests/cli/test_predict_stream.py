@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dmdkit.cli import main
-from dmdkit.cli.stream import shares_of
+from dmdkit.cli.stream import print_stream, shares_of, write_stream
 from dmdkit.data import write_dataset
 from tests.conftest import TEXT_SETTINGS
 from tests.stream_builders import KERNEL, STEPS, stream_dataset
@@ -32,6 +32,8 @@ def test_scores_by_step_end_where_the_window_does(
     assert main(["predict", *given, "--stream", "--json"]) == 0
     said = capsys.readouterr()
     assert "trained on padded windows" in said.err
+    assert "step by step with stream.fp32" in said.err
+    assert json.loads(said.out)["graph"] == "stream.fp32"
     for window, sample in zip(windows, json.loads(said.out)["samples"], strict=True):
         assert [step["heard"] for step in sample["steps"]] == list(range(KERNEL, STEPS + 1))
         np.testing.assert_allclose(sample["steps"][-1]["score"], window["score"], atol=1e-5)
@@ -54,6 +56,30 @@ def test_samples_without_labels_are_scored_too(
     said = capsys.readouterr().out
     rows = json.loads(said)["samples"] if form == "--json" else json.loads(out.read_text())
     assert [row["label"] for row in rows] == [None, None]
+
+
+def test_steps_are_explained_as_the_window_of_them(
+    stream_bundle: Path, features: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["predict", str(stream_bundle), "--data", str(features), "--limit", "1", "--graph", "fp32", "--explain"]
+    found = []
+    for more in ([], ["--stream"]):
+        assert main([*given, *more]) == 0
+        found.append(json.loads(capsys.readouterr().out)["samples"][0])
+    window, last = found[0]["explanation"], found[1]["steps"][-1]["explanation"]
+    for key in ("logit_hetero", "edges_hetero"):
+        assert list(last[key]) == list(window[key])
+        np.testing.assert_allclose([*last[key].values()], [*window[key].values()], atol=1e-5)
+
+
+def test_classes_are_named_beside_their_label(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    steps = [{"heard": 4, "class": 2, "score": [0.1, 0.2, 0.7], "latency_ms": 1.0}]
+    rows = [{"id": "a", "label": 1, "steps": steps}]
+    print_stream(rows, classes=True)
+    assert capsys.readouterr().out.split() == ["id", "steps", "class", "logit", "label", "a", "4", "2", "+0.700", "1"]
+    write_stream(tmp_path / "steps.csv", rows)
+    head, line = (tmp_path / "steps.csv").read_text().splitlines()
+    assert dict(zip(head.split(","), line.split(","), strict=True))["class"] == "2"
 
 
 def test_error_by_share_takes_the_last_answer_by_then() -> None:

@@ -193,6 +193,14 @@ def test_a_full_disk_and_a_nan_are_one_line(
     assert "input 'audio' holds nan at sample 0, step 2, feature 1" in refused.stderr
 
 
+def test_a_pipe_or_a_device_is_no_file_to_write_to(dmdkit_run: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    refused = run_tool(dmdkit_run, tiny_bundle, "--graph", "fp32", "--output", tmp_path / "pipe")
+    assert refused.returncode == 1
+    assert "cannot be written; choose a file" in refused.stderr
+    assert (tmp_path / "pipe").is_fifo()
+
+
 def test_a_file_beside_the_output_is_kept(dmdkit_run: Path, tiny_bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "answers.tmp").write_text("mine")
     done = run_tool(dmdkit_run, tiny_bundle, "--graph", "fp32", "--output", tmp_path / "answers")

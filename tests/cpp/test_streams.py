@@ -232,3 +232,12 @@ def test_dmdkit_run_says_how_to_export_a_bundle_that_does_not_stream(native_bin:
     done = run_tool(native_bin / "dmdkit-run", tiny_bundle, "--stream", "--graph", "fp32")
     assert done.returncode == 1
     assert "dmdkit export --stream" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "other", [("--self-check",), ("--explain",), ("--bench",), ("--words", "w.txt"), ("--output", "x"), ("--batch", "2")]
+)
+def test_what_a_stream_does_not_do_is_refused_not_left_out(native_bin: Path, real_bundle: Path, other: tuple[str, ...]) -> None:
+    done = run_tool(native_bin / "dmdkit-run", real_bundle, "--stream", "--graph", "fp32", *other)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"--stream prints a line for every step and takes no {other[0]}" in done.stderr

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from dmdkit.cli import main
 from dmdkit.errors import ExportError
 from dmdkit.export.graphs import ExportedGraph
 from dmdkit.export.step import StepModule
@@ -87,3 +89,14 @@ def test_int8_weights_change_the_answers_little(made: Made) -> None:
 def test_a_model_whose_kernels_differ_is_refused_with_the_recipe_that_streams() -> None:
     with pytest.raises(ExportError, match=r"kernels differ \(text 3, audio 1, vision 3\).*--set model.kernels.audio=3"):
         StepModule(DmdSystem(stream_shape((3, 1, 3), levels=2)))
+
+
+@pytest.mark.slow
+def test_a_model_that_cannot_stream_is_refused_before_anything_is_exported(
+    text_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", str(text_run), "--stream", "--out", str(tmp_path / "words.dmd")]) == 1
+    said = capsys.readouterr().err
+    assert "--stream: this model cannot stream: its modalities have different numbers of steps (text 8, audio 6" in said
+    assert "exporting" not in said
+    assert not (tmp_path / "words.dmd").exists()

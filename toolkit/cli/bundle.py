@@ -232,7 +232,7 @@ def predict(
         part = split_for_bundle(dataset, split, runtime.manifest)
         note_changes(dataset, "replaced by 0", "set to 0", "warning: ")
         if stream:
-            _predict_stream(runtime, dataset, split, limit, data, out_file, json=json or explain)
+            _predict_stream(runtime, dataset, split, limit, data, out_file, json=json, explain=explain)
             return
         rows = []
         for index in range(min(len(part), limit or len(part))):
@@ -273,21 +273,30 @@ def _note_strange(count: int) -> None:
 
 
 def _predict_stream(
-    runtime: Runtime, dataset: Dataset, split: str, limit: int | None, data: Path, out_file: Path | None, *, json: bool
+    runtime: Runtime,
+    dataset: Dataset,
+    split: str,
+    limit: int | None,
+    data: Path,
+    out_file: Path | None,
+    *,
+    json: bool,
+    explain: bool,
 ) -> None:
     """``predict --stream`` on an opened bundle."""
     from dmdkit.cli.stream import print_stream, stream_rows, streamed_split, write_stream
 
-    rows = stream_rows(runtime, streamed_split(dataset, split, runtime), limit, data)
+    stream, part = runtime.stream(past_limit="window"), streamed_split(dataset, split, runtime)
+    rows = stream_rows(stream, part, limit, data, runtime.manifest, explain=explain)
     for text in runtime.notes:
         note(text)
-    note(f"{len(rows)} samples of the {split} split, step by step")
+    note(f"{len(rows)} samples of the {split} split, step by step with {stream.graph}")
     _note_strange(sum(bool(row["out_of_range"]) for row in rows))
     if out_file is not None:
         write_stream(out_file, rows)
         finish(str(out_file))
-    elif json:
-        print_json({"samples": rows})
+    elif json or explain:
+        print_json({"graph": stream.graph, "samples": rows})
     else:
         print_stream(rows, classes=runtime.manifest.task == "classification")
 

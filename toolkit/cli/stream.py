@@ -13,6 +13,8 @@ from dmdkit.errors import InputError
 if TYPE_CHECKING:
     from dmdkit.data import Dataset, Split
     from dmdkit.runtime import Runtime
+    from dmdkit.runtime.manifest import Manifest
+    from dmdkit.runtime.streams.stream import Stream, StreamAnswer
 
 __all__ = ["print_stream", "shares_of", "stream_rows", "streamed_split", "write_stream"]
 
@@ -30,16 +32,19 @@ def streamed_split(dataset: Dataset, name: str, runtime: Runtime) -> Split:
     return with_real_steps(dataset, runtime.manifest.model.kernels).splits[name]
 
 
-def stream_rows(runtime: Runtime, part: Split, limit: int | None, source: Path) -> list[dict[str, Any]]:
+def stream_rows(
+    stream: Stream, part: Split, limit: int | None, source: Path, manifest: Manifest, *, explain: bool = False
+) -> list[dict[str, Any]]:
     """Of each sample what a stream says of it, step by step.
 
     Returns:
         Per sample ``id``, ``label``, ``out_of_range`` (modality -> share, of the last answer) and ``steps``: for every step
-        that has an answer ``heard`` (steps so far), ``score``, ``latency_ms`` and, where the file has labels by step,
-        ``label``, None where the step has none.
+        that has an answer ``heard`` (steps so far), of classes the ``class``, ``score``, ``latency_ms``, where the file has
+        labels by step ``label``, None where the step has none, and with ``explain`` what each modality says alone and which
+        teaches which.
     """
     assert part.steps is not None
-    stream, rows = runtime.stream(past_limit="window"), []
+    classes, rows = manifest.task == "classification", []
     for index in range(min(len(part), limit or len(part))):
         stream.reset()
         steps, strange = [], dict[str, float]()
@@ -52,10 +57,22 @@ def stream_rows(runtime: Runtime, part: Split, limit: int | None, source: Path) 
                 score = [float(value) for value in found.score]
                 strange = found.out_of_range
                 own = {} if part.step_labels is None else {"label": known_label(part.step_labels[index, at])}
-                steps.append({"heard": found.heard, "score": score, **own, "latency_ms": round(found.latency_ms, 4)})
+                known = {"class": int(found.score.argmax())} if classes else {}
+                why = {"explanation": _explanation(found, manifest)} if explain else {}
+                took = round(found.latency_ms, 4)
+                steps.append({"heard": found.heard, **known, "score": score, **own, "latency_ms": took, **why})
         label = known_label(part.labels[index])
         rows.append({"id": part.ids[index], "label": label, "out_of_range": strange, "steps": steps})
     return rows
+
+
+def _explanation(found: StreamAnswer, manifest: Manifest) -> dict[str, dict[str, Any]]:
+    logits = zip(manifest.modality_order, found.logit_hetero, strict=True)
+    why: dict[str, dict[str, Any]] = {"logit_hetero": {name: [float(value) for value in row] for name, row in logits}}
+    if found.edges_hetero is not None:
+        edges = zip(manifest.edge_order, found.edges_hetero, strict=True)
+        why["edges_hetero"] = {f"{student}<-{teacher}": float(value) for (student, teacher), value in edges}
+    return why
 
 
 def shares_of(rows: Sequence[Mapping[str, Any]]) -> list[tuple[float, float, int]]:
@@ -76,9 +93,14 @@ def shares_of(rows: Sequence[Mapping[str, Any]]) -> list[tuple[float, float, int
 
 
 def print_stream(rows: Sequence[Mapping[str, Any]], *, classes: bool) -> None:
-    """The last score of each sample, and of a regression the table of :func:`shares_of`."""
-    cells = [[row["id"], str(row["steps"][-1]["heard"]), f"{max(row['steps'][-1]['score']):+.3f}"] for row in rows]
-    print_table(["id", "steps", "logit" if classes else "score"], cells, right=["steps", "logit" if classes else "score"])
+    """The last answer of each sample, and of a regression the table of :func:`shares_of`."""
+    heads = ["id", "steps", *(["class", "logit"] if classes else ["score"]), "label"]
+    cells = []
+    for row in rows:
+        last, label = row["steps"][-1], "-" if row["label"] is None else f"{row['label']:g}"
+        known = [str(last["class"])] if classes else []
+        cells.append([row["id"], str(last["heard"]), *known, f"{max(last['score']):+.3f}", label])
+    print_table(heads, cells, right=heads[1:])
     if not classes:
         cells = [[f"{share:.0%}", f"{error:.3f}", str(count)] for share, error, count in shares_of(rows)]
         print_table(["heard", "MAE", "samples"], cells, right=["heard", "MAE", "samples"])
@@ -86,10 +108,11 @@ def print_stream(rows: Sequence[Mapping[str, Any]], *, classes: bool) -> None:
 
 def write_stream(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """The rows as JSON, or as CSV with a line a step."""
-    heads = ["id", "heard", *score_heads(len(rows[0]["steps"][0]["score"]) if rows else 1), "label", "latency_ms"]
-    lines = [
-        [row["id"], step["heard"], *step["score"], step.get("label", row["label"]), step["latency_ms"]]
-        for row in rows
-        for step in row["steps"]
-    ]
+    classes = ["class"] if rows and "class" in rows[0]["steps"][0] else []
+    heads = ["id", "heard", *classes, *score_heads(len(rows[0]["steps"][0]["score"]) if rows else 1), "label", "latency_ms"]
+    lines = []
+    for row in rows:
+        for step in row["steps"]:
+            known, label = [step[key] for key in classes], step.get("label", row["label"])
+            lines.append([row["id"], step["heard"], *known, *step["score"], label, step["latency_ms"]])
     write_rows(path, rows, heads, lines)

@@ -126,6 +126,14 @@ bool parse_arguments(int argc, char** argv, Arguments& arguments, std::string& p
   }
   if (arguments.bundle.empty()) problem = "no bundle given";
   if (problem.empty() && arguments.every_graph && !arguments.self_check) problem = "--every-graph needs --self-check";
+  if (problem.empty() && arguments.stream) {
+    const std::pair<const char*, bool> others[] = {{"--self-check", arguments.self_check}, {"--explain", arguments.explain},
+                                                   {"--bench", arguments.bench},           {"--words", !arguments.words.empty()},
+                                                   {"--output", !arguments.output.empty()}, {"--batch", arguments.batch != 1}};
+    for (const auto& [name, given] : others) {
+      if (given) problem = std::string("--stream prints a line for every step and takes no ") + name;
+    }
+  }
   if (problem.empty() && !arguments.options.affinity.empty()) {
     const auto groups = std::count(arguments.options.affinity.begin(), arguments.options.affinity.end(), ';') + 1;
     if (groups != arguments.options.threads - 1) {
