@@ -26,63 +26,32 @@ from dmdkit.model.transformer import LAYER_NORM_EPS, EncoderBlock, EncoderLayer
 __all__ = ["run_siblings"]
 
 
-_Span = tuple[int, int, int]
-"""Queries from the first to before the second, and how many keys, from the first on, any of them may attend to."""
-
-_SPAN = 16
-_SPANS = 8
-
-
-def _spans(queries: int, keys: int, device: torch.device) -> tuple[_Span, ...]:
-    """Queries in runs that leave out keys which none of them may attend to: two thirds of 50 by 50 weights are left.
-
-    Few queries are one run, as on an accelerator, which waits for launches and not for the weights.
-    """
-    run = _SPAN * math.ceil(queries / (_SPAN * _SPANS))
-    if device.type != "cpu" or queries < 2 * run:
-        return ((0, queries, keys),)
-    ends = [*range(run, queries - run // 2 + 1, run), queries]
-    starts = [0, *ends[:-1]]
-    return tuple((start, end, min(keys, end + abs(keys - queries))) for start, end in zip(starts, ends, strict=True))
-
-
 class _Attention(torch.autograd.Function):
     """softmax(q k^T / sqrt(width) + mask), dropped, times v; the softmax in at least single precision.
 
-    Queries, keys and values come as (N, width, T), the mask as (T_q, T_k), the runs of :func:`_spans`. ``probabilities`` are
-    the chances to drop a weight, each for an equal part of the N. The parts are computed one by one: one part's weights fit
-    into a CPU's cache, those of all do not. Products whose result has as many columns as there are steps take a fourth of
-    the time of their transposes. Backwards, what a row of weights adds up to with the change of its weights is what its
-    output adds up to with the change of its output, so that the softmax needs no pass of its own for it.
+    Queries, keys and values come as (N, width, T), the mask as (T_q, T_k). ``probabilities`` are the chances to drop a
+    weight, each for an equal part of the N. The parts are computed one by one: one part's weights fit into a CPU's cache,
+    those of all do not. Products whose result has as many columns as there are steps take a fourth of the time of their
+    transposes. Backwards, what a row of weights adds up to with the change of its weights is what its output adds up to with
+    the change of its output, so that the softmax needs no pass of its own for it.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        mask: Tensor,
-        spans: tuple[_Span, ...],
-        probabilities: tuple[float, ...],
-    ) -> Tensor:
-        ctx.parts, ctx.spans, ctx.scale = len(probabilities), spans, query.shape[1] ** -0.5
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, probabilities: tuple[float, ...]) -> Tensor:
+        ctx.parts, ctx.scale = len(probabilities), query.shape[1] ** -0.5
         wide = torch.promote_types(query.dtype, torch.float32)
-        mixed, saved = torch.empty_like(query), []
-        mask = mask.to(query)
-        free = max(0, mask.shape[1] - mask.shape[0])  # keys that every query may attend to
-        parts = zip(*(x.chunk(len(probabilities)) for x in (query * ctx.scale, key, value, mixed)), probabilities, strict=True)
-        for q, k, v, out, p in parts:
-            for start, end, keys in spans:
-                scores = torch.bmm(q[:, :, start:end].transpose(1, 2), k[:, :, :keys])
-                scores[:, :, start + free :].add_(mask[start:end, start + free : keys])
-                weights = torch.softmax(scores, -1, dtype=wide).to(q)
-                dropped = weights
-                if p:
-                    draws = draws_of(weights.numel(), q.device).view(weights.shape)
-                    dropped = kept(draws, p, q.dtype).mul_(weights)
-                out[:, :, start:end] = torch.bmm(v[:, :, :keys], dropped.transpose(1, 2))
-                saved += [weights, dropped]
+        mask, found, saved = mask.to(query), [], []
+        parts = zip(*(x.chunk(len(probabilities)) for x in (query, key, value)), probabilities, strict=True)
+        for q, k, v, p in parts:
+            scores = torch.baddbmm(mask, q.transpose(1, 2), k, alpha=ctx.scale)
+            weights = torch.softmax(scores, -1, dtype=wide).to(q)
+            dropped = weights
+            if p:
+                draws = draws_of(weights.numel(), q.device).view(weights.shape)
+                dropped = kept(draws, p, q.dtype).mul_(weights)
+            found.append(torch.bmm(v, dropped.transpose(1, 2)))
+            saved += [weights, dropped]
+        mixed = torch.cat(found)
         ctx.save_for_backward(query, key, value, mixed, *saved)
         return mixed
 
@@ -93,19 +62,16 @@ class _Attention(torch.autograd.Function):
         wide = torch.promote_types(query.dtype, torch.float32)
         change = change.to(value)
         along = (change.to(wide) * mixed).sum(1).unsqueeze(2)
-        by_query, by_key, by_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
+        by_query, by_key, by_value = (torch.empty_like(x) for x in (query, key, value))
         inputs = (query, key, value, change, along, by_query, by_key, by_value)
-        kept_weights = iter(zip(saved[::2], saved[1::2], strict=True))
-        for q, k, v, upper, d, to_q, to_k, to_v in zip(*(x.chunk(ctx.parts) for x in inputs), strict=True):
-            for start, end, keys in ctx.spans:
-                weights, dropped = next(kept_weights)
-                rows, span = q[:, :, start:end], upper[:, :, start:end]
-                by_scores = torch.bmm(span.transpose(1, 2), v[:, :, :keys]).to(wide).mul_(dropped)
-                by_scores = by_scores.addcmul_(weights, d[:, start:end], value=-1).to(q)
-                to_v[:, :, :keys] += torch.bmm(span, dropped)
-                to_q[:, :, start:end] = torch.bmm(k[:, :, :keys], by_scores.transpose(1, 2))
-                to_k[:, :, :keys] += torch.bmm(rows, by_scores)
-        return by_query.mul_(ctx.scale), by_key.mul_(ctx.scale), by_value, None, None, None
+        parts = zip(*(x.chunk(ctx.parts) for x in inputs), saved[::2], saved[1::2], strict=True)
+        for q, k, v, upper, d, to_q, to_k, to_v, weights, dropped in parts:
+            by_scores = torch.bmm(upper.transpose(1, 2), v).to(wide).mul_(dropped)
+            by_scores = by_scores.addcmul_(weights, d, value=-1).to(q)
+            torch.bmm(upper, dropped, out=to_v)
+            torch.bmm(k, by_scores.transpose(1, 2), out=to_q)
+            torch.bmm(q, by_scores, out=to_k)
+        return by_query.mul_(ctx.scale), by_key.mul_(ctx.scale), by_value, None, None
 
 
 class _FeedForward(torch.autograd.Function):
@@ -242,8 +208,7 @@ def run_siblings(
             key, value = keys[level], values[level]
         chances = tuple(layer.attention_dropout) if training else (0.0,) * siblings
         with torch.autocast(query.device.type, enabled=False):
-            spans = _spans(query.shape[2], key.shape[2], query.device)
-            mixed: Tensor = _Attention.apply(query, key, value, mask, spans, chances)  # type: ignore[no-untyped-call]
+            mixed: Tensor = _Attention.apply(query, key, value, mask, chances)  # type: ignore[no-untyped-call]
         mixed = mixed.view(siblings, batch, -1, x.shape[2])
         x = x + dropout(_from_channels(mixed, layer.out), layer.dropout.residual, training)
         hidden = _feed_forward(_normalised(x), layer.fc1, layer.fc2, layer.dropout.relu if training else 0.0)

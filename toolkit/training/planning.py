@@ -21,7 +21,7 @@ TELLING_SAMPLES = 50
 """Validation samples below which the best epoch would be chosen by chance: its loss is known to less than its changes."""
 
 _PLANNED_STEPS = 320
-_FIXED_STEPS = 480
+_FIXED_STEPS = 480  # chosen on one generated set's test samples (benchmarks/RESULTS.md); folds choose from one's own
 _WEIGHT_AVERAGE = 0.97
 _PATIENT_STEPS = 96
 _PLATEAU_STEPS = 32
