@@ -96,9 +96,9 @@ def fp32_graphs(system: DmdSystem, on_step: Callable[[str], None], *, real_steps
     explain = graph_from_module(ExplainModule(system), examples, explain_output_names(gd_units=system.homo_gd is not None))
     on_step("fusion.fp32")
     # The score's part of the explain graph is the student path: exporting it again would only cost time.
-    fusion = subgraph(explain, ["score"], "fusion")  # the native kernels have no plan for real steps: they read the last one
+    fusion = with_plan(subgraph(explain, ["score"], "fusion"), shape, real_steps=real_steps)
     graphs = [
-        ExportedGraph("fusion", "fp32", fusion if real_steps else with_plan(fusion, shape), {}),
+        ExportedGraph("fusion", "fp32", fusion, {}),
         ExportedGraph("explain", "fp32", subgraph(explain, [o.name for o in explain.graph.output], "explain"), {}),
     ]
     units: list[tuple[GraphKind, torch.nn.Module | None, int]] = [

@@ -18,7 +18,7 @@ from dmdkit.errors import ExportError
 from dmdkit.export.stream_groups import Stream, group_lengths, group_streams
 from dmdkit.model.dmd import GRAPH_ORDER
 
-__all__ = ["PLAN_KEY", "PLAN_VERSION", "plan_of", "replan", "with_plan"]
+__all__ = ["PLAN_KEY", "PLAN_VERSION", "plan_of", "replan", "with_plan", "with_step_plan"]
 
 PLAN_KEY = "dmdkit.plan"
 PLAN_VERSION = 1
@@ -33,12 +33,14 @@ class _Sizes:
 
     model: dict[str, int]
     modalities: dict[str, dict[str, int]]
+    real_steps: bool = False
 
     @classmethod
-    def of(cls, shape: ModelShape) -> _Sizes:
+    def of(cls, shape: ModelShape, real_steps: bool) -> _Sizes:
         model = dict(zip(_SIZES, (shape.width, shape.heads, shape.num_outputs, shape.levels, shape.memory_levels), strict=True))
         steps, features, kernels = (part.as_dict() for part in (shape.lengths, shape.feature_dims, shape.kernels))
-        return cls(model, {m: {"steps": steps[m], "features": features[m], "kernel": kernels[m]} for m in GRAPH_ORDER})
+        modalities = {m: {"steps": steps[m], "features": features[m], "kernel": kernels[m]} for m in GRAPH_ORDER}
+        return cls(model, modalities, real_steps)
 
     @classmethod
     def read(cls, plan: str) -> _Sizes:
@@ -47,10 +49,12 @@ class _Sizes:
             words[0]: int(words[1]) for line in plan.splitlines()[1:] if len(words := line.split()) == 2 and "=" not in line
         }
         modalities = {m: {name: numbers[f"{m}.{name}"] for name in ("steps", "features", "kernel")} for m in GRAPH_ORDER}
-        return cls({name: numbers[name] for name in _SIZES}, modalities)
+        return cls({name: numbers[name] for name in _SIZES}, modalities, "real_steps" in numbers)
 
     def lines(self) -> Iterator[str]:
         yield from (f"{name} {value}" for name, value in self.model.items())
+        if self.real_steps:
+            yield "real_steps 1"
         for modality, sizes in self.modalities.items():
             yield from (f"{modality}.{name} {value}" for name, value in sizes.items())
 
@@ -233,13 +237,45 @@ def plan_of(model: ModelProto) -> str | None:
     return found.get(PLAN_KEY)
 
 
-def with_plan(model: ModelProto, shape: ModelShape) -> ModelProto:
+def with_plan(model: ModelProto, shape: ModelShape, *, real_steps: bool = False) -> ModelProto:
     """``model``, a fusion graph of a model of this shape, with its plan written into it.
+
+    Args:
+        model: The graph; it is changed.
+        shape: The model's sizes.
+        real_steps: Whether the graph takes ``steps`` and reads the last real one.
 
     Raises:
         ExportError: The graph is not one that the exporter wrote.
     """
-    return _with(model, _Sizes.of(shape))
+    return _with(model, _Sizes.of(shape, real_steps))
+
+
+def _head_lines(graph: _Graph) -> Iterator[str]:
+    (scale,), (shift,) = graph.constants_of("heads", "Mul"), graph.constants_of("heads", "Add")
+    for place, modality in enumerate(GRAPH_ORDER):
+        yield f"hetero.{modality}.scale weight={scale} row={place}"
+        yield f"hetero.{modality}.shift weight={shift} row={place}"
+        for name, layer in (("first", "proj1"), ("second", "proj2"), ("out", "out")):
+            yield f"hetero.{modality}.{name} {graph.layer(f'heads/head/{modality}/{layer}', 'Gemm')}"
+    if f"{graph.scope}/heads/unit/logit/MatMul" not in graph.nodes:
+        return
+    for name in ("logit", "representation", "edge"):
+        (bias,) = graph.constants_of(f"heads/unit/{name}", "Add")
+        yield f"unit.{name} {graph.layer(f'heads/unit/{name}', 'MatMul')} bias={bias} transposed=1"
+        if name == "logit":
+            yield f"unit {graph.constants[bias].dims[0]}"
+
+
+def with_step_plan(model: ModelProto) -> ModelProto:
+    """``model``, a step graph, with a plan of what no fusion graph has: the heads that say what each modality says alone.
+
+    Raises:
+        ExportError: The graph is not one that the exporter wrote.
+    """
+    lines = [f"dmdkit step plan {PLAN_VERSION}", *_head_lines(_Graph(model))]
+    helper.set_model_props(model, {PLAN_KEY: "\n".join(lines) + "\n"})
+    return model
 
 
 def replan(model: ModelProto, origin: ModelProto) -> ModelProto:

@@ -11,6 +11,7 @@ from dmdkit.calibration import lower_for_cpu
 from dmdkit.calibration.graph.cleanup import STEP_GRAPH
 from dmdkit.config import ModelShape
 from dmdkit.export.graphs import ExportedGraph
+from dmdkit.export.native_plan import with_step_plan
 from dmdkit.export.onnx_writer import graph_from_module
 from dmdkit.export.step import StepModule, state_of, step_inputs, step_output_names
 from dmdkit.model.system import DmdSystem
@@ -33,10 +34,12 @@ def step_graphs(system: DmdSystem, *, int8: bool, on_step: Callable[[str], None]
     inputs = step_inputs(shape, _EXAMPLE_STEPS)
     outputs = step_output_names(shape, gd_units=system.hetero_gd is not None)
     model = graph_from_module(StepModule(system), inputs, outputs, fixed=[name for name, _ in inputs[3:]], name=STEP_GRAPH)
-    graphs = [ExportedGraph("stream", "fp32", model, {})]
+    graphs = [ExportedGraph("stream", "fp32", with_step_plan(model), {})]
     if int8:
         on_step("stream.int8-cpu")
-        graphs.append(ExportedGraph.lowered("stream", "int8-cpu", lower_for_cpu(model)))
+        lowered = lower_for_cpu(model)
+        with_step_plan(lowered.model)
+        graphs.append(ExportedGraph.lowered("stream", "int8-cpu", lowered))
     return graphs
 
 

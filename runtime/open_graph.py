@@ -127,7 +127,8 @@ class GraphOpener:
 
         precision = self._bundle.manifest.graphs[self._graph].precision
         asked_for = self._options.graph is not None
-        return open_step(self._bundle, precision, asked_for=asked_for, threads=self._options.threads)
+        native = self._options.backend == "native" or self._backend == "native"
+        return open_step(self._bundle, precision, asked_for=asked_for, threads=self._options.threads, native=native)
 
     def explain_graph(self) -> str:
         """The name of the explain graph that goes with the predicting one.

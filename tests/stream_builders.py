@@ -97,12 +97,17 @@ def write_stream_bundle(folder: Path) -> Path:
     return out
 
 
-def write_real_bundle(folder: Path) -> Path:
-    """The same of a model that was trained on real steps, with INT8, proven on samples of 4 to 9 steps."""
+def real_dataset() -> Dataset:
+    """Samples of 4 to 9 steps, read as a model of real steps reads them."""
     split = stream_split()
     for array in split.features().values():
         array[np.arange(STEPS) >= 4 + np.arange(SAMPLES)[:, None] % 6] = 0.0
-    dataset = with_real_steps(stream_dataset(split), stream_shape().kernels)
+    return with_real_steps(stream_dataset(split), stream_shape().kernels)
+
+
+def write_real_bundle(folder: Path) -> Path:
+    """The same of a model that was trained on real steps, with INT8, proven on samples of 4 to 9 steps."""
+    dataset = real_dataset()
     run, out = write_run(folder / "run", stream_system(), real=True), folder / "real.dmd"
     options = ExportOptions(
         stream=True,

@@ -86,9 +86,13 @@ class Runner(ABC):
         Raises:
             InputError: The runner is closed.
         """
+        self.check_open()
+        return self._infer(feed)
+
+    def check_open(self) -> None:
+        """Raises InputError where the runner is closed."""
         if self._closed:
             raise InputError(f"{self.name} is closed")
-        return self._infer(feed)
 
     @property
     def signature(self) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from dmdkit.errors import BundleError, InputError, MissingLibraryError
 from dmdkit.runtime.backends.base import Array, Feed, Runner, TensorSpec
 
-__all__ = ["LIBRARY_VARIABLE", "NativeKernelsRunner", "library_path", "load_library", "native_version"]
+__all__ = ["LIBRARY_VARIABLE", "NativeKernelsRunner", "NativeSteps", "library_path", "load_library", "native_version"]
 
 LIBRARY_VARIABLE = "DMDKIT_NATIVE_LIBRARY"
 """Environment variable with the path of the library, before anything else is looked at."""
@@ -48,6 +48,9 @@ class _OpenArgs(ctypes.Structure):
         ("provider_options", ctypes.POINTER(_Pair)),
         ("provider_option_count", ctypes.c_size_t),
         ("engine", ctypes.c_void_p),
+        ("tokens", ctypes.c_int),
+        ("step_model", ctypes.c_char_p),
+        ("step_model_bytes", ctypes.c_size_t),
     )
 
 
@@ -55,7 +58,8 @@ class _Tensor(ctypes.Structure):
     _fields_ = (("name", ctypes.c_char_p), ("shape", ctypes.POINTER(ctypes.c_int64)), ("rank", ctypes.c_size_t))
 
 
-_Session = ctypes.c_void_p
+_Session = _Address = ctypes.c_void_p
+_Size = ctypes.c_size_t
 _Error = (ctypes.c_char_p, ctypes.c_size_t)
 
 
@@ -72,6 +76,14 @@ class _Table(ctypes.Structure):
         ("bind", ctypes.CFUNCTYPE(ctypes.c_int, _Session, ctypes.c_size_t, _FloatPointers, _FloatPointers, *_Error)),
         ("run", ctypes.CFUNCTYPE(ctypes.c_int, _Session, *_Error)),
         ("close", ctypes.CFUNCTYPE(None, _Session)),
+        ("takes_engines", ctypes.c_int),
+        ("note", ctypes.CFUNCTYPE(ctypes.c_char_p, _Session)),
+        ("run_tokens", ctypes.c_void_p),
+        ("share", ctypes.CFUNCTYPE(ctypes.c_int, _Session, ctypes.POINTER(_Session), *_Error)),
+        # Addresses from here on: ctypes passes them with less ado, and a push is short.
+        ("step", ctypes.CFUNCTYPE(ctypes.c_int, _Session, _Size, _Size, _Address, _Address, *_Error)),
+        ("read_state", ctypes.CFUNCTYPE(ctypes.c_int, _Session, _Size, _Size, _Address, *_Error)),
+        ("write_state", ctypes.CFUNCTYPE(ctypes.c_int, _Session, _Size, _Size, _Address, *_Error)),
     )
 
 
@@ -131,11 +143,15 @@ def native_version() -> str | None:
 class _Opened:
     """One session of the library; one call at a time."""
 
-    def __init__(self, name: str, model: bytes, threads: int) -> None:
+    def __init__(self, name: str, model: bytes, threads: int, step_model: bytes | None = None) -> None:
         self._table, self._session = _table(), _Session()
         self._error = ctypes.create_string_buffer(_ERROR_BYTES)
         self.name = name
         args = _OpenArgs(ctypes.sizeof(_OpenArgs), name.encode(), model, len(model), b"cpu", threads, -1, b"")
+        if step_model is not None:
+            if self._table.struct_size < ctypes.sizeof(_Table) or not self._table.step:
+                raise BundleError(f"{name}: this library of the native kernels takes no steps; build it again")
+            args.step_model, args.step_model_bytes = step_model, len(step_model)
         if self._table.open(args, self._session, self._error, _ERROR_BYTES):
             raise BundleError(f"{name}: the native kernels cannot load it: {self._said()}")
 
@@ -150,7 +166,8 @@ class _Opened:
         found, tensor = [], _Tensor()
         for index in range(count(self._session)):
             fill(self._session, index, tensor)
-            found.append(TensorSpec(tensor.name.decode(), tuple(tensor.shape[: tensor.rank])))
+            name = tensor.name.decode()
+            found.append(TensorSpec(name, tuple(tensor.shape[: tensor.rank]), "int64" if name == "steps" else "float32"))
         return tuple(found)
 
     def run(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
@@ -167,9 +184,60 @@ class _Opened:
         ):
             raise InputError(f"{self.name}: the native kernels failed: {self._said()}")
 
+    def step(self, place: int, rows: Sequence[Array], outputs: Sequence[Array]) -> None:
+        """Steps behind ``place``, from C-contiguous raw rows into C-contiguous outputs, of which the first axis counts."""
+        given = (_Address * len(rows))(*(array.ctypes.data for array in rows))
+        wanted = (_Address * len(outputs))(*(array.ctypes.data for array in outputs))
+        code = self._table.step(self._session, place, len(outputs[0]), given, wanted, self._error, _ERROR_BYTES)
+        if code:
+            raise InputError(f"{self.name}: the native kernels failed: {self._said()}")
+
+    def copy_state(self, tensor: int, columns: Array, *, write: bool) -> None:
+        """A tensor of the state, (steps, heads, width), into ``columns`` or out of them."""
+        copy = self._table.write_state if write else self._table.read_state
+        if copy(self._session, tensor, len(columns), columns.ctypes.data, self._error, _ERROR_BYTES):
+            raise InputError(f"{self.name}: the native kernels failed: {self._said()}")
+
+    def share(self) -> _Opened:
+        """Another session over the same weights."""
+        other = object.__new__(_Opened)
+        other._table, other._session, other.name = self._table, _Session(), self.name
+        other._error = ctypes.create_string_buffer(_ERROR_BYTES)
+        if self._table.share(self._session, other._session, other._error, _ERROR_BYTES):
+            raise InputError(f"{self.name}: the native kernels failed: {other._said()}")
+        return other
+
     def close(self) -> None:
         """Gives the session back."""
         self._table.close(self._session)
+
+
+class NativeSteps:
+    """A step graph on dmdkit's own kernels, which keep the state themselves (docs/streaming.md).
+
+    Args:
+        name: The step graph's name.
+        model: The bytes of the fusion graph of its precision, already checked; its weights are shared with runners of it.
+        step_model: Those of the step graph.
+
+    Raises:
+        MissingLibraryError: The library is not here or not usable.
+        BundleError: It cannot load the graphs.
+    """
+
+    def __init__(self, name: str, model: bytes, step_model: bytes) -> None:
+        self._first = _Opened(name, model, 1, step_model)
+        self.inputs = self._first.tensors(outputs=False)
+        self.outputs = self._first.tensors(outputs=True)
+        self.backend = str(native_version())
+
+    def new_state(self) -> _Opened:
+        """A state of its own; whoever asked closes it."""
+        return self._first.share()
+
+    def close(self) -> None:
+        """Gives the weights back; states go on."""
+        self._first.close()
 
 
 class NativeKernelsRunner(Runner):
@@ -215,7 +283,8 @@ class NativeKernelsRunner(Runner):
             session = self._idle.pop() if self._idle else None
         if session is None:
             session = _Opened(self.name, self._model, self._threads)
-        inputs = [feed[spec.name] for spec in self._inputs]
+        # The library takes float32 alone, in which every number of steps is exact.
+        inputs = [feed[spec.name].astype(np.float32, copy=False) for spec in self._inputs]
         found = {name: np.empty((len(inputs[0]), *shape), np.float32) for name, shape in self._output_shapes.items()}
         try:
             session.run(inputs, list(found.values()))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dmdkit.errors import BundleError
+from dmdkit.errors import BundleError, MissingLibraryError
 from dmdkit.runtime.backends.base import Runner
 from dmdkit.runtime.bundle import Bundle
+from dmdkit.runtime.choice import has_passed
 from dmdkit.runtime.manifest import StreamRecord
 from dmdkit.runtime.streams.state import open_step_runner, stream_record
 
@@ -36,12 +37,29 @@ def chosen_step_graph(record: StreamRecord, predicting: str, *, asked_for: bool)
     )
 
 
-def open_step(bundle: Bundle, predicting: str, *, asked_for: bool, threads: int) -> tuple[Runner, str]:
-    """The step graph that goes with a predicting graph, and one sentence where the model was trained padded ("" where not).
+def open_step(bundle: Bundle, predicting: str, *, asked_for: bool, threads: int, native: bool = False) -> tuple[Runner, str]:
+    """The step graph that goes with a predicting graph, and what needs saying of its answers or backend, or "".
+
+    Args:
+        bundle: An opened bundle.
+        predicting: Precision of the predicting graph.
+        asked_for: Whether that was asked for by name.
+        threads: Threads inside one call.
+        native: Whether the native kernels are wanted: where the graph was asked for by name they run it if they can, otherwise
+            if it was proven on them, and else ONNX Runtime does.
 
     Raises:
         BundleError: There is none, none has passed, or it is damaged.
     """
-    precision = chosen_step_graph(stream_record(bundle), predicting, asked_for=asked_for)
-    runner = open_step_runner(bundle, precision, threads=threads)
-    return runner, "" if bundle.manifest.real_steps else PADDED_NOTE
+    record, notes = stream_record(bundle), [] if bundle.manifest.real_steps else [PADDED_NOTE]
+    order = [name for name in (predicting, "fp32") if name in record.graphs] if native else []
+    usable = [name for name in order if asked_for or has_passed(record.graphs[name], "native")]  # type: ignore[index]
+    if usable:
+        from dmdkit.runtime.streams.native import open_native_steps
+
+        try:
+            return open_native_steps(bundle, usable[0]), "; ".join(notes)
+        except (BundleError, MissingLibraryError) as cause:
+            notes.append(f"streams: {cause}; using onnxruntime")
+    precision = chosen_step_graph(record, predicting, asked_for=asked_for)
+    return open_step_runner(bundle, precision, threads=threads), "; ".join(notes)

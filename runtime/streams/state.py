@@ -72,14 +72,15 @@ class StepState:
 
     Args:
         manifest: The bundle's manifest; it has a stream's record.
+        tensors: Whether keys and values are kept here, not where a step is computed.
     """
 
-    def __init__(self, manifest: Manifest) -> None:
+    def __init__(self, manifest: Manifest, *, tensors: bool = True) -> None:
         record = manifest.stream
         assert record is not None
         self.record = record
         self.recent = {name: np.zeros((record.kernel - 1, manifest.inputs[name].features), np.float32) for name in MODALITIES}
-        self.tensors = {t.name: np.zeros((t.heads, t.width, record.capacity), np.float32) for t in record.state}
+        self.tensors = {t.name: np.zeros((t.heads, t.width, record.capacity), np.float32) for t in record.state if tensors}
         self.steps = 0
         """Input steps heard."""
 
@@ -96,6 +97,14 @@ class StepState:
     def clear(self) -> None:
         """Forgets everything; what the tensors hold does not count and stays finite."""
         self.steps = 0
+
+    def held(self) -> StepState:
+        """The same state with its tensors in Python, for snapshots."""
+        return self
+
+    def take(self, other: StepState) -> None:
+        """Becomes ``other``, which :meth:`held` gave or a snapshot holds."""
+        self.recent, self.tensors, self.steps = other.recent, other.tensors, other.steps
 
     def advance(self, runner: Runner, new: Mapping[str, Array]) -> dict[str, Array]:
         """Takes new steps and gives what each of them that has an answer answers.

@@ -98,10 +98,15 @@ class Stream:
         """Steps that one answer can rest on: the longest length the model was trained at."""
         self._overlap = min(max(self.limit // 2, record.kernel), self.limit - 1)
         self._ranges = HeardRanges(guard, self.limit)
+        # Native kernels keep the state themselves.
+        new_state = getattr(runner, "new_state", StepState)
+        self._state = new_state(manifest)
+        self._next = new_state(manifest) if past_limit == "window" else StepState(manifest)
         self._clear()
 
     def _clear(self) -> None:
-        self._state, self._next = StepState(self._manifest), StepState(self._manifest)
+        self._state.clear()
+        self._next.clear()
         self._heard, self._start = 0, 0
         self._waiting = {name: self._state.recent[name][:0] for name in MODALITIES}
         self._clock = Clock()
@@ -116,6 +121,11 @@ class Stream:
     def graph(self) -> str:
         """The graph that answers."""
         return self._runner.name
+
+    @property
+    def backend(self) -> str:
+        """What runs it, with its version."""
+        return self._runner.backend
 
     def push(
         self, *, text: object = None, audio: object = None, vision: object = None, time: Times = None
@@ -220,7 +230,7 @@ class Stream:
         """The state as bytes, which :meth:`restore` of a stream over the same bundle and precision takes, in any backend."""
         with self._lock:
             primed = self._next.steps > 0 or len(self._waiting["text"]) > 0
-            states = [self._state, self._next] if primed else [self._state]
+            states = [self._state.held(), self._next.held()] if primed else [self._state.held()]
             starts = [self._start, self._start + self.limit - self._overlap][: len(states)]
             return write_snapshot(Held(self._heard, states, starts, self._waiting, self._clock), self._sha256)
 
@@ -235,7 +245,8 @@ class Stream:
             raise InputError("the snapshot is of a stream with past_limit='stop', which kept no steps for the window after it")
         with self._lock:
             self._clear()
-            self._state = held.states[0]
+            self._state.take(held.states[0])
             if len(held.states) == 2 and self._past_limit == "window":  # one that stops would not feed it on
-                self._next, self._waiting = held.states[1], held.waiting
+                self._next.take(held.states[1])
+                self._waiting = held.waiting
             self._heard, self._start, self._clock = held.heard, held.starts[0], held.clock

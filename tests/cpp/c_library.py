@@ -89,14 +89,14 @@ class Answer(NamedTuple):
 class Library:
     """The library, and a runtime over one bundle."""
 
-    def __init__(self, path: Path, bundle: Path, graph: str) -> None:
+    def __init__(self, path: Path, bundle: Path, graph: str, backend: str = "onnxruntime") -> None:
         self._library = ctypes.CDLL(str(path))
         self._library.dmdkit_last_error.restype = ctypes.c_char_p
         self.limit_of = self._library.dmdkit_stream_limit
         self.limit_of.restype = _SIZE
         options = Options()
         self._library.dmdkit_options_init(ctypes.byref(options))
-        options.graph = graph.encode()
+        options.graph, options.backend = graph.encode(), backend.encode()
         self._runtime = ctypes.c_void_p()
         self.call("dmdkit_open", str(bundle).encode(), ctypes.byref(options), ctypes.byref(self._runtime))
 

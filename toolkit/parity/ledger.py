@@ -244,7 +244,7 @@ def measure(
     hops += _unit_failures(bundle, golden, on_step)
     hops += _text_hops(bundle, golden, split, distinct, reference, on_step)
     hops += words_in_cpp(bundle, golden, split, native, distinct, on_step)
-    hops += stream_hops(bundle, split, reference, PYTORCH, distinct, on_step)
+    hops += stream_hops(bundle, split, reference, PYTORCH, distinct, on_step, backends)
     shares = RangeGuard(manifest.inputs).shares(features)
     hops = _judged_inside(hops, shares)
     return Ledger(

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from dmdkit.data.dataset import Split
 from dmdkit.data.real_steps import prefixes
+from dmdkit.errors import BundleError
 from dmdkit.parity.compare import HopRecord, compare
+from dmdkit.runtime.backends.registry import BackendName, proof_name
 from dmdkit.runtime.batching import infer_batched
 from dmdkit.runtime.bundle import Bundle
+from dmdkit.runtime.graph_records import Precision
 from dmdkit.runtime.open_graph import open_runner
+from dmdkit.runtime.streams.native import NativeStepRunner, open_native_steps
 from dmdkit.runtime.streams.state import StepState, open_step_runner
 
 __all__ = ["SAMPLES", "stream_answers", "stream_hops", "window_answers"]
@@ -26,7 +30,13 @@ _PUSHES = ((1,), (2,), (4,), (8,), (1, 3, 2, 7))
 
 
 def stream_answers(
-    bundle: Bundle, precision: str, samples: Mapping[str, Array], steps: npt.NDArray[np.int64], *, mixed: bool = True
+    bundle: Bundle,
+    precision: str,
+    samples: Mapping[str, Array],
+    steps: npt.NDArray[np.int64],
+    *,
+    mixed: bool = True,
+    native: bool = False,
 ) -> dict[str, Array]:
     """What a step graph answers at every step of every sample that has an answer, one row after the other.
 
@@ -36,10 +46,14 @@ def stream_answers(
         samples: Modality -> float32 (N, T, D).
         steps: (N,), how many steps of each are pushed, at least k.
         mixed: Whether pushes are of several steps, too.
+        native: Whether the native kernels compute them.
+
+    Raises:
+        BundleError: There is no such graph, or with ``native`` no plan of it for these kernels.
     """
     found: list[dict[str, Array]] = []
-    with open_step_runner(bundle, precision) as runner:
-        state = StepState(bundle.manifest)
+    with open_native_steps(bundle, precision) if native else open_step_runner(bundle, precision) as runner:
+        state = runner.new_state(bundle.manifest) if isinstance(runner, NativeStepRunner) else StepState(bundle.manifest)
         for index, count in enumerate(steps):
             state.clear()
             sizes, at = _PUSHES[index % len(_PUSHES)] if mixed else (1,), 0
@@ -59,8 +73,11 @@ def stream_hops(
     pytorch: str,
     distinct: int | None,
     on_step: Callable[[], None],
+    backends: Sequence[BackendName] = (),
 ) -> list[HopRecord]:
     """Every step graph against what it must repeat; nothing where the bundle has none.
+
+    On the native kernels every one of them answers to the windows themselves.
 
     A model trained on real steps has a window of every prefix, in its explain graph. The windows of others are those of
     PyTorch, which is told how many steps there are; without it, only whole windows are compared.
@@ -72,6 +89,7 @@ def stream_hops(
         pytorch: Its name in the ledger.
         distinct: Number of different samples; None: all of them.
         on_step: Called after each graph.
+        backends: Those that were asked for; only native runs steps besides ONNX Runtime.
     """
     manifest = bundle.manifest
     if manifest.stream is None or split is None:
@@ -87,15 +105,14 @@ def stream_hops(
     whole = part.steps if part.steps is not None else np.full(len(part), part.text.shape[1], np.int64)
     lasts = np.cumsum(whole - manifest.stream.kernel + 1) - 1
     hops: list[HopRecord] = []
-    for precision in manifest.stream.graphs:
-        found = stream_answers(bundle, precision, part.features(), whole)
-        on_step()
-        found = found if every else {name: array[lasts] for name, array in found.items()}
-        truth = {name: before[name] for name in found if name in before}
+
+    def hop(name: str, precision: Precision, found: dict[str, Array]) -> dict[str, Array]:
+        found = found if every else {output: array[lasts] for output, array in found.items()}
+        truth = {output: before[output] for output in found if output in before}
         hops.append(
             compare(
                 source,
-                f"stream.{precision}",
+                name,
                 truth,
                 found,
                 precision=precision,
@@ -106,6 +123,17 @@ def stream_hops(
                 distinct=min(len(part), len(part) if distinct is None else distinct),
             )
         )
+        on_step()
+        return found
+
+    for precision in manifest.stream.graphs if "native" in backends else ():
+        try:
+            found = stream_answers(bundle, precision, part.features(), whole, native=True)
+        except BundleError:  # exported before there was a plan for them
+            continue
+        hop(f"stream.{precision}@{proof_name('native', precision)}", precision, found)
+    for precision in manifest.stream.graphs:
+        found = hop(f"stream.{precision}", precision, stream_answers(bundle, precision, part.features(), whole))
         if precision == "fp32":
             source, before = "stream.fp32", found
     return hops

@@ -85,9 +85,16 @@ def _judged_stream(manifest: Manifest, graphs: dict[str, GraphRecord], ledger: L
         return None
     hops = {hop.target: hop for hop in ledger.hops}
     judged_graphs, base, origin = {}, "fusion.fp32", graphs["fusion.fp32"].verdict
+    windows = origin
     for precision, graph in manifest.stream.graphs.items():  # fp32 is first
+        elsewhere = dict(graph.backends)
+        for backend in OPTIONAL_BACKENDS:
+            hop = hops.get(f"stream.{precision}@{backend}")
+            if hop is not None:
+                there = _verdict(elsewhere.get(backend, _NOT_MEASURED), hop, ledger.data_sha256)
+                elsewhere[backend] = _resting_on("fusion.fp32", windows, there)
         verdict = _resting_on(base, origin, _verdict(graph.verdict, hops.get(f"stream.{precision}"), ledger.data_sha256))
-        judged_graphs[precision] = graph.model_copy(update={"verdict": verdict})
+        judged_graphs[precision] = graph.model_copy(update={"verdict": verdict, "backends": elsewhere})
         if precision == "fp32":
             base, origin = "stream.fp32", verdict
     return manifest.stream.model_copy(update={"graphs": judged_graphs})

@@ -9,6 +9,9 @@
 //   const char* note() const;               // null, or what backend.h says of notes
 //   void run_tokens(std::size_t batch, std::size_t length, const std::int64_t* const* inputs, float* output);  // if it can
 //   std::unique_ptr<dmdkit_backend_session> share() const;  // only where another session can run the same model
+//   void step(std::size_t place, std::size_t count, const float* const* rows, float* const* outputs);  // if it keeps states
+//   void read_state(std::size_t tensor, std::size_t steps, float* values) const;                       // then these two, too
+//   void write_state(std::size_t tensor, std::size_t steps, const float* values);
 //
 // all of which may throw but the getters, keeps a `constexpr` table made by table_of, and defines the entry with
 // DMDKIT_BACKEND_DEFINE_ENTRY.
@@ -101,6 +104,29 @@ struct Share<Session, std::void_t<decltype(std::declval<const Session&>().share(
   };
 };
 
+// What a plug-in's session does with the state of a stream.
+template <typename Session, typename = void>
+struct Steps {
+  static constexpr decltype(dmdkit_backend_vtable::step) step = nullptr;
+  static constexpr decltype(dmdkit_backend_vtable::read_state) read_state = nullptr;
+  static constexpr decltype(dmdkit_backend_vtable::write_state) write_state = nullptr;
+};
+
+template <typename Session>
+struct Steps<Session, std::void_t<decltype(&Session::step)>> {
+  static constexpr decltype(dmdkit_backend_vtable::step) step =
+      [](Session* session, std::size_t place, std::size_t count, const float* const* rows, float* const* outputs, char* error,
+         std::size_t error_size) { return answered(error, error_size, [&] { session->step(place, count, rows, outputs); }); };
+  static constexpr decltype(dmdkit_backend_vtable::read_state) read_state =
+      [](const Session* session, std::size_t tensor, std::size_t steps, float* values, char* error, std::size_t error_size) {
+        return answered(error, error_size, [&] { session->read_state(tensor, steps, values); });
+      };
+  static constexpr decltype(dmdkit_backend_vtable::write_state) write_state =
+      [](Session* session, std::size_t tensor, std::size_t steps, const float* values, char* error, std::size_t error_size) {
+        return answered(error, error_size, [&] { session->write_state(tensor, steps, values); });
+      };
+};
+
 // The table of a plug-in whose session is `Session`, which is always dmdkit_backend_session: a parameter only so that this is
 // compiled where that is complete.
 template <typename Session>
@@ -127,6 +153,9 @@ constexpr dmdkit_backend_vtable table_of(const char* (*describe)(), bool takes_e
       [](const Session* session) -> const char* { return session->note(); },
       run_tokens_of<Session>(),
       Share<Session>::function,
+      Steps<Session>::step,
+      Steps<Session>::read_state,
+      Steps<Session>::write_state,
   };
 }
 

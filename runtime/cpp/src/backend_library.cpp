@@ -50,6 +50,11 @@ bool takes_tokens(const dmdkit_backend_vtable& table) noexcept {
   return table.struct_size >= offsetof(dmdkit_backend_vtable, share) && table.run_tokens != nullptr;
 }
 
+bool keeps_steps(const dmdkit_backend_vtable& table) noexcept {
+  return table.struct_size >= sizeof table && table.step != nullptr && table.read_state != nullptr &&
+         table.write_state != nullptr && table.share != nullptr;
+}
+
 const dmdkit_backend_vtable& load_backend(const std::string& name, const std::string& directory) {
   if (!is_plain_name(name)) {
     throw Failure(StatusCode::kInvalidInput, "backend=" + in_quotes(name) + ": expected a name such as onnxruntime");

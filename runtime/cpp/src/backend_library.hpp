@@ -16,6 +16,9 @@ const dmdkit_backend_vtable& load_backend(const std::string& name, const std::st
 // Whether a backend runs text graphs.
 bool takes_tokens(const dmdkit_backend_vtable& table) noexcept;
 
+// Whether a backend keeps the state of streams itself.
+bool keeps_steps(const dmdkit_backend_vtable& table) noexcept;
+
 }  // namespace dmdkit
 
 #endif  // DMDKIT_SRC_BACKEND_LIBRARY_HPP_

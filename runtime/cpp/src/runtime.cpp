@@ -168,8 +168,7 @@ class Runtime::Impl {
     const std::lock_guard<std::recursive_mutex> lock(mutex_);
     if (!step_model_) {
       const std::string& predicting = manifest().find_graph(session_->name())->precision;
-      const std::string name = choose_step_graph(bundle_, predicting, !options_.graph.empty());
-      step_model_ = std::make_shared<StepModel>(bundle_, name, options_);
+      step_model_ = std::make_shared<StepModel>(bundle_, predicting, !options_.graph.empty(), options_);
     }
     return step_model_;
   }

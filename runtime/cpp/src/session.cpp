@@ -18,6 +18,7 @@ namespace {
 
 constexpr std::size_t kAlignmentBytes = 64;  // a cache line, and the widest vector
 constexpr std::size_t kErrorBytes = 512;
+constexpr const char kNative[] = "native";
 constexpr std::size_t kMaxPorts = 64;
 constexpr std::size_t kMaxPortValues = std::size_t{1} << 28;
 
@@ -39,38 +40,25 @@ const Port* find_port(const std::vector<Port>& ports, const std::string& name) n
   return found == ports.end() ? nullptr : &*found;
 }
 
-constexpr const char kNative[] = "native";
-
 // The native kernels run fusion graphs alone; what explains stays in ONNX Runtime.
 std::string backend_for(const Bundle& bundle, const std::string& name, const Options& options) {
   const GraphRecord* record = bundle.manifest().find_graph(name);
   return options.backend == kNative && record != nullptr && record->kind != "fusion" ? "onnxruntime" : options.backend;
 }
 
-// The fusion graph whose parity was proven on the native kernels, INT8 first; a verdict on INT8 belongs to the bits that an
-// activation has here.
+// The fusion graph whose parity was proven on the native kernels, INT8 first.
 std::string proven_on_native(const Manifest& manifest, const Options& options) {
-  const std::string version = load_backend(options.backend, options.backend_directory).describe();
-  const bool narrow = version.find("7-bit") != std::string::npos;
   for (const char* precision : {"int8-cpu", "fp32"}) {
     const std::string name = std::string("fusion.") + precision;
     const GraphRecord* record = manifest.find_graph(name);
-    if (record == nullptr) continue;
-    const std::string proof = narrow && record->precision != "fp32" ? "native-7bit" : kNative;
-    const auto& passed = record->passed_on;
-    if (std::find(passed.begin(), passed.end(), proof) != passed.end()) return name;
+    if (record != nullptr && passed_on_native(*record, options)) return name;
   }
   throw Failure(StatusCode::kGraphUnavailable,
                 "no fusion graph of this bundle has passed parity on the native kernels; prove one with "
                 "`dmdkit check BUNDLE --data FEATURES --backend native`, or name one yourself (graph='fp32')");
 }
 
-[[noreturn]] void fail(int code, const char* error) {
-  const StatusCode status = code == DMDKIT_BACKEND_NO_DEVICE   ? StatusCode::kBackendUnavailable
-                            : code == DMDKIT_BACKEND_NO_MEMORY ? StatusCode::kOutOfMemory
-                                                               : StatusCode::kBackendFailed;
-  throw Failure(status, printable(error));
-}
+[[noreturn]] void fail(int code, const char* error) { throw backend_failure(code, error); }
 
 dmdkit_backend_open_args args_of(const std::string& graph, const Options& options,
                                  const std::vector<dmdkit_backend_entry_pair>& provider_options) {
@@ -106,6 +94,29 @@ dmdkit_backend_session* open_model(const dmdkit_backend_vtable& table, const Bun
 }
 
 }  // namespace
+
+bool passed_on_native(const GraphRecord& record, const Options& options) {
+  const std::string version = load_backend(options.backend, options.backend_directory).describe();
+  const bool narrow = version.find("7-bit") != std::string::npos;
+  const std::string proof = narrow && record.precision != "fp32" ? "native-7bit" : kNative;
+  return std::find(record.passed_on.begin(), record.passed_on.end(), proof) != record.passed_on.end();
+}
+
+Failure backend_failure(int code, const char* error) {
+  const StatusCode status = code == DMDKIT_BACKEND_NO_DEVICE   ? StatusCode::kBackendUnavailable
+                            : code == DMDKIT_BACKEND_NO_MEMORY ? StatusCode::kOutOfMemory
+                                                               : StatusCode::kBackendFailed;
+  return {status, printable(error)};
+}
+
+dmdkit_backend_session* open_steps_of(const dmdkit_backend_vtable& table, const Bundle& bundle, const std::string& name,
+                                      const std::string& fusion, const Options& options) {
+  const Bytes step_model = bundle.read(bundle.manifest().find_graph(name)->file);
+  dmdkit_backend_open_args args = args_of(name, options, {});
+  args.step_model = step_model.data();
+  args.step_model_bytes = step_model.size();
+  return open_model(table, bundle, *bundle.manifest().find_graph(fusion), args);
+}
 
 Session::Session(const Bundle& bundle, const std::string& name, const Options& options)
     : table_(load_backend(backend_for(bundle, name, options), options.backend_directory)),

@@ -11,6 +11,7 @@
 #include "dmdkit/backend.h"
 #include "dmdkit/result.hpp"
 #include "dmdkit/types.hpp"
+#include "failure.hpp"
 
 namespace dmdkit {
 
@@ -78,6 +79,17 @@ class Session {
 // Failure.
 dmdkit_backend_session* open_model_of(const dmdkit_backend_vtable& table, const Bundle& bundle, const std::string& name,
                                       const Options& options, bool tokens);
+
+// The same with a step graph and the fusion graph whose weights it shares, in a backend that keeps the state of streams.
+dmdkit_backend_session* open_steps_of(const dmdkit_backend_vtable& table, const Bundle& bundle, const std::string& name,
+                                      const std::string& fusion, const Options& options);
+
+// What a code and a text of a backend mean.
+Failure backend_failure(int code, const char* error);
+
+// Whether a graph's parity was proven on the native kernels, which `options` name; a verdict on INT8 belongs to the bits that
+// an activation has here. Throws Failure where they cannot be loaded.
+bool passed_on_native(const GraphRecord& record, const Options& options);
 
 // Whether `backend` runs engines rather than ONNX files. Throws Failure where it cannot be loaded.
 bool takes_engines(const Options& options);

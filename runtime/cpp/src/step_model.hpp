@@ -8,16 +8,22 @@
 
 #include "bundle.hpp"
 #include "dmdkit/types.hpp"
+#include "kernel_steps.hpp"
 #include "session.hpp"
+#include "step_state.hpp"
 
 namespace dmdkit {
 
 class StepModel {
  public:
-  // Opens step graph `name` of `bundle`. Throws Failure.
-  StepModel(const Bundle& bundle, const std::string& name, const Options& options);
+  // Opens the step graph that goes with a predicting graph of this precision: where that was asked for by name, the same or
+  // else fp32, whatever its verdict; otherwise the first of them that passed parity. With our own kernels for a backend, on
+  // those where they can (by name) or were proven to (otherwise), else in ONNX Runtime. Throws Failure.
+  StepModel(const Bundle& bundle, const std::string& predicting, bool asked_for, const Options& options);
 
-  const std::string& graph() const noexcept { return first_->name(); }
+  const std::string& graph() const noexcept { return name_; }
+  // "onnxruntime 1.31.1"
+  std::string backend() const { return kernels_ ? kernels_->backend() : first_->backend(); }
   // Of the graph's file: which bundle and precision a state is of.
   const std::string& sha256() const noexcept { return sha256_; }
   // What a stream's answers mean where that needs saying, in a sentence; empty where not.
@@ -25,21 +31,22 @@ class StepModel {
   const Manifest& manifest() const noexcept { return bundle_.manifest(); }
   const OutOfRangeCallback& on_out_of_range() const noexcept { return options_.on_out_of_range; }
 
-  // A session for one state; from any thread. Throws Failure.
-  std::unique_ptr<Session> session();
+  // A new state; from any thread. Throws Failure.
+  std::unique_ptr<StepState> state();
 
  private:
+  void open_kernels(const std::string& predicting, bool asked_for);
+
   Bundle bundle_;
   Options options_;
+  std::string name_;
   std::string sha256_;
   std::string note_;
   std::mutex mutex_;
-  std::unique_ptr<Session> first_;  // never run: holds the weights
+  // One of them, never run: holds the weights.
+  std::unique_ptr<Session> first_;
+  std::unique_ptr<StepKernels> kernels_;
 };
-
-// The step graph that goes with a predicting graph of this precision: where that was asked for by name, the same or else fp32,
-// whatever its verdict; otherwise the first of them that passed parity. Throws Failure.
-std::string choose_step_graph(const Bundle& bundle, const std::string& predicting, bool asked_for);
 
 }  // namespace dmdkit
 

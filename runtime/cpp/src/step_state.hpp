@@ -1,23 +1,27 @@
-// One state of a stream: keys, values and the last input steps, in the buffers of a step graph's session (docs/streaming.md).
+// One state of a stream: what it knows of the steps before the next one (docs/streaming.md). Graphs of an inference library
+// leave keys and values to us (graph_steps.hpp), our own kernels keep them themselves (kernel_steps.hpp).
 #ifndef DMDKIT_SRC_STEP_STATE_HPP_
 #define DMDKIT_SRC_STEP_STATE_HPP_
 
 #include <array>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "dmdkit/result.hpp"
 #include "dmdkit/types.hpp"
 #include "manifest.hpp"
-#include "session.hpp"
 
 namespace dmdkit {
+
+class SnapshotWriter;
 
 // New rows of each modality, steps first.
 using StepRows = std::array<const float*, kModalities>;
 
-// What the newest `count` of the steps last run answer; views of the session's buffers.
+// What the newest `count` of the steps last run answer; views of the state's buffers.
 struct StepOutputs {
   std::size_t count = 0;
   FloatView score;         // (count, C)
@@ -27,8 +31,10 @@ struct StepOutputs {
 
 class StepState {
  public:
-  // Throws Failure where the graph is not what the manifest says.
-  StepState(std::unique_ptr<Session> session, const Manifest& manifest);
+  explicit StepState(const Manifest& manifest);
+  virtual ~StepState() = default;
+  StepState(const StepState&) = delete;
+  StepState& operator=(const StepState&) = delete;
 
   std::size_t steps() const noexcept { return steps_; }  // input steps heard
   std::size_t capacity() const noexcept { return record_.capacity; }
@@ -37,48 +43,31 @@ class StepState {
 
   // Forgets everything; what the tensors hold does not count and stays finite.
   void clear() noexcept { steps_ = 0; }
+  void set_steps(std::size_t steps) noexcept { steps_ = steps; }
 
   // Makes room for runs of `count` steps. Throws Failure.
-  void reserve(std::size_t count) { session_->bind(count); }
+  virtual void reserve(std::size_t count) = 0;
 
   // Computes what `count` new steps, at most room(), answer. The state is as it was until commit. Allocates only for more steps
   // at once than ever before.
-  Status run(const StepRows& rows, std::size_t count, StepOutputs& outputs);
+  virtual Status run(const StepRows& rows, std::size_t count, StepOutputs& outputs) = 0;
 
   // Takes the steps last run into the state.
-  void commit() noexcept;
+  virtual void commit() noexcept = 0;
 
-  // For snapshots: a tensor (channels, capacity), of which the first projected() columns count, and the last input steps of a
-  // modality, min(steps(), kernel - 1) rows that count.
-  float* tensor(std::size_t index) noexcept { return tensors_[index].past->buffer; }
-  float* recent(std::size_t modality) noexcept { return recent_[modality] != nullptr ? recent_[modality]->buffer : nullptr; }
-  void set_steps(std::size_t steps) noexcept { steps_ = steps; }
+  // For snapshots: the last input steps of a modality, min(steps(), kernel - 1) rows that count; and the tensors' columns that
+  // count, which are as many as there are projected steps. Both throw Failure.
+  virtual float* recent(std::size_t modality) noexcept = 0;
+  virtual void write_tensors(SnapshotWriter& to) = 0;
+  virtual void read_tensors(const std::vector<View<const std::uint8_t>>& from) = 0;
 
- private:
-  struct Tensor {
-    const Port* past = nullptr;
-    const Port* fresh = nullptr;
-    std::size_t channels = 0;
-  };
+ protected:
+  Status not_finite(const std::string& graph) const;
 
-  const Port* input(const std::string& name, const std::vector<std::size_t>& sizes, bool counted) const;
-  const Port* output(const std::string& name, const std::vector<std::size_t>& sizes, std::size_t axis) const;
-  void check_place(const std::string& name, const Port* port, bool good) const;
-
-  std::unique_ptr<Session> session_;
   StreamRecord record_;
   std::size_t kept_ = 0;  // kernel - 1
   std::size_t steps_ = 0;
-  std::size_t run_steps_ = 0;  // of the last run, and how many of them went to the graph
-  std::size_t run_count_ = 0;
   std::array<std::size_t, kModalities> widths_{};
-  std::array<const Port*, kModalities> new_{};
-  std::array<const Port*, kModalities> recent_{};
-  const Port* place_ = nullptr;
-  std::vector<Tensor> tensors_;
-  const Port* score_ = nullptr;
-  const Port* logit_hetero_ = nullptr;
-  const Port* edges_hetero_ = nullptr;  // null without GD-Units
 };
 
 }  // namespace dmdkit

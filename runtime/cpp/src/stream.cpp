@@ -31,9 +31,8 @@ StreamStates Stream::Impl::make_states(StepModel& model, const StreamOptions& op
   if (options.past_limit != "stop" && options.past_limit != "window") {
     throw Failure(StatusCode::kInvalidInput, "past_limit=" + in_quotes(options.past_limit) + ": expected stop or window");
   }
-  const auto state = [&] { return std::make_unique<StepState>(model.session(), model.manifest()); };
-  auto first = state();
-  return StreamStates(std::move(first), options.past_limit == "window" ? state() : nullptr, model.manifest().inputs);
+  auto first = model.state();
+  return StreamStates(std::move(first), options.past_limit == "window" ? model.state() : nullptr, model.manifest().inputs);
 }
 
 void Stream::Impl::reserve(std::size_t count) {
@@ -164,7 +163,6 @@ std::uint64_t Stream::Impl::heard() const {
 
 std::vector<std::uint8_t> Stream::Impl::snapshot() {
   const std::lock_guard<std::mutex> lock(mutex_);
-  const StreamRecord& record = *model_->manifest().stream;
   SnapshotWriter writer(model_->sha256());
   writer.integer(states_.heard());
   writer.integer(states_.is_primed() ? 2 : 1);
@@ -173,9 +171,7 @@ std::vector<std::uint8_t> Stream::Impl::snapshot() {
     writer.integer(state.steps());
     const std::size_t kept = std::min(state.steps(), sizes_.kernel - 1);
     for (std::size_t i = 0; i < kModalities; ++i) writer.floats(state.recent(i), kept * sizes_.widths[i]);
-    for (std::size_t i = 0; i < sizes_.channels.size(); ++i) {
-      writer.columns(state.tensor(i), sizes_.channels[i], record.capacity, state.projected());
-    }
+    state.write_tensors(writer);
   };
   write_state(states_.start(), states_.state());
   if (states_.is_primed()) write_state(states_.next_start(), states_.next());
@@ -216,9 +212,7 @@ Status Stream::Impl::restore(View<const std::uint8_t> bytes) {
 
 void Stream::Impl::set_state(const Snapshot::State& from, StepState& state) const {
   for (std::size_t i = 0; i < kModalities; ++i) read_floats(from.recent[i], state.recent(i));
-  for (std::size_t i = 0; i < sizes_.channels.size(); ++i) {
-    read_columns(from.tensors[i], sizes_.channels[i], model_->manifest().stream->capacity, state.tensor(i));
-  }
+  state.read_tensors(from.tensors);
   state.set_steps(from.steps);
 }
 
@@ -243,6 +237,7 @@ Stream& Stream::operator=(Stream&&) noexcept = default;
 Stream::~Stream() = default;
 
 const std::string& Stream::graph() const noexcept { return impl_ ? impl_->model().graph() : kNoText; }
+std::string Stream::backend() const { return impl_ ? impl_->model().backend() : std::string(); }
 const std::string& Stream::note() const noexcept { return impl_ ? impl_->model().note() : kNoText; }
 std::size_t Stream::limit() const noexcept { return impl_ ? impl_->limit() : 0; }
 std::size_t Stream::unanswered() const noexcept { return impl_ ? impl_->model().manifest().stream->kernel - 1 : 0; }

@@ -101,8 +101,13 @@ Engine::Features Engine::sample_of(std::size_t index) const {
   return found;
 }
 
+void Engine::read_after(std::size_t index, Sample& sample) const {
+  if (steps_ != nullptr) sample.read_after(static_cast<int>(steps_[index]) - weights_->plan.inputs[0].kernel + 1);
+}
+
 void Engine::run_alone(int member, std::size_t index) {
   const Features features = sample_of(index);
+  read_after(index, samples_[member]);
   for (const Task& task : tasks_) run_task(task, workers_[member], samples_[member], features);
   workers_[member].read_out(samples_[member], scores_ + index * weights_->plan.outputs);
 }
@@ -137,7 +142,8 @@ void Engine::share_sample(int member) {
   workers_[0].read_out(samples_[0], scores_ + sample_ * weights_->plan.outputs);
 }
 
-void Engine::run(const Features& features, float* scores, std::size_t batch) {
+void Engine::run(const Features& features, float* scores, std::size_t batch, const float* steps) {
+  steps_ = steps;
   features_ = features;
   scores_ = scores;
   if (threads() == 1) {
@@ -153,6 +159,7 @@ void Engine::run(const Features& features, float* scores, std::size_t batch) {
   for (sample_ = batch_; sample_ < batch; ++sample_) {
     taken_ = 0;
     done_ = 0;
+    read_after(sample_, samples_[0]);
     team_->run([](void* engine, int member) { static_cast<Engine*>(engine)->share_sample(member); }, this);
   }
 }

@@ -21,10 +21,13 @@ class Engine {
   // `threads` in all; one where calls are so short that waking another takes longer.
   explicit Engine(std::shared_ptr<const Weights> weights, int threads = 1);
 
-  // Features (batch, steps, features) of each modality -> (batch, outputs). Allocates nothing; one call at a time.
-  void run(const std::array<const float*, kModalityCount>& features, float* scores, std::size_t batch = 1);
+  // Features (batch, steps, features) of each modality -> (batch, outputs). `steps`: how many of a sample's are real, between
+  // its kernel and all of them; null: all. Allocates nothing; one call at a time.
+  void run(const std::array<const float*, kModalityCount>& features, float* scores, std::size_t batch = 1,
+           const float* steps = nullptr);
 
   const Weights& weights() const { return *weights_; }
+  const std::shared_ptr<const Weights>& shared_weights() const { return weights_; }
   int threads() const { return static_cast<int>(workers_.size()); }
 
  private:
@@ -42,6 +45,7 @@ class Engine {
   std::vector<Task> planned() const;
   void run_task(const Task& task, Worker& worker, Sample& sample, const Features& features);
   Features sample_of(std::size_t index) const;
+  void read_after(std::size_t index, Sample& sample) const;
   void run_alone(int member, std::size_t index);
   void share_batch(int member);
   void share_sample(int member);
@@ -54,6 +58,7 @@ class Engine {
   // Of the call at hand.
   Features features_{};
   float* scores_ = nullptr;
+  const float* steps_ = nullptr;
   std::size_t batch_ = 0;
   std::size_t sample_ = 0;
   std::atomic<std::size_t> next_sample_{0};

@@ -100,7 +100,8 @@ Plan parse_plan(const std::string& text) {
                                        {"heads", &plan.heads},
                                        {"outputs", &plan.outputs},
                                        {"levels", &plan.levels},
-                                       {"memory_levels", &plan.memory_levels}};
+                                       {"memory_levels", &plan.memory_levels},
+                                       {"real_steps", &plan.real_steps}};
   for (int m = 0; m < kModalityCount; ++m) {
     const std::string name = kModalityNames[m];
     sizes[name + ".steps"] = &plan.inputs[m].steps;
@@ -109,13 +110,17 @@ Plan parse_plan(const std::string& text) {
   }
   plan.references = read_lines(text, "dmdkit plan", sizes);
   for (const auto& [name, value] : sizes) {
-    if (*value == 0) refuse("it lacks " + name);
+    if (*value == 0 && value != &plan.real_steps) refuse("it lacks " + name);
   }
   if (plan.width % plan.heads != 0) refuse("its heads do not divide its width");
+  if (plan.real_steps > 1) refuse("it says real_steps " + std::to_string(plan.real_steps) + ", which is 1 or not there");
   if (plan.levels > kMostLevels || plan.memory_levels > kMostLevels) refuse("it has levels beyond any use");
   for (int m = 0; m < kModalityCount; ++m) {
     if (plan.inputs[m].kernel > plan.inputs[m].steps)
       refuse(std::string("its kernel for ") + kModalityNames[m] + " is too long");
+    if (plan.real_steps == 1 &&
+        (plan.inputs[m].kernel != plan.inputs[0].kernel || plan.inputs[m].steps != plan.inputs[0].steps))
+      refuse("its modalities differ in steps or kernels, and it reads the last real step");
   }
   return plan;
 }

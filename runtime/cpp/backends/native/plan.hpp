@@ -36,6 +36,7 @@ struct Plan {
   int outputs = 0;
   int levels = 0;
   int memory_levels = 0;
+  int real_steps = 0;  // 1: a window takes how many of its steps are real, and the last of those is read
   std::array<Input, kModalityCount> inputs;
   References references;
 };

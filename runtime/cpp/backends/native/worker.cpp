@@ -26,6 +26,7 @@ Sample::Sample(const Weights& weights) {
   for (int m = 0; m < kModalityCount; ++m) {
     Embedded& found = modalities[m];
     found.steps = weights.plan.inputs[m].projected();
+    found.last = found.steps - 1;
     found.ld = weights.padded(found.steps);
     found.vectors = static_cast<int>(found.ld) / weights.kernels.lanes;
     found.x = arena_.make<float>(2 * e * found.ld);
@@ -183,7 +184,7 @@ void Worker::run_last(const LastLayer& layer, int channels, const float* x, cons
   const int heads = weights_.plan.heads;
   const int width = channels / heads;
   const std::ptrdiff_t ld = target.ld;
-  const std::ptrdiff_t last = target.steps - 1;
+  const std::ptrdiff_t last = target.last;
   const std::size_t room = roomy(8 * weights_.plan.width);
   float* own = last_;
   float* query = last_ + room;
@@ -206,7 +207,7 @@ void Worker::run_last(const LastLayer& layer, int channels, const float* x, cons
   product(queries, {x, nullptr, ld, inverse_}, target.vectors, scores_, ld);
   for (int head = 0; head < heads; ++head) {
     float* weight = scores_ + head * ld;
-    kernels_.softmax(weight, target.steps, target.vectors);
+    kernels_.softmax(weight, target.last + 1, target.vectors);
     kernels_.scale_steps(weight, ld, 1, target.vectors, inverse_, weight, ld);
     kernels_.mix(x, ld, channels, target.vectors, weight, mixed);
     kernels_.dense(layer.value[head], mixed, attended + head * width);

@@ -29,6 +29,7 @@ struct Sample {
   // What the streams of one modality start from.
   struct Embedded {
     int steps = 0;
+    int last = 0;  // the step that is read
     int vectors = 0;
     std::ptrdiff_t ld = 0;
     float* x = nullptr;             // [2 * width][ld]: exclusive, then common part
@@ -41,6 +42,11 @@ struct Sample {
 
     Source source() const { return {x, inverse, bytes, scale, steps, vectors, ld}; }
   };
+
+  // The last of the projected steps that count; the first is 1.
+  void read_after(int projected) {
+    for (Embedded& modality : modalities) modality.last = projected - 1;
+  }
 
   std::array<Embedded, kModalityCount> modalities;
   float* self = nullptr;  // last steps of the self streams, one after the other

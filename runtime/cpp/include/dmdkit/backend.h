@@ -56,6 +56,12 @@ typedef struct {
   size_t provider_option_count;
   const dmdkit_backend_engine* engine; /* null for a backend that takes ONNX files */
   int tokens; /* 1: a text graph, whose inputs are int64 (batch, length); only where the table has run_tokens */
+  /* A step graph (docs/streaming.md), for a session that holds the state of one stream itself: `model` is then the fusion graph
+   * of the same precision, whose weights it may share with sessions of that graph. Null for every other session; only where
+   * the table has step. Such a session describes as inputs the modalities (-1, features) and the state's tensors (heads, width,
+   * capacity) in the manifest's order, as outputs score, logit_hetero and perhaps edges_hetero; it is never bound nor run. */
+  const void* step_model;
+  size_t step_model_bytes;
 } dmdkit_backend_open_args;
 
 /* One input or output. shape[0] is the batch and -1, shape[1] of a text graph too where it takes any length. In a step graph
@@ -96,6 +102,17 @@ typedef struct {
   /* Another session of the same opened model, with bindings of its own: the two may run at once and are closed apart. Null, or
    * left out of a table whose struct_size says so: the backend cannot, and the core opens the model again. */
   int (*share)(const dmdkit_backend_session* session, dmdkit_backend_session** other, char* error, size_t error_size);
+  /* Of a session opened with `step_model`; null, or beyond struct_size, in a backend that keeps no state of streams.
+   * step computes `count` projected steps behind the `place` ones that the state holds, from kernel - 1 + count raw steps
+   * (steps, features) of text, audio and vision, into count rows of each output. It writes the state of the new steps alone:
+   * they count once the next call's place is beyond them. It must not allocate unless it fails. */
+  int (*step)(dmdkit_backend_session* session, size_t place, size_t count, const float* const* rows, float* const* outputs,
+              char* error, size_t error_size);
+  /* A tensor of the state as snapshots have it, (steps, heads, width) of the first `steps` steps. */
+  int (*read_state)(const dmdkit_backend_session* session, size_t tensor, size_t steps, float* values, char* error,
+                    size_t error_size);
+  int (*write_state)(dmdkit_backend_session* session, size_t tensor, size_t steps, const float* values, char* error,
+                     size_t error_size);
 } dmdkit_backend_vtable;
 
 /* The plug-in's one symbol: its table, or null when it does not speak that version. */

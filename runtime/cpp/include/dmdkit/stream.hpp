@@ -81,6 +81,8 @@ class DMDKIT_API Stream {
 
   // The step graph that answers (stream.fp32).
   const std::string& graph() const noexcept;
+  // What runs it, with its version.
+  std::string backend() const;
 
   // Steps that one answer can rest on, the longest length the model was trained at; those at the start that have no answer.
   std::size_t limit() const noexcept;
