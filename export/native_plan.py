@@ -273,7 +273,7 @@ def with_step_plan(model: ModelProto) -> ModelProto:
     Raises:
         ExportError: The graph is not one that the exporter wrote.
     """
-    lines = [f"dmdkit step plan {PLAN_VERSION}", *_head_lines(_Graph(model))]
+    lines = [f"dmdkit plan of steps {PLAN_VERSION}", *_head_lines(_Graph(model))]
     helper.set_model_props(model, {PLAN_KEY: "\n".join(lines) + "\n"})
     return model
 

@@ -53,7 +53,7 @@ def open_step(bundle: Bundle, predicting: str, *, asked_for: bool, threads: int,
     """
     record, notes = stream_record(bundle), [] if bundle.manifest.real_steps else [PADDED_NOTE]
     order = [name for name in (predicting, "fp32") if name in record.graphs] if native else []
-    usable = [name for name in order if asked_for or has_passed(record.graphs[name], "native")]  # type: ignore[index]
+    usable = [name for name in order if asked_for or has_passed(record.graphs[name], "native")]
     if usable:
         from dmdkit.runtime.streams.native import open_native_steps
 

@@ -57,7 +57,7 @@ class Writer {
 
   std::string step_file() {
     const int e = 2 * sizes_.width, unit = 3;
-    plan_ = "dmdkit step plan 1\nunit " + std::to_string(unit) + "\n";
+    plan_ = "dmdkit plan of steps 1\nunit " + std::to_string(unit) + "\n";
     for (int m = 0; m < kModalityCount; ++m) {
       const std::string name = std::string("hetero.") + kModalityNames[m] + ".";
       for (const char* part : {"scale", "shift"}) {

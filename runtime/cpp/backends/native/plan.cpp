@@ -90,7 +90,7 @@ References read_lines(const std::string& text, const std::string& first, const s
 
 StepPlan parse_step_plan(const std::string& text) {
   StepPlan plan;
-  plan.references = read_lines(text, "dmdkit step plan", {{"unit", &plan.unit_width}});
+  plan.references = read_lines(text, "dmdkit plan of steps", {{"unit", &plan.unit_width}});
   return plan;
 }
 
