@@ -107,9 +107,9 @@ class TextStage:
         """One sentence's ids without its padding, on whichever side that was."""
         if not isinstance(row, (list, tuple, np.ndarray)) or (isinstance(row, np.ndarray) and row.ndim != 1):
             raise InputError(f"input 'text' mixes sentences with a {type(row).__name__}")
-        wrong = next((item for item in row if isinstance(item, bool) or not isinstance(item, (int, np.integer))), None)
-        if wrong is not None:
-            raise InputError(f"input 'text' holds {wrong!r:.40} among token ids, expected whole numbers")
+        for item in row:
+            if isinstance(item, bool) or not isinstance(item, (int, np.integer)):
+                raise InputError(f"input 'text' holds {item!r:.40} among token ids, expected whole numbers")
         return without_padding(row, self._record.pad_id)
 
     def features(self, value: object) -> TextFeatures:

@@ -43,7 +43,8 @@ TextKind text_kind_of(const Json& value) noexcept {
   if (value.is_string()) return TextKind::kWords;
   if (!value.is_array() || value.empty()) return TextKind::kFeatures;
   // What the first sentence is decides; one without a token says nothing.
-  const auto found = std::find_if(value.begin(), value.end(), [](const Json& item) { return !item.is_array() || !item.empty(); });
+  const auto found =
+      std::find_if(value.begin(), value.end(), [](const Json& item) { return !item.is_array() || !item.empty(); });
   if (found == value.end()) return TextKind::kFeatures;
   if (found->is_string()) return TextKind::kWords;
   return is_whole(found->is_array() ? found->front() : *found) ? TextKind::kIds : TextKind::kFeatures;

@@ -157,6 +157,7 @@ def test_automatic_choice_reads_words_only_with_a_graph_that_passed(text_bundle_
         ([np.array(2), np.array(3)], "has shape"),
         ([[2, 3], np.array(3)], "mixes sentences"),
         ([[2, 1.5, 3]], "among token ids"),
+        ([2, None, 3], "holds None among token ids"),
         ([2, True, 3], "among token ids"),
         (np.zeros((0, 4), np.int64), "at least one sentence"),
         ("\ud800", "cannot be tokenised"),
