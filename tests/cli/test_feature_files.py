@@ -90,3 +90,50 @@ def test_a_run_made_before_fingerprints_is_measured_as_before(tiny_run: Path, tm
     (run / "samples.json").write_text("{")
     assert in_process("evaluate", run) == 1
     assert "samples.json: damaged" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The features of the tiny set under other names and other values, labelled by class."""
+    splits = {
+        name: replace(
+            split,
+            ids=tuple(f"other-{one}" for one in split.ids),
+            text=split.text * np.float32(1.01),
+            labels=(split.labels > 0).astype(np.int64),
+        )
+        for name, split in tiny_dataset(1).splits.items()
+    }
+    path = tmp_path_factory.mktemp("classes") / "classes.npz"
+    write_dataset(replace(tiny_dataset(1), task="classification", label_range=None, num_classes=2, splits=splits), path)
+    return path
+
+
+@pytest.mark.parametrize("command", ["evaluate", "check", "predict", "export", "convert"])
+def test_a_regression_model_refuses_a_file_of_classes(command, tiny_run, bundle_copy, classes, tmp_path, capsys):
+    before = (bundle_copy / "manifest.json").read_bytes()
+    asked = {
+        "evaluate": ["evaluate", tiny_run, "--data", classes],
+        "check": ["check", bundle_copy, "--data", classes],
+        "predict": ["predict", bundle_copy, "--data", classes],
+        "export": ["export", tiny_run, "--parity-data", classes, "--out", tmp_path / "new.dmd"],
+    }
+    if command in asked:
+        assert in_process(*asked[command]) == 1
+        said = capsys.readouterr().err
+        assert "trained for regression; found class numbers, 'labels' from 0 to 1: classification" in said
+        assert "dmdkit data convert" in said
+        assert (bundle_copy / "manifest.json").read_bytes() == before
+        assert not (tmp_path / "new.dmd").exists()
+        return
+    assert in_process("data", "convert", classes, tmp_path / "scores.npz", "--task", "regression") == 0
+    assert in_process("evaluate", tiny_run, "--data", tmp_path / "scores.npz") == 0
+
+
+def test_a_run_told_that_whole_numbers_are_scores_takes_them_from_other_files_too(tiny_run, classes, tmp_path):
+    told = tmp_path / "told"
+    shutil.copytree(tiny_run, told)
+    config = told / "config.yaml"
+    assert "task: auto" in config.read_text()
+    config.write_text(config.read_text().replace("task: auto", "task: regression"))
+    assert in_process("evaluate", told, "--data", classes) == 0

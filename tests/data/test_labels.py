@@ -113,3 +113,49 @@ def test_labels_that_are_there_are_kept_and_checked_beside_those_that_are_not(tm
     content["test"][f"{task}_labels"][2] = np.inf
     with pytest.raises(DataError, match="a finite label"):
         load_dataset(write_pickle(tmp_path / "b.pkl", content), task=task, labels_needed=False)
+
+
+@pytest.mark.parametrize(
+    ("task", "labels", "said"),
+    [
+        ("regression", np.array([0, 1, 2]), r"trained for regression; found class numbers.*from 0 to 2: classification"),
+        ("classification", np.array([-2.4, 1.0]), r"trained for classification; found scores.*from -2\.4 to 1: regression"),
+        ("classification", np.array([0.5, 1.0]), r"trained for classification; found scores"),
+        ("classification", np.array([-1, 0, 1]), r"trained for classification; found scores"),
+    ],
+)
+def test_labels_of_another_task_than_a_models_are_refused_with_both_tasks(tmp_path, task, labels, said):
+    with pytest.raises(DataError, match=said):
+        load_labels(tmp_path, labels, model_task=task)
+    with pytest.raises(DataError, match="or one without 'labels'"):
+        load_labels(tmp_path, labels, model_task=task, labels_needed=False)
+
+
+@pytest.mark.parametrize(
+    ("task", "labels"),
+    [
+        ("regression", np.array([0.0, 1.0, 2.0])),
+        ("regression", np.array([-1, 0, 1])),
+        ("classification", np.array([0.0, 1.0, 2.0])),
+        ("classification", np.array([0, 1, 2])),
+    ],
+)
+def test_labels_that_may_be_of_a_models_task_are_read_so(tmp_path, task, labels):
+    dataset = load_labels(tmp_path, labels, model_task=task)
+    assert dataset.task == task
+    assert dataset.splits["train"].labels[:3].tolist() == np.resize(labels, 3).tolist()
+
+
+@pytest.mark.parametrize("task", ["regression", "classification"])
+def test_of_a_file_with_labels_of_both_tasks_a_model_takes_its_own(tmp_path, task):
+    content = mmsa_content()
+    dataset = load_dataset(write_pickle(tmp_path / "both.pkl", content), model_task=task)
+    assert dataset.task == task
+    for split in content.values():
+        del split[f"{task}_labels"]
+    other = {"regression": "classification", "classification": "regression"}[task]
+    only_other = write_pickle(tmp_path / "other.pkl", content)
+    with pytest.raises(DataError, match=f"the labels are of {other}, the model was trained for {task}"):
+        load_dataset(only_other, model_task=task)
+    unlabelled = load_dataset(only_other, model_task=task, labels_needed=False)
+    assert not (unlabelled.splits["test"].labels >= 0).any()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from dmdkit.config import ModelShape, RunConfig
     from dmdkit.data import Dataset, Split
-    from dmdkit.data.loading import TaskChoice
+    from dmdkit.data.dataset import Task
     from dmdkit.data.values import NanPolicy as FileNanPolicy
     from dmdkit.runtime.bundle import Bundle
     from dmdkit.runtime.manifest import Manifest
@@ -65,20 +65,22 @@ LabelRangeOption = Annotated[
 def _load_for_model(
     path: Path,
     *,
-    task: TaskChoice,
+    task: Task,
+    declared: bool = False,
     label_range: tuple[float, float] | None,
     own_range: tuple[float, float] | None,
     own_sha256: str | None,
     nan_policy: FileNanPolicy,
     labels_needed: bool = True,
 ) -> Dataset:
-    """A feature file for something that is measured with its labels: they lie in the model's range.
+    """A feature file for something that is measured with its labels: they are of the model's task and lie in its range.
 
     The file that the model was trained on is what it is: a range inferred from its training labels need not hold the others.
 
     Args:
         path: The file.
         task: The model's.
+        declared: Whether its training data were read so because that was said, whatever the file says of its labels.
         label_range: The model's, for a regression.
         own_range: What was declared of the model's own file.
         own_sha256: Hash of that file, if known.
@@ -86,14 +88,17 @@ def _load_for_model(
         labels_needed: Whether a sample without a label is refused.
 
     Raises:
-        DataError: It cannot be read, or its labels are on another scale.
+        DataError: It cannot be read, or its labels are of another task or on another scale.
     """
     from dmdkit.data import load_dataset
     from dmdkit.files import sha256_of_file
 
-    own = None not in (label_range, own_sha256) and path.is_file() and sha256_of_file(path) == own_sha256
-    known = own_range if own else label_range
-    return load_dataset(path, task=task, label_range=known, nan_policy=nan_policy, labels_needed=labels_needed)
+    own = own_sha256 is not None and path.is_file() and sha256_of_file(path) == own_sha256
+    known = own_range if own and label_range is not None else label_range
+    model_task = None if own or declared else task
+    return load_dataset(
+        path, task=task, model_task=model_task, label_range=known, nan_policy=nan_policy, labels_needed=labels_needed
+    )
 
 
 def load_data(path: str, config: RunConfig) -> Dataset:
@@ -122,13 +127,14 @@ def dataset_for_run(
     dataset = _load_for_model(
         path,
         task=run.facts.task,
+        declared=data.task != "auto",
         label_range=run.facts.label_range,
         own_range=data.label_range,
         own_sha256=data.sha256,
         nan_policy=data.nan_policy,
     )
     dataset = _with_steps(_with_text(dataset, run, only, device), run)
-    check_fits(dataset, run.facts.shape, run.facts.task, str(run.path))
+    check_fits(dataset, run.facts.shape, str(run.path))
     sides = {name: facts.padding_side for name, facts in (run.facts.inputs or {}).items()}
     other = other_padding(dataset, sides, str(run.path))
     if other is not None:
@@ -228,7 +234,7 @@ def dataset_for_bundle(
         dataset = with_real_steps(dataset, manifest.model.kernels)
     found = dataset.splits.get(split)
     lacks_features = not encode and found is not None and found.tokens is not None
-    check_fits(dataset, manifest.model, manifest.task, "the bundle", skip=("text",) if lacks_features else ())
+    check_fits(dataset, manifest.model, "the bundle", skip=("text",) if lacks_features else ())
     sides = {name: record.padding_side for name, record in manifest.inputs.items()}
     other = other_padding(dataset, sides, "the bundle")
     if other is not None and for_verdict:
@@ -294,18 +300,17 @@ def other_padding(dataset: Dataset, sides: Mapping[str, str], model: str) -> str
     return None
 
 
-def check_fits(dataset: Dataset, shape: ModelShape, task: str, model: str, skip: Collection[str] = ()) -> None:
-    """Checks that a dataset can be fed to a model.
+def check_fits(dataset: Dataset, shape: ModelShape, model: str, skip: Collection[str] = ()) -> None:
+    """Checks that a dataset of a model's task can be fed to it.
 
     Args:
         dataset: The features and labels.
         shape: The model's sizes.
-        task: What the model was trained for.
         model: What to call it.
         skip: Modalities whose features are not used.
 
     Raises:
-        DataError: Other lengths, widths or labels.
+        DataError: Other lengths or widths, or more classes.
     """
     widths = shape.feature_dims.as_dict()
     for name, steps in shape.lengths.as_dict().items():
@@ -317,7 +322,8 @@ def check_fits(dataset: Dataset, shape: ModelShape, task: str, model: str, skip:
                 f"{dataset.source}: {name} has {found[0]} steps of {found[1]} features, {model} takes {steps} of "
                 f"{widths[name]}; make the features as those it was trained on"
             )
-    if dataset.task != task or dataset.num_outputs > shape.num_outputs:
-        outputs = {"regression": "a regression value", "classification": f"{dataset.num_outputs} classes"}[dataset.task]
-        wanted = {"regression": "a regression value", "classification": f"{shape.num_outputs} classes"}[task]
-        raise DataError(f"{dataset.source}: the labels are {outputs}, {model} gives {wanted}; name a file of its task")
+    if dataset.num_outputs > shape.num_outputs:
+        raise DataError(
+            f"{dataset.source}: the labels are {dataset.num_outputs} classes, {model} gives {shape.num_outputs}; name a file "
+            "of its classes"
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from dmdkit.data.dataset import LabelArray, Task
 from dmdkit.data.raw import RawFile, array_from, data_error, described, shortened
 from dmdkit.errors import DataError
 
-__all__ = ["CheckedLabels", "checked_labels"]
+__all__ = ["CheckedLabels", "checked_labels", "refuse_other_task"]
 
 _MAX_CLASSES = 1000
 
@@ -34,6 +35,49 @@ class CheckedLabels:
     by_split: Mapping[str, LabelArray]
     label_range: tuple[float, float] | None = None
     num_classes: int | None = None
+
+
+def refuse_other_task(raw: RawFile, task: Task) -> None:
+    """Refuses labels that cannot be those of a model's task: class numbers are no scores, and scores no class numbers.
+
+    Integers are classes and floats scores, as everywhere, unless their values can only be the other: a negative number is no
+    class, and whole floats from 0 may be classes.
+
+    Args:
+        raw: What the reader found.
+        task: What the model was trained for.
+
+    Raises:
+        DataError: The labels are of the other task.
+    """
+    found = [
+        array_from(raw.source, name, raw.labels_key, split.labels)
+        for name, split in raw.splits.items()
+        if split.labels is not None
+    ]
+    values = np.concatenate([array.reshape(-1) for array in found]) if found else np.empty(0)
+    known = values[np.isfinite(values)]
+    if not known.size:
+        return
+    can_be_classes = bool((known >= 0).all() and (known == np.floor(known)).all())
+    are_classes = bool(raw.labels_are_classes) and can_be_classes
+    if task == "classification" and (can_be_classes and raw.labels_are_classes is not False):
+        return
+    if task == "regression" and not are_classes:
+        return
+    labels = f"{raw.labels_key!r} from {known.min():g} to {known.max():g}"
+    without = "" if raw.labels_needed else f", or one without {raw.labels_key!r}"
+    if task == "regression":
+        shown = shlex.quote(raw.source)
+        raise DataError(
+            f"{raw.source}: expected scores, for the model was trained for regression; found class numbers, {labels}: "
+            f"classification; name a file of the model's task{without}, or, if they are scores in whole numbers, say so: "
+            f"dmdkit data convert {shown} OUT.npz --task regression"
+        )
+    raise DataError(
+        f"{raw.source}: expected class numbers, for the model was trained for classification; found scores, {labels}: "
+        f"regression; name a file of the model's task{without}"
+    )
 
 
 def checked_labels(

@@ -8,7 +8,8 @@ from typing import Literal, get_args
 
 from dmdkit.data.arrays import read_npz, read_safetensors
 from dmdkit.data.checks import dataset_from_raw
-from dmdkit.data.dataset import Dataset
+from dmdkit.data.dataset import Dataset, Task
+from dmdkit.data.labels import refuse_other_task
 from dmdkit.data.mmsa import read_mmsa
 from dmdkit.data.values import NanPolicy
 from dmdkit.errors import DataError
@@ -30,6 +31,7 @@ def load_dataset(
     label_range: tuple[float, float] | None = None,
     nan_policy: NanPolicy = "refuse",
     labels_needed: bool = True,
+    model_task: Task | None = None,
 ) -> Dataset:
     """The checked content of a feature file.
 
@@ -43,9 +45,12 @@ def load_dataset(
         nan_policy: "refuse" NaN and infinities in features, replace them by "zero", or "keep" them, to be counted only.
         labels_needed: Whether every sample must have a label. Else a sample without one, and every sample of a file without
             the key, has NaN (regression) or -1 (classes) as its label.
+        model_task: Task of the model the file is for, instead of ``task``: of labels of both kinds its own are taken, and a
+            file that only has labels of the other kind is refused.
 
     Raises:
-        DataError: The file is missing, damaged, forbidden, or does not follow its schema.
+        DataError: The file is missing, damaged, forbidden, does not follow its schema, or has labels of another task than
+            ``model_task``.
     """
     for value, choices, name in ((task, TaskChoice, "task"), (nan_policy, NanPolicy, "nan_policy")):
         if value not in get_args(choices):
@@ -59,12 +64,15 @@ def load_dataset(
     except OSError as cause:
         raise DataError(f"cannot read {source}: {cause.strerror or cause}") from cause
     try:
+        task = model_task or task
         if kind == "pickle":
-            raw = read_mmsa(path, source, sha256, task, labels_needed=labels_needed)
+            raw = read_mmsa(path, source, sha256, task, labels_needed=labels_needed, for_model=model_task is not None)
         elif kind == "npz":
             raw = read_npz(path, source, sha256, labels_needed=labels_needed)
         else:
             raw = read_safetensors(path, source, sha256, labels_needed=labels_needed)
+        if model_task is not None:
+            refuse_other_task(raw, model_task)
         return dataset_from_raw(raw, task=task, label_range=label_range, nan_policy=nan_policy)
     except MemoryError as cause:
         raise DataError(f"{source} does not fit in memory; split it, or use a machine with more") from cause

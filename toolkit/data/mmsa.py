@@ -23,6 +23,7 @@ def read_mmsa(
     task: Literal["auto", "regression", "classification"],
     *,
     labels_needed: bool = True,
+    for_model: bool = False,
 ) -> RawFile:
     """The splits of an MMSA pickle, unchecked.
 
@@ -33,6 +34,7 @@ def read_mmsa(
         task: Which labels to take; "auto" takes ``regression_labels`` where every split has them, else
             ``classification_labels``.
         labels_needed: Whether a split without them is refused.
+        for_model: Whether ``task`` is that of a model which the file is for.
 
     Raises:
         DataError: The pickle is damaged or forbidden, holds no split, or lacks a key.
@@ -58,7 +60,7 @@ def read_mmsa(
         labels_key,
         *(f"{modality}_lengths" for modality in MODALITIES),
     }
-    splits = {name: _raw_split(source, name, split, labels_key, labels_needed) for name, split in found.items()}
+    splits = {name: _raw_split(source, name, split, labels_key, labels_needed, for_model) for name, split in found.items()}
     notes = []
     other_splits = sorted(set(content) - set(found))
     if other_splits:
@@ -87,14 +89,18 @@ def _labels_key(splits: Mapping[str, Mapping[str, object]], task: str) -> str:
     return _LABEL_KEYS["regression"]
 
 
-def _raw_split(source: str, name: str, split: Mapping[str, object], labels_key: str, labels_needed: bool) -> RawSplit:
+def _raw_split(
+    source: str, name: str, split: Mapping[str, object], labels_key: str, labels_needed: bool, for_model: bool
+) -> RawSplit:
     for key in (*MODALITIES, "id", *((labels_key,) if labels_needed else ())):
         if key not in split:
             advice = "add it"
             other = next((k for k in _LABEL_KEYS.values() if k in split), None)
             if key == labels_key and other:
-                task = "classification" if "class" in other else "regression"
-                advice = f"add it, or train on {other!r}: dmdkit train --task {task}"
+                has, lacks = (next(task for task, name in _LABEL_KEYS.items() if name == k) for k in (other, key))
+                advice = f"add it, or train on {other!r}: dmdkit train --task {has}"
+                if for_model:
+                    advice = f"the labels are of {has}, the model was trained for {lacks}; add it, or name a file of its task"
             keys = ", ".join(repr(k) for k in sorted(split)[:20]) or "no key at all"
             raise data_error(source, name, key, "this key", f"only {keys}", advice)
     return RawSplit(
