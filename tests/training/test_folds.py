@@ -136,7 +136,14 @@ def test_without_validation_a_recipe_that_leaves_folds_to_the_data_has_five_and_
 def test_what_folds_cannot_do_is_one_readable_error(tmp_path, settings, samples, said) -> None:
     with pytest.raises(DataError, match=said):
         train_tiny(tmp_path / "run", *settings, dataset=without_validation(tiny_dataset(train=samples)))
-    assert not (tmp_path / "run" / CHECKPOINT_FILE).exists()
+    assert not list(tmp_path.iterdir())
+
+
+def test_folds_count_the_validation_samples_too(tmp_path) -> None:
+    dataset = tiny_dataset(train=6, valid=3)
+    with pytest.raises(DataError, match="9 samples are too few for 5 folds"):
+        train_tiny(tmp_path / "run", "training.folds=5", dataset=dataset)
+    assert not list(tmp_path.iterdir())
 
 
 def test_one_fold_is_refused() -> None:

@@ -17,7 +17,7 @@ from dmdkit.data.step_labels import without_labels
 from dmdkit.errors import ConfigError, DataError, RunError
 from dmdkit.files import write_json
 from dmdkit.training.finished_folds import FinishedFolds
-from dmdkit.training.planning import schedule_of
+from dmdkit.training.planning import folds_of, schedule_of
 from dmdkit.training.run import FOLDS_FILE
 
 __all__ = ["FoldsRecord", "cross_validate", "fold_numbers", "pooled", "read_folds", "require_samples", "with_chosen_epochs"]
@@ -56,7 +56,7 @@ def require_samples(config: RunConfig, dataset: Dataset) -> None:
         DataError: A split is missing, or there is too little to train on.
         ConfigError: Folds cannot go with what else the recipe says.
     """
-    folds = config.training.folds if isinstance(config.training.folds, int) else "valid" not in dataset.splits
+    folds = folds_of(config.training, len(dataset.splits.get("valid", ())))
     for name in ("train",) if folds else ("train", "valid"):
         if name not in dataset.splits:
             raise DataError(
@@ -65,6 +65,11 @@ def require_samples(config: RunConfig, dataset: Dataset) -> None:
             )
     if len(dataset.splits["train"]) < 2:
         raise DataError(f"{dataset.source}: the train split has one sample; training needs at least 2")
+    samples = sum(len(dataset.splits[name]) for name in ("train", "valid") if name in dataset.splits)
+    if samples < 2 * folds:
+        raise DataError(
+            f"{dataset.source}: {samples} samples are too few for {folds} folds; expected two a fold; give --folds less"
+        )
     if folds and config.text_encoder is not None and config.text_encoder.fine_tune:
         raise ConfigError(
             f"training.folds={config.training.folds} and text_encoder.fine_tune=true: every fold would train the encoder "
@@ -126,16 +131,9 @@ def cross_validate(
         curve_of: Trains on a data set's training split and gives, for each epoch, the loss of each validation sample,
             (epochs, N), and the outputs, (epochs, N, C).
         on_fold: Called with the number of each fold, from 1, and how many there are.
-
-    Raises:
-        DataError: There are fewer than two training samples in a fold's complement.
     """
     train, folds = dataset.splits["train"], config.training.folds
     assert isinstance(folds, int)
-    if len(train) < 2 * folds:
-        raise DataError(
-            f"{dataset.source}: {len(train)} samples are too few for {folds} folds; expected two a fold; give --folds less"
-        )
     of_sample = fold_numbers(len(train), folds, config.training.seed)
     losses, outputs = None, None
     finished = FinishedFolds(place, config, train)

@@ -12,7 +12,7 @@ from typing import Literal
 
 from dmdkit.config import RunConfig, TrainingConfig
 
-__all__ = ["ENOUGH_STEPS", "Schedule", "resolved", "schedule_of"]
+__all__ = ["ENOUGH_STEPS", "Schedule", "folds_of", "resolved", "schedule_of"]
 
 ENOUGH_STEPS = 100
 """Fewer optimiser steps than about this leave a model far from what it could learn (benchmarks/RESULTS.md)."""
@@ -95,6 +95,16 @@ _UNUSED_WHEN_FIXED = ("plateau_patience", "early_stop_patience", "validation_win
 _FOLDS = 5
 
 
+def folds_of(settings: TrainingConfig, validated: int) -> int:
+    """Folds of the cross-validation that chooses the epochs; 0 where none does.
+
+    Args:
+        settings: The recipe.
+        validated: Validation samples; 0 where there is no such split.
+    """
+    return settings.folds if isinstance(settings.folds, int) else 0 if validated else _FOLDS
+
+
 def resolved(config: RunConfig, samples: int, validated: int) -> tuple[RunConfig, list[str]]:
     """``config`` with numbers where it said auto, and what was chosen, one readable sentence each.
 
@@ -104,7 +114,7 @@ def resolved(config: RunConfig, samples: int, validated: int) -> tuple[RunConfig
         validated: Validation samples; 0 where there is no such split.
     """
     settings = config.training
-    folds = settings.folds if isinstance(settings.folds, int) else 0 if validated else _FOLDS
+    folds = folds_of(settings, validated)
     if folds:  # all samples train, for as many epochs as the folds choose
         samples, validated = samples + validated, 0
         settings = settings.model_copy(update={"schedule": "fixed"})
