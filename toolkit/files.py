@@ -252,8 +252,25 @@ def write_bytes(path: Path, data: bytes, error: type[DmdkitError] = DmdkitError)
     _write(path, error, lambda temporary: temporary.write_bytes(data))
 
 
-def write_text(path: Path, text: str, error: type[DmdkitError] = DmdkitError) -> None:
-    """Writes ``text`` to ``path`` as UTF-8, atomically; what is not UTF-8, as names of files may be, is refused."""
+def _refuse_outside(path: Path, directory: Path, error: type[DmdkitError]) -> None:
+    if not path.parent.resolve().is_relative_to(directory.resolve()):
+        raise error(f"cannot write {path}: {path.parent} is a link that leaves {directory}; put a folder in its place")
+
+
+def write_text(path: Path, text: str, error: type[DmdkitError] = DmdkitError, *, inside: Path | None = None) -> None:
+    """Writes ``text`` to ``path`` as UTF-8, atomically.
+
+    Args:
+        path: The file.
+        text: Its content.
+        error: Class of the error to raise.
+        inside: The directory that the file must lie in after every link to its folder was followed; None for anywhere.
+
+    Raises:
+        DmdkitError: As ``error``: it cannot be written, lies outside, or ``text`` is not UTF-8, as names of files may be.
+    """
+    if inside is not None:
+        _refuse_outside(path, inside, error)
     if not is_utf8(text):
         found = next(line for line in text.splitlines() if not is_utf8(line)).strip()
         raise error(
@@ -262,13 +279,13 @@ def write_text(path: Path, text: str, error: type[DmdkitError] = DmdkitError) ->
     _write(path, error, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def write_json(path: Path, value: Any, error: type[DmdkitError] = DmdkitError) -> None:
-    """Writes ``value`` as indented JSON, atomically; what JSON lacks is refused: NaN, infinities, text that is not UTF-8."""
+def write_json(path: Path, value: Any, error: type[DmdkitError] = DmdkitError, *, inside: Path | None = None) -> None:
+    """Writes ``value`` as indented JSON, as :func:`write_text` does; what JSON lacks is refused: NaN, infinities."""
     text = json.dumps(value, indent=2, allow_nan=False)
     if "\\ud" in text:  # half a character, or a whole one beyond the first 65,536: only this spelling tells
         plain = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False)
         text = text if is_utf8(plain) else plain
-    write_text(path, text + "\n", error)
+    write_text(path, text + "\n", error, inside=inside)
 
 
 def foreign_entries(directory: Path, known: Callable[[str], bool]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ import pytest
 
 from dmdkit.cli import main
 from dmdkit.errors import BundleError
-from dmdkit.parity.ledger import read_ledger
+from dmdkit.parity.int8_report import read_int8_report, write_int8_report
+from dmdkit.parity.ledger import read_ledger, record
 from dmdkit.report import REPORT_PAGE, render, write_report
 from dmdkit.report.facts import Facts, Latency, read_facts
+from dmdkit.runtime.manifest import read_manifest
 from tests.report.conftest import HOSTILE
 from tests.runtime.builders import set_verdict
 
@@ -301,6 +304,31 @@ def test_a_link_that_leaves_the_bundle_is_not_followed(bundle_copy: Path, tmp_pa
     report.symlink_to(tmp_path / "elsewhere.json")
     with pytest.raises(BundleError, match="leaves it"):
         write_report(bundle_copy)
+
+
+def test_nothing_is_written_through_a_folder_that_leaves_the_bundle(bundle_copy: Path, tmp_path: Path, capsys):
+    manifest, ledger, int8 = read_manifest(bundle_copy), read_ledger(bundle_copy), read_int8_report(bundle_copy)
+    before, outside = (bundle_copy / "manifest.json").read_bytes(), tmp_path / "outside"
+    assert ledger is not None
+    assert int8 is not None
+    shutil.rmtree(bundle_copy / "report")
+    outside.mkdir()
+    for name in ("report.html", "int8.json"):
+        (outside / name).write_text("{}")
+    (bundle_copy / "report").symlink_to(outside)
+    for write in (lambda: record(bundle_copy, manifest, ledger), lambda: write_int8_report(bundle_copy, int8)):
+        with pytest.raises(BundleError, match=f"report is a link that leaves {bundle_copy}; put a folder in its place"):
+            write()
+    assert main(["report", str(bundle_copy)]) == 1
+    assert "report is a link that leaves" in capsys.readouterr().err
+    assert {path.name: path.read_text() for path in outside.iterdir()} == {"report.html": "{}", "int8.json": "{}"}
+    assert (bundle_copy / "manifest.json").read_bytes() == before
+
+
+def test_a_report_folder_that_is_a_link_within_the_bundle_is_written(bundle_copy: Path):
+    (bundle_copy / "report").rename(bundle_copy / "kept")
+    (bundle_copy / "report").symlink_to("kept")
+    assert write_report(bundle_copy).is_file()
 
 
 def test_a_bundle_that_is_not_there_or_cannot_be_written_is_an_error(tmp_path: Path, bundle_copy: Path):

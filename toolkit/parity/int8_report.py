@@ -221,7 +221,7 @@ class Int8Report(Record):
 
 def write_int8_report(bundle: Path, report: Int8Report) -> None:
     """Writes ``report/int8.json`` atomically."""
-    write_json(bundle / INT8_REPORT, report.model_dump(mode="json"), BundleError)
+    write_json(bundle / INT8_REPORT, report.model_dump(mode="json"), BundleError, inside=bundle)
 
 
 def read_int8_report(bundle: Path) -> Int8Report | None:

@@ -376,7 +376,7 @@ def record(bundle_path: Path, manifest: Manifest, ledger: Ledger) -> Manifest:
         BundleError: The bundle cannot be written.
     """
     updated = judged(manifest, ledger)
-    write_json(bundle_path / REPORT_FILE, ledger.model_dump(mode="json"), BundleError)
+    write_json(bundle_path / REPORT_FILE, ledger.model_dump(mode="json"), BundleError, inside=bundle_path)
     write_manifest(bundle_path, updated)
     return updated
 

@@ -80,5 +80,5 @@ def write_report(bundle: Path) -> Path:
         BundleError: The bundle is damaged, or the page cannot be written.
     """
     path = bundle / REPORT_PAGE
-    write_text(path, render(read_facts(bundle)), BundleError)
+    write_text(path, render(read_facts(bundle)), BundleError, inside=bundle)
     return path
