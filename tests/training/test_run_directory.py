@@ -156,10 +156,37 @@ def test_a_label_range_that_is_none_is_one_readable_error(run_copy, capsys):
     assert "label_range=3, -3: expected low < high" in capsys.readouterr().err
 
 
-def test_metrics_that_are_no_metrics_are_refused(run_copy):
-    (run_copy / "metrics.json").write_text('{"splits": {"test": 1}}')
-    with pytest.raises(RunError, match="damaged"):
-        metrics_of(run_copy)
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"splits": {"test": 1}}', "splits.test: "),
+        ('{"splits": {"test": {"mae": "x"}}}', "splits.test.mae: "),
+        ('{"splits": {"test": {"mae": NaN}}}', "splits.test.mae: "),
+        ('{"splits": {"test": {"mae": 1.0}}, "best_epoch": 1}', "the document: best_epoch=1: expected one of epochs=None"),
+        ('{"splits": {}, "best_epoch": 9, "epochs": 8}', "the document: best_epoch=9: expected one of epochs=8"),
+        ('{"splits": {"a": {"mae": 1}}, "baselines": []}', "baselines: "),
+        ('{"splits": {}, "against_ridge": {"test": {"sentence": 5}}}', "against_ridge.test.sentence: "),
+        ('{"splits": {}, "subsets": {"test": {}}}', "subsets.test: "),
+        ('{"splits": {}, "warnings": 5}', "warnings: "),
+        ("[]", "the document: "),
+        ("{", "no JSON"),
+        pytest.param("[" * 100_000, "no JSON", id="deep"),
+        ("\udcff", "no JSON"),
+    ],
+)
+def test_damaged_metrics_are_one_readable_error_that_names_what_is_wrong(run_copy, content, said, capsys):
+    (run_copy / "metrics.json").write_bytes(content.encode(errors="surrogateescape"))
+    for command in ("inspect", "report"):
+        assert main([command, str(run_copy)]) == 1
+        found = capsys.readouterr().err
+        assert f"metrics.json: damaged: {said}" in found
+        assert "dmdkit evaluate" in found
+
+
+def test_metrics_of_an_import_and_of_an_earlier_version_are_read(run_copy):
+    for content in ({"imported": True, "splits": {}}, {"splits": {"test": {"mae": 1, "corr": None}}, "new": [1]}):
+        (run_copy / "metrics.json").write_text(json.dumps(content))
+        assert metrics_of(run_copy) == content
 
 
 def test_weights_that_give_nan_are_named(run_copy, capsys):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,12 @@ from dmdkit.report.frame import document
 from dmdkit.report.markup import Child, Markup, tag
 from dmdkit.report.numbers import MISSING, number
 from dmdkit.report.overview import METRIC_NAMES
+from dmdkit.training.run import HISTORY_FILE, METRICS_FILE, metrics_of
 
 __all__ = ["RUN_PAGE", "render_run", "write_run_report"]
 
 RUN_PAGE = "report.html"
 
-_HISTORY, _METRICS = "history.csv", "metrics.json"
 _FIGURES: tuple[tuple[str, str, dict[str, str]], ...] = (
     ("Total loss", "The total training loss and the validation loss", {"train_total": "training", "valid_loss": "validation"}),
     ("Task loss", "The training loss of the task", {"train_task": "eight heads together"}),
@@ -55,14 +54,13 @@ def _number(text: str | None) -> float | None:
 
 def _read(run: Path) -> tuple[list[dict[str, float | None]], dict[str, Any]]:
     try:
-        with (run / _HISTORY).open(encoding="utf-8", newline="") as stream:
+        with (run / HISTORY_FILE).open(encoding="utf-8", newline="") as stream:
             rows = [{name: _number(value) for name, value in row.items() if name} for row in csv.DictReader(stream)]
-        metrics = json.loads((run / _METRICS).read_text(encoding="utf-8")) if (run / _METRICS).is_file() else {}
     except (OSError, UnicodeDecodeError, ValueError, csv.Error) as cause:
-        raise RunError(f"{run}: its {_HISTORY} or {_METRICS} cannot be read: {cause}") from cause
-    if not rows or not isinstance(metrics, dict):
-        raise RunError(f"{run}: {_HISTORY} has no epochs, so there is nothing to show; an imported run has none")
-    return rows, metrics
+        raise RunError(f"{run}: its {HISTORY_FILE} cannot be read: {cause}") from cause
+    if not rows:
+        raise RunError(f"{run}: {HISTORY_FILE} has no epochs, so there is nothing to show; an imported run has none")
+    return rows, metrics_of(run) if (run / METRICS_FILE).is_file() else {}
 
 
 def _curves(rows: list[dict[str, float | None]], best: int | None) -> list[Markup]:
@@ -108,7 +106,7 @@ def _subsets_table(split: str, subsets: dict[str, dict[str, Any]]) -> Markup:
 
 def _subsets_section(metrics: dict[str, Any]) -> Markup | None:
     """What is left with only some modalities; None for a run that did not measure it, as those of earlier versions."""
-    found = metrics.get("subsets") or {}
+    found = metrics.get("subsets", {})
     if not found:
         return None
     text = (
@@ -127,10 +125,8 @@ def render_run(run: Path) -> str:
     """
     rows, metrics = _read(run)
     best = metrics.get("best_epoch")
-    best = best if isinstance(best, int) else None
     worth: list[Child] = []
-    splits = metrics.get("splits")
-    for split, values in splits.items() if isinstance(splits, dict) else ():
+    for split, values in metrics.get("splits", {}).items():
         sentence = metrics.get("against_ridge", {}).get(split, {}).get("sentence")
         worth += [None if sentence is None else tag("p", f"{split}: {sentence}")]
         worth += [_metrics_table(split, values, metrics.get("baselines", {}).get(split, {}))]

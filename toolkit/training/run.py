@@ -12,7 +12,7 @@ import json
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -20,6 +20,8 @@ from dmdkit.config import ModelShape, PaddedSteps, RunConfig, TokensFrom, plain_
 from dmdkit.data.fingerprints import SeenSamples
 from dmdkit.errors import ConfigError, RunError
 from dmdkit.files import sha256_of_file
+from dmdkit.printable import one_line
+from dmdkit.records import PositiveInt, first_problem
 
 __all__ = [
     "TEXT_DIR",
@@ -248,14 +250,48 @@ def newest_run(parent: Path) -> Run:
     return Run.open(finished[-1].parent)
 
 
+_Values = dict[str, float | None]
+_ByName = dict[str, _Values]
+
+
+class _Comparison(BaseModel):
+    sentence: str
+
+
+class _Metrics(BaseModel):
+    """What is read of ``metrics.json``; earlier versions wrote only some of it, an import only empty splits."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    splits: _ByName
+    best_epoch: PositiveInt | None = None
+    epochs: PositiveInt | None = None
+    baselines: dict[str, _ByName] = {}
+    against_ridge: dict[str, _Comparison] = {}
+    subsets: dict[str, Annotated[_ByName, Field(min_length=1)]] = {}
+    warnings: list[str] = []
+
+    @model_validator(mode="after")
+    def _the_best_epoch_is_one_of_them(self) -> _Metrics:
+        if self.best_epoch is not None and (self.epochs is None or self.best_epoch > self.epochs):
+            raise ValueError(f"best_epoch={self.best_epoch}: expected one of epochs={self.epochs}")
+        return self
+
+
 def metrics_of(path: Path) -> dict[str, Any]:
-    """``metrics.json`` of a run."""
+    """``metrics.json`` of a run.
+
+    Raises:
+        RunError: It is missing, or something in it is not what a training writes.
+    """
     try:
-        loaded = json.loads((path / METRICS_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as cause:
-        raise RunError(f"{path / METRICS_FILE}: cannot be read: {cause}") from cause
-    splits = loaded.get("splits") if isinstance(loaded, dict) else None
-    if not isinstance(splits, dict) or not all(isinstance(values, dict) for values in splits.values()):
-        raise RunError(f"{path / METRICS_FILE}: damaged: expected metrics by split; measure the run with `dmdkit evaluate`")
-    assert isinstance(loaded, dict)
+        loaded: dict[str, Any] = json.loads((path / METRICS_FILE).read_text(encoding="utf-8"))
+        _Metrics.model_validate(loaded)
+    except OSError as cause:
+        raise RunError(f"{path / METRICS_FILE}: cannot be read: {cause.strerror or cause}") from cause
+    except (ValueError, RecursionError) as cause:
+        problem = first_problem(cause) if isinstance(cause, ValidationError) else f"no JSON ({cause})"
+        raise RunError(
+            f"{path / METRICS_FILE}: damaged: {one_line(problem)}; measure the run with `dmdkit evaluate`, or train it anew"
+        ) from cause
     return loaded
