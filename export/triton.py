@@ -68,8 +68,16 @@ def _text(value: str) -> str:
     return json.dumps("".join(c if " " <= c <= "~" else "?" for c in value))
 
 
-def _tensors(field: str, tensors: Sequence[_Tensor]) -> str:
-    rows = [f"  {{ name: {_text(t.name)} data_type: {t.kind} dims: {list(t.dims)} }}" for t in tensors]
+def _shape(dims: tuple[int, ...], *, ensemble: bool) -> str:
+    """Triton takes no tensor without a size behind the batch: one that has none is sent as (batch, 1) and reshaped.
+
+    An ensemble passes tensors on as they came; its models reshape them.
+    """
+    return f"dims: {list(dims or (1,))}" + ("" if dims or ensemble else " reshape: { shape: [] }")
+
+
+def _tensors(field: str, tensors: Sequence[_Tensor], *, ensemble: bool) -> str:
+    rows = [f"  {{ name: {_text(t.name)} data_type: {t.kind} {_shape(t.dims, ensemble=ensemble)} }}" for t in tensors]
     return f"{field} [\n" + ",\n".join(rows) + "\n]\n"
 
 
@@ -95,8 +103,8 @@ def _signature(name: str, model: bytes) -> _Signature:
 def _config(name: str, platform: str, max_batch: int, signature: _Signature) -> str:
     return (
         f"name: {_text(name)}\nplatform: {_text(platform)}\nmax_batch_size: {max_batch}\n"
-        + _tensors("input", signature.inputs)
-        + _tensors("output", signature.outputs)
+        + _tensors("input", signature.inputs, ensemble=platform == "ensemble")
+        + _tensors("output", signature.outputs, ensemble=platform == "ensemble")
     )
 
 

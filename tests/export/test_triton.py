@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,19 @@ def test_every_config_parses_and_says_what_the_manifest_says(proven: Path, tmp_p
         assert dims(config["output"]) == {n: ("TYPE_FP32", bundle.manifest.outputs[n].shape[1:]) for n in wanted}
         served = (out / kind / "1" / config["default_model_filename"]).read_bytes()
         assert served == bundle.read(bundle.graph(f"{kind}.fp32").file)
+
+
+def test_numbers_of_steps_are_sent_as_a_column_and_reshaped_by_the_models(real_bundle: Path, tmp_path: Path) -> None:
+    """Triton refuses an input without a size behind the batch; the graphs take (batch)."""
+    out, bundle = tmp_path / "models", Path(shutil.copytree(real_bundle, tmp_path / "real.dmd"))
+    set_verdict(bundle, "passed")
+    write_triton(Bundle.open(bundle), out)
+    parsed = configs(out)
+    assert_ensemble_is_wired(parsed)
+    assert all(item["dims"] for config in parsed.values() for item in (*config["input"], *config["output"]))
+    steps = {name: next(item for item in config["input"] if item["name"] == "steps") for name, config in parsed.items()}
+    sent = {"name": "steps", "data_type": "TYPE_INT64", "dims": ["1"]}
+    assert steps == {"fusion": {**sent, "reshape": {}}, "explain": {**sent, "reshape": {}}, "emotion": sent}
 
 
 def test_the_ensemble_connects_every_output_once_to_a_model_that_has_it(proven: Path, tmp_path: Path) -> None:
