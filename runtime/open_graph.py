@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING, Literal
 
 from dmdkit.errors import BundleError, InputError
@@ -37,7 +38,7 @@ class OpenOptions:
         allow_build: Whether an engine may be built where none fits this machine.
 
     Raises:
-        InputError: A device or thread count that cannot be.
+        InputError: A graph, device or thread count that cannot be.
     """
 
     graph: str | None = None
@@ -47,8 +48,12 @@ class OpenOptions:
     allow_build: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.threads, int) or isinstance(self.threads, bool) or not 1 <= self.threads <= MAX_THREADS:
+        whole = isinstance(self.threads, Integral) and not isinstance(self.threads, bool)  # those of NumPy, too
+        if not whole or not 1 <= self.threads <= MAX_THREADS:
             raise InputError(f"threads={self.threads!r:.50}: expected a whole number from 1 to {MAX_THREADS:,}")
+        object.__setattr__(self, "threads", int(self.threads))
+        if self.graph is not None and not isinstance(self.graph, str):
+            raise InputError(f"graph={self.graph!r:.50}: expected the name of a graph, or None for the preferred one")
         if self.device not in ("auto", "cpu", "cuda"):
             raise InputError(f"device={self.device!r}: expected auto, cpu or cuda")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -97,11 +98,13 @@ class Runtime:
 
         Raises:
             BundleError: Missing, damaged, of another version, or nothing in it has passed parity.
-            InputError: A device, backend or thread count that cannot be.
+            InputError: A path, graph, device, backend or thread count that cannot be.
             MissingDependencyError: The backend asked for is not installed.
             MissingLibraryError: The native kernels are asked for and their library is not here or not usable.
         """
         options = OpenOptions(graph, backend, device, threads, allow_build)
+        if not isinstance(path, (str, os.PathLike)):
+            raise InputError(f"path={path!r:.50}: expected the directory of a bundle")
         bundle = Bundle.open(Path(path))
         bundle.verify()
         bundle = replace(bundle, path=bundle.path.absolute())  # explaining and checking read files after a chdir, too

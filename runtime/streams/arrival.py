@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from typing import Literal, get_args
 
 import numpy as np
@@ -55,6 +56,14 @@ class Clock:
     held: dict[str, Array] = field(default_factory=dict)
 
 
+def _is_finite(value: object) -> bool:
+    """Whether ``value`` is a finite number that a float can hold."""
+    try:
+        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False
+
+
 class Arrivals:
     """Checks what is pushed and fills what is not there.
 
@@ -83,9 +92,9 @@ class Arrivals:
                     "with training.modality_dropout"
                 )
         self._policy: dict[str, Policy] = {name: policies.get(name, "error") for name in MODALITIES}
-        if step_s is not None and not (math.isfinite(step_s) and step_s > 0):
+        if step_s is not None and not (_is_finite(step_s) and step_s > 0):
             raise InputError(f"step_s={step_s!r:.40}: expected seconds between steps, above 0")
-        if tolerance_s is not None and not (math.isfinite(tolerance_s) and tolerance_s >= 0 and step_s is not None):
+        if tolerance_s is not None and not (_is_finite(tolerance_s) and tolerance_s >= 0 and step_s is not None):
             raise InputError(f"tolerance_s={tolerance_s!r:.40}: expected seconds, 0 or more, beside step_s")
         self._step = step_s
         self._tolerance = tolerance_s if tolerance_s is not None else (step_s or 0.0) / 2
@@ -145,8 +154,7 @@ class Arrivals:
             raise InputError(f"time={time!r:.60} for {count} steps at once; push steps that have times one by one")
         times = dict(time) if isinstance(time, Mapping) else dict.fromkeys(given, time)
         for name, value in times.items():
-            is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-            if name not in MODALITIES or not is_number or not math.isfinite(value):
+            if name not in MODALITIES or not _is_finite(value):
                 raise InputError(f"time of {name!r:.20} is {value!r:.40}, expected finite seconds of text, audio or vision")
         return {name: float(value) for name, value in times.items() if name in given}
 

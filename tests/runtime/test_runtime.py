@@ -97,10 +97,17 @@ def test_a_graph_that_is_not_there_is_an_error_that_lists_those_that_are(tiny_bu
         Runtime.open(tiny_bundle, graph=asked)
 
 
-@pytest.mark.parametrize("options", [{"threads": 0}, {"threads": -1}, {"device": "tpu"}])
+@pytest.mark.parametrize(
+    "options", [{"threads": 0}, {"threads": -1}, {"threads": "2"}, {"device": "tpu"}, {"graph": ["fp32"]}, {"path": None}]
+)
 def test_options_that_cannot_be_are_input_errors(tiny_bundle: Path, options: dict[str, Any]):
     with pytest.raises(InputError, match="expected"):
-        Runtime.open(tiny_bundle, **options)
+        Runtime.open(**{"path": tiny_bundle, **options})
+
+
+def test_a_number_of_threads_may_be_one_of_numpy(tiny_bundle: Path):
+    with Runtime.open(tiny_bundle, graph="fp32", threads=np.int64(2)) as runtime:
+        assert runtime.graph == "fusion.fp32"
 
 
 def test_a_device_this_onnx_runtime_lacks_is_an_error(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch):

@@ -135,6 +135,7 @@ def test_a_snapshot_that_is_none_or_another_bundle_s_is_refused(runtime: Runtime
         ({"text": "words"}, "dtype"),
         ({"audio": None}, "audio is missing; push it, or open the stream"),
         ({"time": float("inf")}, "expected finite seconds"),
+        ({"time": 10**400}, "expected finite seconds"),
     ],
 )
 def test_a_bad_push_is_one_clear_error_and_nothing_is_lost(runtime: Runtime, change: dict[str, object], said: str) -> None:
@@ -205,6 +206,9 @@ def test_absence_that_was_not_trained_and_options_that_cannot_be_are_refused(run
         ({"missing": "guess"}, "expected error, hold or absent"),
         ({"past_limit": "forget"}, "expected stop or window"),
         ({"step_s": -1.0}, "above 0"),
+        ({"step_s": "0.1"}, "step_s='0.1': expected seconds"),
+        ({"step_s": 10**400}, "above 0"),
+        ({"step_s": 0.1, "tolerance_s": "x"}, "tolerance_s='x': expected seconds"),
         ({"tolerance_s": 0.1}, "beside step_s"),
     ):
         with pytest.raises(InputError, match=said):
