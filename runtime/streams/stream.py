@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from dmdkit.errors import InputError
+from dmdkit.errors import DmdkitError, InputError
 from dmdkit.records import MODALITIES
 from dmdkit.runtime.backends.base import Runner
 from dmdkit.runtime.inputs import RangeGuard
@@ -65,7 +65,8 @@ class Stream:
     """Steps in, the exact answer at each step out; :meth:`dmdkit.runtime.Runtime.stream` makes one.
 
     Streams over one runtime share its graph and nothing else, so each may have a thread of its own; calls on one stream
-    wait for each other. An error leaves what was pushed before as it was, and the stream usable.
+    wait for each other. An error leaves what was pushed before as it was, and the stream usable; of a push of more steps than
+    fit into one state it says how many were kept.
 
     Args:
         runner: The step graph, opened.
@@ -184,7 +185,13 @@ class Stream:
                 self._hand_over()
             size = min(count - done, self._state.room)
             part = {name: rows[name][done : done + size] for name in MODALITIES}
-            answers = self._state.advance(self._runner, part)
+            try:
+                answers = self._state.advance(self._runner, part)
+            except DmdkitError as cause:
+                if not done:
+                    raise
+                kept = f"after {done} of {count} steps, which the stream keeps"
+                raise type(cause)(f"{kept}: {cause}") from cause
             if answers:
                 found.append(answers)
             done += size

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from dmdkit.data.dataset import Split
-from dmdkit.data.real_steps import prefixes
+from dmdkit.data.overlap import distinct_samples
+from dmdkit.data.real_steps import beginnings, prefixes
 from dmdkit.errors import BundleError
 from dmdkit.parity.compare import HopRecord, compare
 from dmdkit.runtime.backends.registry import BackendName, proof_name
@@ -24,6 +26,8 @@ __all__ = ["SAMPLES", "stream_answers", "stream_hops", "window_answers"]
 Array = npt.NDArray[np.float32]
 SAMPLES = 64
 """Samples whose every prefix is compared: 64 of 46 prefixes are 2,944 windows, half a minute at the published sizes."""
+_PREFIX_BYTES = 256 << 20
+"""Prefixes that are held at once: all of 64 samples of 46 steps, 3 of 200 at the widths of CMU-MOSI."""
 _BATCH = 32
 _PUSHES = ((1,), (2,), (4,), (8,), (1, 3, 2, 7))
 """Steps a push, by sample in turn."""
@@ -97,11 +101,14 @@ def stream_hops(
     part = split.take(np.arange(min(SAMPLES, len(split))))
     every = manifest.real_steps or reference is not None
     kernel = manifest.stream.kernel
-    windows = prefixes(part, kernel if every else part.text.shape[1])
+    first = kernel if every else part.text.shape[1]
     if manifest.real_steps or reference is None:
-        source, before = "explain.fp32", window_answers(bundle, windows)
+        source, before = "explain.fp32", _in_parts(part, first, partial(window_answers, bundle))
     else:
-        source, before = pytorch, reference(windows)
+        source, before = pytorch, _in_parts(part, first, reference)
+    windows = beginnings(part, first)
+    ids = tuple(f"{part.ids[row]} after {count} steps" for row, count in zip(windows.rows, windows.steps, strict=True))
+    different = min(distinct_samples(part), len(part) if distinct is None else distinct)
     whole = part.steps if part.steps is not None else np.full(len(part), part.text.shape[1], np.int64)
     lasts = np.cumsum(whole - manifest.stream.kernel + 1) - 1
     hops: list[HopRecord] = []
@@ -119,8 +126,8 @@ def stream_hops(
                 task=manifest.task,
                 label_range=manifest.label_range,
                 labels=windows.labels,
-                ids=windows.ids,
-                distinct=min(len(part), len(part) if distinct is None else distinct),
+                ids=ids,
+                distinct=different,
             )
         )
         on_step()
@@ -137,6 +144,16 @@ def stream_hops(
         if precision == "fp32":
             source, before = "stream.fp32", found
     return hops
+
+
+def _in_parts(part: Split, kernel: int, answer: Callable[[Split], dict[str, Array]]) -> dict[str, Array]:
+    """What ``answer`` says of every prefix, a few samples at a time: together the prefixes of long samples fill a machine."""
+    steps, width = part.text.shape[1], sum(array.shape[2] for array in part.features().values())
+    at_once = max(1, _PREFIX_BYTES // (4 * steps * steps * width))
+    found = [
+        answer(prefixes(part.take(np.arange(i, min(i + at_once, len(part)))), kernel)) for i in range(0, len(part), at_once)
+    ]
+    return {name: np.concatenate([one[name] for one in found]) for name in found[0]}
 
 
 def window_answers(bundle: Bundle, windows: Split) -> dict[str, Array]:
