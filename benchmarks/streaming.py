@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float32]
 PUSHES = (1, 2, 4, 8)
+_NAIVE = "naive export, window"
 
 
 def _cpu_ms(call: Any) -> float:
@@ -38,11 +39,33 @@ def _rows(shape: Any, steps: int, seed: int) -> dict[str, Array]:
     }
 
 
+def _new_state(runner: Any, manifest: Any) -> Any:
+    from dmdkit.runtime.streams.state import StepState
+
+    return getattr(runner, "new_state", StepState)(manifest)
+
+
+def _native(models: Any, graphs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Step runners and windows on the native kernels, by precision; empty where their library is not here."""
+    from benchmarks.native import int8_of, native_missing
+    from dmdkit.runtime.backends.native import NativeKernelsRunner, NativeSteps
+    from dmdkit.runtime.streams.native import NativeStepRunner
+
+    missing = native_missing()
+    if missing:
+        print(f"no native kernels: {missing}", file=sys.stderr)
+        return {}, {}
+    fusion = {"fp32": models.student.data, "int8-cpu": int8_of(models)}
+    runners = {
+        f"native {g.precision}": NativeStepRunner(g.name, NativeSteps(g.name, fusion[g.precision], g.model.SerializeToString()))
+        for g in graphs
+    }
+    return runners, {f"native {p}, window": NativeKernelsRunner("fusion", data) for p, data in fusion.items()}
+
+
 def _largest_differences(models: Any, manifest: Any, runner: Any, samples: int) -> dict[int, float]:
     """Steps a push -> largest difference from PyTorch's window of any prefix of so many random samples."""
     import torch
-
-    from dmdkit.runtime.streams.state import StepState
 
     shape, worst = models.shape, dict.fromkeys(PUSHES, 0.0)
     total, kernel = shape.lengths.text, shape.kernels.text
@@ -53,7 +76,7 @@ def _largest_differences(models: Any, manifest: Any, runner: Any, samples: int) 
             many = {name: torch.from_numpy(array).expand(len(steps), -1, -1) for name, array in rows.items()}
             truth = models.system(**many, steps=steps).model.output.numpy()
         for size in PUSHES:
-            state, found = StepState(manifest), []
+            state, found = _new_state(runner, manifest), []
             for at in range(0, total, size):
                 answers = state.advance(runner, {name: array[at : at + size] for name, array in rows.items()})
                 found += [answers["score"]] if answers else []
@@ -90,15 +113,40 @@ def _past_the_limit(models: Any, manifest: Any, runner: Any, pushes: int) -> tup
     return times, worst
 
 
-def _print_times(times: dict[str, list[float]], ends: dict[str, list[float]], total: int) -> None:
-    whole = float(np.median(times["window"]))
-    print("| | CPU ms, median | of its window | per step |\n|---|---|---|---|")
-    for name, values in times.items():
-        found = float(np.median(values))
-        count = int(name.rpartition("=")[2]) if "=" in name else total
-        print(f"| {name} | {found:.2f} | {found / whole:.3f} | {found / count:.2f} |")
-    if ends["first"] and ends["last"]:
-        print(f"last steps over first steps: {np.median(ends['last']) / np.median(ends['first']):.2f}")
+def _timed(
+    runners: dict[str, Any], windows: dict[str, Any], manifest: Any, rows: dict[str, Array], rounds: int
+) -> tuple[dict[str, list[float]], dict[str, dict[str, list[float]]]]:
+    """CPU ms of windows and pushes, interleaved; and by runner those of the first and of the last pushes of one step."""
+    times: dict[str, list[float]] = {}
+    held = {(p, size): _new_state(runner, manifest) for p, runner in runners.items() for size in PUSHES}
+    ends: dict[str, dict[str, list[float]]] = {p: {"first": [], "last": []} for p in runners}
+    for _ in range(rounds):
+        for name, call in windows.items():
+            times.setdefault(name, []).append(_cpu_ms(call))
+        for (precision, size), state in held.items():
+            if state.room < size:
+                state.clear()
+            while state.steps < manifest.stream.kernel - 1:
+                state.advance(runners[precision], {name: array[:1] for name, array in rows.items()})
+            place, part = state.projected, {name: array[:size] for name, array in rows.items()}
+            taken = _cpu_ms(lambda state=state, precision=precision, part=part: state.advance(runners[precision], part))
+            times.setdefault(f"{precision} m={size}", []).append(taken)
+            if size == 1 and (place < 5 or state.room < 5):
+                ends[precision]["first" if place < 5 else "last"].append(taken)
+    return times, ends
+
+
+def _print_times(times: dict[str, list[float]], ends: dict[str, dict[str, list[float]]], total: int) -> None:
+    median = {name: float(np.median(values)) for name, values in times.items()}
+    print("| | CPU ms, median | of its window | of the naive export's window | per step |\n|---|---|---|---|---|")
+    for name, found in median.items():
+        key, _, count = name.rpartition(" m=")
+        of_its = found / median.get(f"{key}, window", median["window"]) if count.isdigit() else 1.0
+        steps = int(count) if count.isdigit() else total
+        print(f"| {name} | {found:.2f} | {of_its:.3f} | {found / median[_NAIVE]:.3f} | {found / steps:.2f} |")
+    for name, found in ends.items():
+        if found["first"] and found["last"]:
+            print(f"{name}: last steps over first steps: {np.median(found['last']) / np.median(found['first']):.2f}")
 
 
 def _print_past_the_limit(models: Any, manifest: Any, runners: dict[str, Any], pushes: int) -> None:
@@ -106,7 +154,7 @@ def _print_past_the_limit(models: Any, manifest: Any, runners: dict[str, Any], p
         taken_ms, apart = _past_the_limit(models, manifest, runner, pushes)
         middle, (p99, most) = float(np.median(taken_ms)), np.quantile(taken_ms, [0.99, 1.0])
         print(
-            f"stream.{precision}, {pushes} pushes past the limit: median {middle:.2f} ms, p99 {p99 / middle:.2f} and largest "
+            f"{precision}, {pushes} pushes past the limit: median {middle:.2f} ms, p99 {p99 / middle:.2f} and largest "
             f"{most / middle:.2f} of it; largest difference from the window of the steps an answer rests on {apart:.1e}"
         )
 
@@ -145,17 +193,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--cpp", type=Path, help="a dmdkit-run to time beside Python")
     options = parser.parse_args(arguments)
     os.environ["OMP_NUM_THREADS"] = "1"
+    from benchmarks.engines import in_onnxruntime
     from benchmarks.models import Models, mosi_shape
     from dmdkit.export.step_graphs import step_graphs, stream_record_of
     from dmdkit.runtime.backends.onnxruntime import OnnxRuntimeRunner
-    from dmdkit.runtime.streams.state import StepState
 
     with tempfile.TemporaryDirectory() as work:
         models = Models(mosi_shape(tiny=options.tiny), Path(work))
         shape, system = models.shape, models.system
+        total = shape.lengths.text
         graphs = step_graphs(system, int8=True, on_step=lambda _: None)
         window = OnnxRuntimeRunner("fusion.fp32", models.student.data, {})
-        runners = {g.precision: OnnxRuntimeRunner(g.name, g.model.SerializeToString(), g.session_options) for g in graphs}
+        runners: dict[str, Any] = {
+            g.precision: OnnxRuntimeRunner(g.name, g.model.SerializeToString(), g.session_options) for g in graphs
+        }
+        native, native_windows = _native(models, graphs)
+        runners |= native
+        naive = in_onnxruntime(models.naive, {name: array[None] for name, array in _rows(shape, total, 0).items()}, 1)
 
         if options.cpp is not None:
             _beside_cpp(models, options.cpp, max(1, options.rounds // 20))
@@ -166,30 +220,16 @@ def main(arguments: list[str] | None = None) -> int:
     assert record is not None
     files = {graph.file: SimpleNamespace(sha256="0" * 64) for graph in record.graphs.values()}
     manifest: Any = SimpleNamespace(stream=record, inputs=inputs, files=files)
-    total, kernel = shape.lengths.text, shape.kernels.text
     for precision, runner in runners.items():
         worst = _largest_differences(models, manifest, runner, options.samples)
-        print(
-            f"stream.{precision}: largest difference from the window of every prefix, {options.samples} random samples:", worst
-        )
+        print(f"{precision}: largest difference from the window of every prefix, {options.samples} random samples:", worst)
 
     rows = _rows(shape, total, 0)
     feed = {name: array[None] for name, array in rows.items()}
-    times: dict[str, list[float]] = {}
-    held = {(p, size): StepState(manifest) for p in runners for size in PUSHES}
-    ends: dict[str, list[float]] = {"first": [], "last": []}
-    for _ in range(options.rounds):
-        times.setdefault("window", []).append(_cpu_ms(lambda: window.infer_checked(feed)))
-        for (precision, size), state in held.items():
-            if state.room < size:
-                state.clear()
-            while state.steps < kernel - 1:
-                state.advance(runners[precision], {name: array[:1] for name, array in rows.items()})
-            place, part = state.projected, {name: array[:size] for name, array in rows.items()}
-            taken = _cpu_ms(lambda state=state, precision=precision, part=part: state.advance(runners[precision], part))
-            times.setdefault(f"{precision} m={size}", []).append(taken)
-            if precision == "fp32" and size == 1 and (place < 5 or state.room < 5):
-                ends["first" if place < 5 else "last"].append(taken)
+    windows = {"window": lambda: window.infer_checked(feed), _NAIVE: naive}
+    for name, runner in native_windows.items():
+        windows[name] = lambda runner=runner: runner.infer_checked(feed)
+    times, ends = _timed(runners, windows, manifest, rows, options.rounds)
     _print_times(times, ends, total)
     _print_past_the_limit(models, manifest, runners, options.pushes)
     return 0

@@ -11,13 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from dmdkit.parity.compare import CPP_MAX_ERROR
 from dmdkit.runtime import Runtime
 from tests.conftest import ROOT
 from tests.cpp import test_parity
 from tests.cpp.conftest import SDK
+from tests.cpp.test_streams import random_rows
+from tests.stream_builders import KERNEL, STEPS
 
 TOOL = ROOT / "build/asan/bin/dmdkit-run"
 pytestmark = pytest.mark.slow
@@ -71,3 +73,15 @@ def test_refusals_are_clean(sanitized: Path, bundle_copy: Path) -> None:
     done = run_tool(sanitized, bundle_copy, "--graph", "fp32")
     assert done.returncode == 1, done.stderr[-4000:]
     assert "Sanitizer" not in done.stderr
+
+
+@pytest.mark.parametrize("graph", ["fp32", "int8-cpu"])
+@pytest.mark.parametrize("backend", ["onnxruntime", "native"])
+def test_streams_are_clean(sanitized: Path, real_bundle: Path, tmp_path: Path, graph: str, backend: str) -> None:
+    samples = {name: np.stack([array, -array]) for name, array in random_rows(STEPS, 7).items()}
+    save_file(samples, tmp_path / "samples.safetensors")
+    options = ("--input", tmp_path / "samples.safetensors", "--stream", "--graph", graph, "--backend", backend)
+    done = run_tool(sanitized, real_bundle, *options)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "Sanitizer" not in done.stderr
+    assert len(done.stdout.splitlines()) == 2 * (STEPS - KERNEL + 1)

@@ -9,10 +9,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from onnx import numpy_helper
 
 from dmdkit.cli import main
 from dmdkit.errors import ExportError
 from dmdkit.export.graphs import ExportedGraph
+from dmdkit.export.native_plan import plan_of
 from dmdkit.export.step import StepModule
 from dmdkit.export.step_graphs import step_graphs, stream_record_of
 from dmdkit.model.dmd import Dmd
@@ -84,6 +86,26 @@ def test_a_stream_answers_what_the_model_answers_for_every_prefix(made: Made, pu
 def test_int8_weights_change_the_answers_little(made: Made) -> None:
     exact, stored = (made.answers(graph, [1] * STEPS) for graph in made.graphs)
     assert 0 < np.abs(exact - stored).max() < 0.1
+
+
+def test_a_step_graph_names_its_heads_for_the_native_kernels_in_every_precision(made: Made) -> None:
+    head = made.system.dmd.hetero_head["vision"]
+    for graph in made.graphs:
+        plan = plan_of(graph.model)
+        assert plan is not None
+        lines = plan.splitlines()
+        assert lines[0] == "dmdkit plan of steps 1"
+        assert f"unit {made.system.dmd.shape.gd_hetero_width}" in lines
+        words = {line.split()[0]: dict(word.split("=") for word in line.split()[1:] if "=" in word) for line in lines[1:]}
+        assert len(words) == 3 * 5 + 4
+        constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.model.graph.initializer}
+        named = words["hetero.vision.first"]
+        found = constants[named["weight"]].astype(np.float32)
+        if "scale" in named:
+            found = found * constants[named["scale"]][:, None]
+        exact = head.proj1.weight.detach().numpy()  # type: ignore[union-attr]
+        np.testing.assert_allclose(found, exact, atol=np.abs(exact).max() / 200)
+        np.testing.assert_array_equal(constants[named["bias"]], head.proj1.bias.detach().numpy())  # type: ignore[union-attr]
 
 
 def test_a_model_whose_kernels_differ_is_refused_with_the_recipe_that_streams() -> None:
