@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from dmdkit.cli import main
-from dmdkit.errors import BundleError, InputError, MissingLibraryError
+from dmdkit.errors import AnswerError, BundleError, InputError, MissingLibraryError
 from dmdkit.runtime import Runtime, choice
 from dmdkit.runtime.backends import backend_version, installed_backends, proof_name
 from dmdkit.runtime.backends.native import LIBRARY_VARIABLE, NativeKernelsRunner, library_path
@@ -59,6 +59,19 @@ def test_a_graph_asked_for_by_name_runs_there_and_explains_in_onnx_runtime(
             assert native.explain(**test_samples).score.shape == ort.explain(**test_samples).score.shape
             with pytest.raises(InputError):
                 native.predict(**{name: np.full_like(array, np.nan) for name, array in test_samples.items()})
+
+
+def test_an_overflow_is_refused_as_in_onnx_runtime(
+    library: Path, tiny_bundle: Path, test_samples: dict[str, np.ndarray]
+) -> None:
+    """Rectifiers and gates that take a number for what is none would hide it."""
+    huge = {name: np.full_like(array[0], 3.4e38) for name, array in test_samples.items()}
+    for backend in ("onnxruntime", "native"):
+        with (
+            Runtime.open(tiny_bundle, backend=backend, graph="fp32") as runtime,
+            pytest.raises(AnswerError, match="not finite"),
+        ):
+            runtime.predict(**huge)
 
 
 def test_measured_latencies_choose_it_only_once_proven(

@@ -114,6 +114,32 @@ TEST_P(KernelsTest, LinearIsTheProductOverAllTails) {
   }
 }
 
+TEST_P(KernelsTest, WhatIsNoNumberIsNoneBehindRectifiersAndGates) {
+  constexpr int kDepth = 2;
+  const int steps = k.lanes;
+  std::vector<float> packed(static_cast<std::size_t>(kDepth) * k.rows);
+  packed[0] = 1.0F;
+  packed[k.rows] = -1.0F;
+  Guarded<float> x(static_cast<std::size_t>(kDepth) * steps), y(steps);
+  for (std::size_t i = 0; i < x.size(); ++i) x[i] = std::numeric_limits<float>::infinity();
+  Matrix matrix;
+  matrix.rows = 1;
+  matrix.depth = kDepth;
+  matrix.taps = 1;
+  matrix.weights = packed.data();
+  LinearCall call{};
+  call.x = x.data();
+  call.ld_x = steps;
+  call.y = y.data();
+  call.ld_y = steps;
+  call.vectors = 1;
+  call.relu = true;
+  k.linear(matrix, call);
+  for (int t = 0; t < steps; ++t) ASSERT_TRUE(std::isnan(y[t])) << y[t];
+  k.sigmoid(y.data(), steps);
+  for (int t = 0; t < steps; ++t) ASSERT_TRUE(std::isnan(y[t])) << y[t];
+}
+
 // The same arithmetic in plain integers: levels, their sum, and the rounding of what follows.
 TEST_P(KernelsTest, Int8ProductsAreBitEqualToIntegerArithmetic) {
   const int zero = k.bits == 8 ? 128 : 64, top = k.bits == 8 ? 127 : 63, positive_top = k.bits == 8 ? 255 : 127;

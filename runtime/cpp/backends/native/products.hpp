@@ -31,7 +31,7 @@ inline F finished(F y, const Matrix& m, const LinearCall& call, int o, ptrdiff_t
   }
   if (m.bias != nullptr) y = y + splat(m.bias[o]);
   if (call.add) y = y + load(y_row + step);
-  if (call.relu) y = maximum(y, splat(0.0F));
+  if (call.relu) y = at_least(y, 0.0F);
   return y;
 }
 

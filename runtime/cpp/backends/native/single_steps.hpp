@@ -113,7 +113,7 @@ inline void finish_step(const Matrix& m, const StepCall& call, int step, const f
     }
     if (m.bias != nullptr) found = found + load(m.bias + o);
     if (call.add) found = found + load(y + o);
-    if (call.relu) found = maximum(found, splat(0.0F));
+    if (call.relu) found = at_least(found, 0.0F);
     store(y + o, found);
   }
 }

@@ -206,9 +206,18 @@ inline float across_largest(F a) {
 #endif
 static_assert(kLanes == kRows || kLanes == 2 * kRows, "a vector holds the rows of a panel once or twice");
 
+// The larger of x and `least`; not a number where x is none: an overflow must reach the score, which is then refused.
+inline F at_least(F x, float least) {
+#if defined(DMDKIT_NEON)
+  return (F)vmaxq_f32((float32x4_t)x, (float32x4_t)splat(least));
+#else
+  return maximum(splat(least), x);  // which answers its second operand where one is no number
+#endif
+}
+
 // 2^x for x <= 0, relative error below 2e-7 (the polynomial's own is 9.2e-8); below -126 it stays 2^-126.
 inline F exp2(F x) {
-  x = maximum(x, splat(-126.0F));
+  x = at_least(x, -126.0F);
 #if defined(DMDKIT_AVX512)
   const F whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   const F part = x - whole;
