@@ -114,22 +114,30 @@ def _past_the_limit(models: Any, manifest: Any, runner: Any, pushes: int) -> tup
 
 
 def _timed(
-    runners: dict[str, Any], windows: dict[str, Any], manifest: Any, rows: dict[str, Array], rounds: int
+    runners: dict[str, Any], windows: dict[str, Any], manifest: Any, rows: dict[str, Array], rounds: int, *, cold: bool
 ) -> tuple[dict[str, list[float]], dict[str, dict[str, list[float]]]]:
-    """CPU ms of windows and pushes, interleaved; and by runner those of the first and of the last pushes of one step."""
+    """CPU ms of windows and pushes, interleaved; and by runner those of the first and of the last pushes of one step.
+
+    Each is run once before it is timed, as in a loop of its own; ``cold``: not, so the others were between two calls.
+    """
     times: dict[str, list[float]] = {}
     held = {(p, size): _new_state(runner, manifest) for p, runner in runners.items() for size in PUSHES}
     ends: dict[str, dict[str, list[float]]] = {p: {"first": [], "last": []} for p in runners}
     for _ in range(rounds):
         for name, call in windows.items():
+            if not cold:
+                call()
             times.setdefault(name, []).append(_cpu_ms(call))
         for (precision, size), state in held.items():
-            if state.room < size:
+            runner, part = runners[precision], {name: array[:size] for name, array in rows.items()}
+            if state.room < (1 if cold else 2) * size:
                 state.clear()
             while state.steps < manifest.stream.kernel - 1:
-                state.advance(runners[precision], {name: array[:1] for name, array in rows.items()})
-            place, part = state.projected, {name: array[:size] for name, array in rows.items()}
-            taken = _cpu_ms(lambda state=state, precision=precision, part=part: state.advance(runners[precision], part))
+                state.advance(runner, {name: array[:1] for name, array in rows.items()})
+            if not cold:
+                state.advance(runner, part)
+            place = state.projected
+            taken = _cpu_ms(lambda state=state, runner=runner, part=part: state.advance(runner, part))
             times.setdefault(f"{precision} m={size}", []).append(taken)
             if size == 1 and (place < 5 or state.room < 5):
                 ends[precision]["first" if place < 5 else "last"].append(taken)
@@ -190,6 +198,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--samples", type=int, default=4, help="random samples of which every prefix is compared")
     parser.add_argument("--tiny", action="store_true", help="small sizes, to try the benchmark itself")
     parser.add_argument("--pushes", type=int, default=1000, help="pushes past the limit, each compared with its window")
+    parser.add_argument("--cold", action="store_true", help="time calls that had all others before them, with their weights")
     parser.add_argument("--cpp", type=Path, help="a dmdkit-run to time beside Python")
     options = parser.parse_args(arguments)
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -229,7 +238,7 @@ def main(arguments: list[str] | None = None) -> int:
     windows = {"window": lambda: window.infer_checked(feed), _NAIVE: naive}
     for name, runner in native_windows.items():
         windows[name] = lambda runner=runner: runner.infer_checked(feed)
-    times, ends = _timed(runners, windows, manifest, rows, options.rounds)
+    times, ends = _timed(runners, windows, manifest, rows, options.rounds, cold=options.cold)
     _print_times(times, ends, total)
     _print_past_the_limit(models, manifest, runners, options.pushes)
     return 0
