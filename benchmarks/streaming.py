@@ -24,6 +24,7 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float32]
 PUSHES = (1, 2, 4, 8)
 _NAIVE = "naive export, window"
+_PASSES = 3
 
 
 def _cpu_ms(call: Any) -> float:
@@ -85,32 +86,42 @@ def _largest_differences(models: Any, manifest: Any, runner: Any, samples: int) 
 
 
 def _past_the_limit(models: Any, manifest: Any, runner: Any, pushes: int) -> tuple[list[float], float]:
-    """CPU ms of each push under ``window`` once the first state was full, and the largest difference of an answer."""
-    import torch
+    """CPU ms of each push under ``window`` once the first state was full, and the largest difference of an answer.
 
+    A push's time is the least of three streams over the same steps: what a push computes depends on its place alone.
+    """
     from dmdkit.runtime.inputs import RangeGuard
     from dmdkit.runtime.streams.arrival import Arrivals
     from dmdkit.runtime.streams.stream import Stream
 
     total = models.shape.lengths.text
     rows = _rows(models.shape, total + pushes, 7)
-    stream = Stream(runner, manifest, Arrivals(manifest, "error", None, None), "window", RangeGuard({}), lambda _: None)
-    times, worst = [], 0.0
-    for at in range(total + pushes):
-        part, answers = {name: array[at] for name, array in rows.items()}, []
-        taken = _cpu_ms(lambda part=part, answers=answers: answers.append(stream.push(**part)))
-        if at < total:
-            continue
-        times.append(taken)
-        answer = answers[0]
-        window = {name: np.zeros((1, total, array.shape[1]), np.float32) for name, array in rows.items()}
-        for name, array in rows.items():
-            window[name][0, : answer.steps] = array[at + 1 - answer.steps : at + 1]
-        with torch.inference_mode():
-            feed = {name: torch.from_numpy(array) for name, array in window.items()}
-            truth = models.system(**feed, steps=torch.tensor([answer.steps])).model.output.numpy()[0]
-        worst = max(worst, float(np.abs(truth - answer.score).max()))
-    return times, worst
+    times: list[list[float]] = []
+    worst = 0.0
+    for passed in range(_PASSES):
+        stream = Stream(runner, manifest, Arrivals(manifest, "error", None, None), "window", RangeGuard({}), lambda _: None)
+        times.append([])
+        for at in range(total + pushes):
+            part, answers = {name: array[at] for name, array in rows.items()}, []
+            taken = _cpu_ms(lambda part=part, answers=answers, stream=stream: answers.append(stream.push(**part)))
+            if at >= total:
+                times[-1].append(taken)
+                worst = worst if passed else max(worst, _apart(models, rows, at, answers[0]))
+    return np.min(times, axis=0).tolist(), worst
+
+
+def _apart(models: Any, rows: dict[str, Array], at: int, answer: Any) -> float:
+    """Difference of the answer at step ``at`` from PyTorch's window of the steps it says it rests on."""
+    import torch
+
+    total, feed = models.shape.lengths.text, {}
+    for name, array in rows.items():
+        window = np.zeros((1, total, array.shape[1]), np.float32)
+        window[0, : answer.steps] = array[at + 1 - answer.steps : at + 1]
+        feed[name] = torch.from_numpy(window)
+    with torch.inference_mode():
+        truth = models.system(**feed, steps=torch.tensor([answer.steps])).model.output.numpy()[0]
+    return float(np.abs(truth - answer.score).max())
 
 
 def _timed(
