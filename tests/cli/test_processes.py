@@ -44,9 +44,9 @@ from dmdkit.training import trainer
 
 step = trainer.LiveTraining._step
 
-def slow_step(self, indices):
+def slow_step(*arguments):
     time.sleep(0.05)
-    return step(self, indices)
+    return step(*arguments)
 
 trainer.LiveTraining._step = slow_step
 # What a shell starts in the background ignores Ctrl-C, and so do its children.
@@ -155,10 +155,10 @@ def test_an_interrupted_bar_gives_the_cursor_back(tiny_data, tmp_path):
     code = (
         "import sys; from dmdkit.training import trainer; from dmdkit.cli import main\n"
         "step, calls = trainer.LiveTraining._step, []\n"
-        "def interrupted(self, indices):\n"
+        "def interrupted(*arguments):\n"
         "    calls.append(1)\n"
         "    if len(calls) == 3: raise KeyboardInterrupt\n"
-        "    return step(self, indices)\n"
+        "    return step(*arguments)\n"
         "trainer.LiveTraining._step = interrupted; sys.exit(main())"
     )
     original = COMMAND[2]

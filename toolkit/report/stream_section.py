@@ -24,7 +24,7 @@ def heard_chart(points: Sequence[HeardError], error: str) -> Markup:
         points: At least one.
         error: What is drawn upwards, in words.
     """
-    height, top, bottom, left, right = 216.0, 26.0, 164.0, 44.0, WIDTH - 12
+    height, top, bottom, left, right = 216.0, 26.0, 164.0, 56.0, WIDTH - 20
     low, high = spread([point.error for point in points])
     across, up = Axis(0, 1, left, right), Axis(max(0.0, low), high, bottom, top)
     parts: list[Child] = []
